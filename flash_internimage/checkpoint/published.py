@@ -16,11 +16,12 @@ from .names import Table
 T = TypeVar("T")
 
 # A feature pyramid counts its levels from 0 there and from log2(stride) = 2 in detectron2.
+# In a table the narrower template comes first: "fpn_lateral2.*" would also take "fpn_lateral2.norm.weight".
 _FPN = [
-    ("neck.lateral_convs.{i}.conv.*", "backbone.fpn_lateral{i+2}.*"),
     ("neck.lateral_convs.{i}.ln.*", "backbone.fpn_lateral{i+2}.norm.*"),
-    ("neck.fpn_convs.{i}.conv.*", "backbone.fpn_output{i+2}.*"),
+    ("neck.lateral_convs.{i}.conv.*", "backbone.fpn_lateral{i+2}.*"),
     ("neck.fpn_convs.{i}.ln.*", "backbone.fpn_output{i+2}.norm.*"),
+    ("neck.fpn_convs.{i}.conv.*", "backbone.fpn_output{i+2}.*"),
 ]
 
 _RPN = [
@@ -46,8 +47,8 @@ _CASCADE = [
     ("backbone.*", "backbone.bottom_up.*"),
     *_FPN,
     *_RPN,
-    ("roi_head.bbox_head.{s}.shared_convs.{i}.conv.*", "roi_heads.box_head.{s}.conv{i+1}.*"),
     ("roi_head.bbox_head.{s}.shared_convs.{i}.bn.*", "roi_heads.box_head.{s}.conv{i+1}.norm.*"),
+    ("roi_head.bbox_head.{s}.shared_convs.{i}.conv.*", "roi_heads.box_head.{s}.conv{i+1}.*"),
     ("roi_head.bbox_head.{s}.shared_fcs.{i}.*", "roi_heads.box_head.{s}.fc{i+1}.*"),
     ("roi_head.bbox_head.{s}.fc_cls.*", "roi_heads.box_predictor.{s}.cls_score.*"),
     ("roi_head.bbox_head.{s}.fc_reg.*", "roi_heads.box_predictor.{s}.bbox_pred.*"),
