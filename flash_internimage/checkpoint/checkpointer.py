@@ -1,0 +1,106 @@
+"""The checkpointer of this project: detectron2's, made safe to kill and safe to feed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+
+from .formats import recognise
+from .matching import Match, examples, match
+from .reading import CheckpointError, read_checkpoint, write_atomically
+
+
+class Checkpointer(DetectionCheckpointer):
+    """Loads this project's, the published and plain checkpoints; saves this project's.
+
+    A file is recognised by its contents (:func:`.formats.recognise`) and read with ``weights_only=True``. What it holds is
+    reported in one line. Tensors that do not fit the model are an error, but for two expected kinds, both reported: layers
+    sized by the number of classes are re-initialised where that number differs, and a backbone fills the backbone alone.
+    Files are written in one step, so that a run killed at any moment leaves the previous checkpoint.
+
+    Used as detectron2's: ``Checkpointer(model, save_dir, optimizer=…)``, ``.save``, ``.load``, ``.resume_or_load``.
+    """
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load a file into the model and, where the file has them, into the checkpointables.
+
+        Args:
+            path: a local path, or any that detectron2's path manager knows (``hf://org/repo/file``, ``https://…``);
+                empty: nothing is loaded.
+            checkpointables: names of those to load; None: all.
+
+        Returns:
+            What else the file holds, such as ``iteration``.
+
+        Raises:
+            CheckpointError: the file cannot be read, or does not fit the model.
+        """
+        if path:
+            path = self.path_manager.get_local_path(path)
+            if not os.path.isfile(path):
+                raise CheckpointError(f"checkpoint {path}: no such file")
+        return super().load(path, checkpointables)
+
+    def load_complete(self, path: str) -> dict[str, Any]:
+        """Load a file that must fill the whole model, as evaluation needs it, and nothing but the model.
+
+        Raises:
+            CheckpointError: as :meth:`load`, and where any tensor of the model would keep its random initial value.
+        """
+        if not path:
+            raise CheckpointError("no checkpoint given: name one with train.init_checkpoint=PATH")
+        rest = self.load(path, checkpointables=[])
+        unfilled = (*self.last_match.reinitialised, *self.last_match.missing)
+        if unfilled:
+            raise CheckpointError(
+                f"checkpoint {path}: it does not fill the model, {len(unfilled)} tensors would stay random "
+                f"({examples(unfilled)}); give the checkpoint of a trained detector of this configuration"
+            )
+        return rest
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``<save_dir>/<name>.pth``: the model, the checkpointables and ``kwargs``, in one step."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        data.update(kwargs)
+        basename = f"{name}.pth"
+        save_file = os.path.join(self.save_dir, basename)
+        self.logger.info("Saving checkpoint to %s", save_file)
+        write_atomically(save_file, lambda path: torch.save(data, path))
+        self.tag_last_checkpoint(basename)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Note the newest checkpoint, in one step: a half-written note would lose all checkpoints before it."""
+        note = Path(self.save_dir) / "last_checkpoint"
+        write_atomically(note, lambda path: path.write_text(last_filename_basename))
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        return {"path": filename, **_rest_and_contents(read_checkpoint(filename))}
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> None:
+        path, contents = checkpoint.pop("path"), checkpoint.pop("contents")
+        model_state = self.model.state_dict()
+        try:
+            found = recognise(contents, model_state)
+        except ValueError as error:
+            raise CheckpointError(f"checkpoint {path}: {error}") from error
+        self.last_match: Match = match(model_state, found.tensors)
+        report = f"{path}: {found.title}, {len(found.tensors)} tensors: {self.last_match.summary()}"
+        if self.last_match.unexpected or self.last_match.wrong_shape or (found.whole and self.last_match.missing):
+            raise CheckpointError(f"{report}; this file belongs to another model: check the config or the checkpoint")
+        if found.dropped:
+            report += f"; {len(found.dropped)} left out ({examples(found.dropped)})"
+        self.logger.info(report)
+        self.model.load_state_dict({name: found.tensors[name] for name in self.last_match.matched}, strict=False)
+
+
+def _rest_and_contents(contents: dict[str, Any]) -> dict[str, Any]:
+    """detectron2 takes the checkpointables from the dictionary that ``_load_file`` returns; the model is found in ``contents``."""
+    rest = {key: value for key, value in contents.items() if key not in ("model", "state_dict")}
+    return {**rest, "contents": contents}

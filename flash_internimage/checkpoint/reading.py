@@ -1,0 +1,156 @@
+"""Reading a checkpoint file without trusting it, and writing one so that a kill leaves the old file whole."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+_MULTIARRAY = (np._core if hasattr(np, "_core") else np.core).multiarray  # renamed in NumPy 2
+
+# What training frameworks leave in the `meta` of a checkpoint and that cannot run code when it is built, under the names
+# that files use: those written with NumPy 1 name the module as it was called then.
+HARMLESS_TYPES: dict[str, object] = {
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    **{
+        f"numpy.{core}.multiarray.{function.__name__}": function
+        for core in ("core", "_core")
+        for function in (_MULTIARRAY.scalar, _MULTIARRAY._reconstruct)
+    },
+}
+# Built by calling numpy.dtype, so never named in a file, yet checked by torch.
+_DTYPES = [type(np.dtype(code)) for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")]
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, is damaged, is refused, or does not fit the model. The message says which."""
+
+
+def read_checkpoint(path: str | os.PathLike[str], allow: Iterable[str] = ()) -> dict[str, Any]:
+    """The contents of a ``.safetensors`` file, or of a ``.pth`` file read with ``weights_only=True``.
+
+    Tensors are mapped from the file where the format allows it, so that only those used are read.
+
+    Args:
+        path: a local file.
+        allow: names from :data:`HARMLESS_TYPES` that the file may hold beside tensors and plain Python values.
+
+    Raises:
+        CheckpointError: the file is missing, cut short, no checkpoint, or would need more than plain data to be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path}: no such file")
+    _check_archive(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    is_zip = zipfile.is_zipfile(path)
+    allowing = _allowing(path, allow)
+    try:
+        with allowing:
+            contents = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(_refusal(path, is_zip)) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"checkpoint {path}: not a file that torch.save wrote ({_first_line(error)})") from error
+    if not isinstance(contents, Mapping):
+        raise CheckpointError(f"checkpoint {path}: expected a dictionary of tensors, got {type(contents).__name__}")
+    return dict(contents)
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
+    """Let ``write`` make a file beside ``path``, then put it in the place of ``path`` in one step.
+
+    A reader, or a process that is killed at any moment, sees the old file or the new one, never a part of either.
+    """
+    path = Path(path)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        # mkstemp makes files for their owner alone; a checkpoint is as readable as any other file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check_archive(path: Path) -> None:
+    """Say what is wrong with a damaged file before a reader fails inside it."""
+    size = path.stat().st_size
+    if size == 0:
+        raise CheckpointError(f"checkpoint {path}: the file is empty; download or save it again")
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if path.suffix == ".safetensors":
+        header = int.from_bytes(head, "little")
+        if len(head) < 8 or header > size - 8:
+            raise CheckpointError(
+                f"checkpoint {path}: its header claims {header} bytes, the file has {size}; "
+                "it is cut short or no safetensors file: download it again"
+            )
+    elif head[:4] == b"PK\x03\x04" and not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"checkpoint {path}: the archive's directory, which stands at the end of the file, is missing or damaged "
+            f"(the file has {size} bytes); the download stopped early or the file was published so: compare its size "
+            "with the publisher's and fetch it again"
+        )
+    elif head[:15].lstrip().lower().startswith((b"<!doct", b"<html", b"version ")):
+        raise CheckpointError(
+            f"checkpoint {path}: this is a web page or a Git LFS pointer of {size} bytes, not the file it stands for"
+        )
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"checkpoint {path}: damaged safetensors file ({_first_line(error)})") from error
+
+
+def _allowing(path: Path, allow: Iterable[str]) -> AbstractContextManager[None]:
+    unknown = sorted(set(allow) - set(HARMLESS_TYPES))
+    if unknown:
+        raise CheckpointError(
+            f"checkpoint {path}: {', '.join(unknown)} cannot be allowed; only {', '.join(sorted(HARMLESS_TYPES))} can"
+        )
+    # The pair form admits the type under the name that the file uses for it, which need not be today's.
+    types = [(HARMLESS_TYPES[name], name) for name in allow]
+    return torch.serialization.safe_globals([*types, *_DTYPES] if types else [])
+
+
+def _refusal(path: Path, is_zip: bool) -> str:
+    if not is_zip:
+        return (
+            f"checkpoint {path}: not a file that torch.save wrote, or one in its format of before 2020 that needs more "
+            "than plain data to be read; it was not unpickled, since that could run code"
+        )
+    needed = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    refused = f"checkpoint {path}: refused, since reading it would build {', '.join(needed)}, and unpickling can run code"
+    if set(needed) <= set(HARMLESS_TYPES):
+        return (
+            f"{refused}; these types are harmless: "
+            f"`python tools/convert_checkpoint.py {path} OUT.pth --allow {' '.join(needed)}` reads exactly them"
+        )
+    return f"{refused}; ask the publisher for a file of tensors alone (.safetensors)"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
