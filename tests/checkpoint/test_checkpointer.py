@@ -1,0 +1,180 @@
+"""The checkpointer with a model of the right names and toy sizes: what it recognises, reports and refuses."""
+
+import logging
+
+import pytest
+import torch
+from flash_internimage.checkpoint import Checkpointer, CheckpointError
+from flash_internimage.checkpoint.published import to_published
+from torch import nn
+
+
+class Named(nn.Module):
+    """A model with the given parameter names; every tensor is 2 x 2 but for those whose size depends on the classes."""
+
+    def __init__(self, names: list[str], num_classes: int = 2):
+        super().__init__()
+        for name in names:
+            *path, leaf = name.split(".")
+            parent = self
+            for part in path:
+                if part not in dict(parent.named_children()):
+                    parent.add_module(part, nn.Module())
+                parent = parent.get_submodule(part)
+            rows = num_classes if "predictor" in name else 2
+            parent.register_parameter(leaf, nn.Parameter(torch.randn(rows, 2)))
+
+
+DETECTOR = [
+    "backbone.bottom_up.patch_embed.conv1.weight",
+    "backbone.bottom_up.levels.0.norm.0.weight",
+    "backbone.fpn_lateral2.weight",
+    "roi_heads.box_head.fc1.weight",
+    "roi_heads.box_predictor.cls_score.weight",
+]
+
+
+@pytest.fixture
+def trained() -> dict[str, torch.Tensor]:
+    return Named(DETECTOR).state_dict()
+
+
+def load(model: nn.Module, contents: dict, tmp_path) -> Checkpointer:
+    torch.save(contents, tmp_path / "file.pth")
+    checkpointer = Checkpointer(model)
+    checkpointer.load(str(tmp_path / "file.pth"))
+    return checkpointer
+
+
+def assert_equal(model: nn.Module, expected: dict[str, torch.Tensor]) -> None:
+    state = model.state_dict()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(state[name], tensor, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        pytest.param(lambda ours: {"model": ours, "iteration": 3}, id="checkpoint of this project"),
+        pytest.param(lambda ours: ours, id="state dict"),
+        pytest.param(lambda ours: {f"module.{name}": t for name, t in ours.items()}, id="state dict of a wrapped model"),
+        pytest.param(
+            lambda ours: {
+                "meta": {"epoch": 12, "CLASSES": ("a", "b")},
+                "optimizer": {"state": {}, "param_groups": []},
+                "state_dict": {**to_published(ours), "ema_backbone_patch_embed_conv1_weight": torch.zeros(2, 2)},
+            },
+            id="published checkpoint",
+        ),
+    ],
+)
+def test_every_kind_of_whole_checkpoint_loads_with_no_name_left(tmp_path, trained, wrap):
+    model = Named(DETECTOR)
+    checkpointer = load(model, wrap(trained), tmp_path)
+    assert checkpointer.last_match.summary() == "5 matched"
+    assert_equal(model, trained)
+
+
+def test_what_was_found_is_reported_in_one_line(tmp_path, trained, caplog):
+    with caplog.at_level(logging.INFO):
+        load(Named(DETECTOR), {"meta": {}, "state_dict": to_published(trained)}, tmp_path)
+    assert "published Mask R-CNN checkpoint, 5 tensors: 5 matched" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict"])
+def test_an_imagenet_backbone_fills_the_backbone_and_drops_the_head(tmp_path, key, caplog):
+    backbone = {name: torch.randn(2, 2) for name in ("patch_embed.conv1.weight", "levels.0.norm.0.weight")}
+    model = Named(DETECTOR)
+    before = {name: t.clone() for name, t in model.state_dict().items() if "bottom_up" not in name}
+    with caplog.at_level(logging.INFO):
+        load(model, {key: {**backbone, "head.weight": torch.randn(9, 2)}}, tmp_path)
+    assert_equal(model, {f"backbone.bottom_up.{name}": tensor for name, tensor in backbone.items()})
+    assert_equal(model, before)
+    assert "ImageNet backbone, 2 tensors: 2 matched, 3 missing" in caplog.text
+    assert "1 left out (head.weight)" in caplog.text
+
+
+def test_an_imagenet_backbone_loads_into_a_bare_backbone(tmp_path):
+    names = ["patch_embed.conv1.weight", "levels.0.norm.0.weight"]
+    backbone = Named(names).state_dict()
+    model = Named(names)
+    load(model, {"model": backbone}, tmp_path)
+    assert_equal(model, backbone)
+
+
+def test_another_number_of_classes_reinitialises_the_head_and_says_so(tmp_path, trained, caplog):
+    model = Named(DETECTOR, num_classes=7)
+    head = model.roi_heads.box_predictor.cls_score.weight.detach().clone()
+    with caplog.at_level(logging.INFO):
+        load(model, {"model": trained}, tmp_path)
+    torch.testing.assert_close(model.roi_heads.box_predictor.cls_score.weight, head, rtol=0, atol=0)
+    assert "1 re-initialised for another number of classes (roi_heads.box_predictor.cls_score.weight)" in caplog.text
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_a_summary_and_nothing_loaded(tmp_path, trained):
+    model = Named([*DETECTOR[:-1], "other.weight"])
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    message = r"4 matched, 1 missing \(other.weight\), 1 unexpected \(roi_heads.box_predictor.cls_score.weight\)"
+    with pytest.raises(CheckpointError, match=message + "; this file belongs to another model"):
+        load(model, {"model": trained}, tmp_path)
+    assert_equal(model, before)
+
+
+def test_a_wrong_shape_is_refused_with_both_shapes(tmp_path, trained):
+    trained["backbone.fpn_lateral2.weight"] = torch.zeros(3, 2)
+    with pytest.raises(CheckpointError, match=r"fpn_lateral2.weight: \(3, 2\) in the file, \(2, 2\) in the model"):
+        load(Named(DETECTOR), {"model": trained}, tmp_path)
+
+
+def test_evaluation_refuses_a_checkpoint_that_leaves_tensors_random(tmp_path, trained):
+    torch.save({"model": trained}, tmp_path / "a.pth")
+    Checkpointer(Named(DETECTOR)).load_complete(str(tmp_path / "a.pth"))
+    with pytest.raises(CheckpointError, match="1 tensors would stay random"):
+        Checkpointer(Named(DETECTOR, num_classes=7)).load_complete(str(tmp_path / "a.pth"))
+    with pytest.raises(CheckpointError, match="no checkpoint given"):
+        Checkpointer(Named(DETECTOR)).load_complete("")
+
+
+def test_a_backbone_for_a_model_without_one_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="the model has 0 such backbones"):
+        load(Named(["a.weight"]), {"model": {"patch_embed.conv1.weight": torch.zeros(2, 2)}}, tmp_path)
+
+
+def test_a_file_without_tensors_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no tensors, only: epoch"):
+        load(Named(DETECTOR), {"epoch": 3}, tmp_path)
+
+
+def test_saved_states_come_back_with_their_checkpointables(tmp_path):
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(2)).sum().backward()
+    optimizer.step()
+    Checkpointer(model, str(tmp_path), optimizer=optimizer).save("model_0", iteration=4)
+
+    resumed = nn.Linear(2, 2)
+    resumed_optimizer = torch.optim.AdamW(resumed.parameters())
+    rest = Checkpointer(resumed, str(tmp_path), optimizer=resumed_optimizer).resume_or_load("", resume=True)
+    assert rest["iteration"] == 4
+    assert_equal(resumed, model.state_dict())
+    torch.testing.assert_close(resumed_optimizer.state_dict(), optimizer.state_dict(), rtol=0, atol=0)
+
+
+def test_a_save_that_fails_leaves_the_previous_checkpoint_the_last(tmp_path, monkeypatch):
+    model = nn.Linear(2, 2)
+    checkpointer = Checkpointer(model, str(tmp_path))
+    checkpointer.save("first")
+    saved = {name: t.clone() for name, t in model.state_dict().items()}
+
+    def half(data, path):
+        path.write_bytes(b"PK\x03\x04 half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    model.weight.data.zero_()
+    with pytest.raises(OSError, match="No space left"):
+        checkpointer.save("second")
+    resumed = nn.Linear(2, 2)
+    Checkpointer(resumed, str(tmp_path)).resume_or_load("", resume=True)
+    assert_equal(resumed, saved)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.pth", "last_checkpoint"]

@@ -1,0 +1,58 @@
+"""The tables of published names against the published models' manifests: bijections, and every bit kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from flash_internimage.checkpoint.published import FAMILIES, detectron2_family, published_family, to_detectron2, to_published
+
+MANIFESTS = Path(__file__).parents[1] / "reference" / "manifests"
+RECIPES = json.loads((MANIFESTS / "index.json").read_text())
+
+
+def manifest(recipe: str) -> dict:
+    return json.loads((MANIFESTS / RECIPES[recipe]).read_text())["tensors"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_names_of_every_recipe_are_renamed_one_to_one_and_back(recipe):
+    published = manifest(recipe)
+    ours = to_detectron2(published)
+    assert len(ours) == len(published)
+    assert list(ours.values()) == list(published.values()), "values or their order changed"
+    assert list(to_published(ours).items()) == list(published.items())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_family_is_told_from_either_side(recipe):
+    published = manifest(recipe)
+    title = {"mask": "Mask R-CNN", "cascade": "Cascade Mask R-CNN", "dino": "DINO"}[recipe.split("_")[0]]
+    assert published_family(published).title == title
+    assert detectron2_family(to_detectron2(published)).title == title
+    assert detectron2_family(published) is None
+    assert published_family(to_detectron2(published)) is None
+
+
+def test_a_signature_belongs_to_one_family():
+    for family in FAMILIES:
+        assert [other for other in FAMILIES if other.names.rename(family.signature)] == [family]
+
+
+def test_there_and_back_gives_the_same_tensor_objects():
+    tensors = {name: torch.empty(1) for name in manifest("mask_rcnn_flash_intern_image_t_fpn_1x_coco")}
+    back = to_published(to_detectron2(tensors))
+    assert all(back[name] is tensor for name, tensor in tensors.items())
+
+
+def test_a_name_without_counterpart_is_named():
+    tensors = {**manifest("mask_rcnn_flash_intern_image_t_fpn_1x_coco"), "surprise.weight": 0}
+    with pytest.raises(ValueError, match=r"published Mask R-CNN checkpoint: 1 names have no counterpart.*'surprise\.weight'"):
+        to_detectron2(tensors)
+
+
+def test_other_state_dicts_are_refused():
+    with pytest.raises(ValueError, match=r"expected the state dict of a published detector .* starts with: conv1\.weight"):
+        to_detectron2({"conv1.weight": 0})
+    with pytest.raises(ValueError, match="expected the state dict of one of this project's detectors .* nothing"):
+        to_published({})
