@@ -1,0 +1,6 @@
+"""Modules over the operators of :mod:`flash_internimage.ops`."""
+
+from .dcnv4 import DCNv4
+from .layer_norm import LayerNorm2d
+
+__all__ = ["DCNv4", "LayerNorm2d"]
