@@ -1,0 +1,152 @@
+"""The embedded dataset "shapes": a small COCO look-alike for demos, tests and models that train on a CPU.
+
+It is drawn on first use into ``$DETECTRON2_DATASETS/shapes`` (default ``./datasets/shapes``) as JPEG files and COCO
+annotation files, and from then on read by detectron2's COCO loader like any other dataset::
+
+    shapes/train/000000000001.jpg ...       shapes/annotations/instances_train.json
+    shapes/val/000000100001.jpg ...         shapes/annotations/instances_val.json
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from PIL import Image
+
+from .shapes_drawing import CATEGORIES, draw_picture
+
+logger = logging.getLogger(__name__)
+
+SIZES = {"train": 400, "val": 100}
+"""Number of pictures of each split."""
+
+_FIRST_NUMBER = {"train": 1, "val": 100_001}
+_VERSION = "1"  # counts up whenever a picture or an annotation changes
+_JPEG_QUALITY = 92
+
+
+def annotation_file(root: str | Path, split: str) -> Path:
+    """Path of the annotation file of a split."""
+    return Path(root) / "annotations" / f"instances_{split}.json"
+
+
+def write_split(root: str | Path, split: str, size: int) -> None:
+    """Draws one split: its images and its annotation file.
+
+    Args:
+        root: folder of the dataset; the split's own folders are created in it.
+        split: ``"train"`` or ``"val"``.
+        size: number of pictures.
+    """
+    folder = Path(root) / split
+    folder.mkdir(parents=True)
+    images, annotations = [], []
+    for image_id in range(_FIRST_NUMBER[split], _FIRST_NUMBER[split] + size):
+        picture = draw_picture(image_id)
+        file_name = f"{image_id:012d}.jpg"
+        Image.fromarray(picture.image).save(folder / file_name, quality=_JPEG_QUALITY, subsampling=0)
+        height, width = picture.image.shape[:2]
+        images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
+        annotations.extend(
+            {
+                "image_id": image_id,
+                "category_id": annotation.category_id,
+                "segmentation": annotation.segmentation,
+                "bbox": annotation.box,
+                "area": annotation.area,
+                "iscrowd": int(annotation.is_crowd),
+            }
+            for annotation in picture.annotations
+        )
+    for annotation_id, annotation in enumerate(annotations, start=1):
+        annotation["id"] = annotation_id
+    content = {
+        "info": {"description": "shapes", "version": _VERSION},
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": id_, "name": name, "supercategory": "shape"} for id_, name in CATEGORIES.items()],
+    }
+    target = annotation_file(root, split)
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(content))
+
+
+def make_shapes(root: str | Path, sizes: Mapping[str, int] = SIZES) -> None:
+    """Draws the dataset unless it is there.
+
+    It is drawn beside its place and then renamed, so that a run that is killed, or several processes that start
+    together, leave either nothing or all of it.
+
+    Args:
+        root: folder of the dataset.
+        sizes: number of pictures of each split.
+
+    Raises:
+        RuntimeError: the folder holds something else, or shapes of another version.
+    """
+    root = Path(root)
+    if _is_complete(root, sizes):
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        draft.chmod(0o755)  # mkdtemp makes a folder that only its owner can read
+        logger.info("Drawing %d pictures into %s", sum(sizes.values()), root)
+        for split, size in sizes.items():
+            write_split(draft, split, size)
+        os.rename(draft, root)
+    except OSError:
+        # Another process was faster: renaming onto a folder that is not empty fails.
+        if not _is_complete(root, sizes):
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _is_complete(root: Path, sizes: Mapping[str, int]) -> bool:
+    """Whether the dataset is there. What is there but is not this dataset is an error, because it may be of value."""
+    if not root.is_dir() or not any(root.iterdir()):
+        return False
+    for split in sizes:
+        try:
+            version = json.loads(annotation_file(root, split).read_text())["info"]["version"]
+        except (OSError, ValueError, LookupError, TypeError):
+            version = None
+        if version != _VERSION:
+            raise RuntimeError(
+                f"shapes: {root} should hold version {_VERSION} of the dataset, "
+                f"but {annotation_file(root, split)} is {'missing or damaged' if version is None else f'of {version!r}'}; "
+                "delete the folder, or set DETECTRON2_DATASETS to another place, and it is drawn anew"
+            )
+    return True
+
+
+def load_shapes(root: str | Path, split: str, dataset_name: str) -> list[dict]:
+    """Records of a split in detectron2's format; draws the dataset first if it is not there."""
+    make_shapes(root)
+    return load_coco_json(str(annotation_file(root, split)), str(Path(root) / split), dataset_name)
+
+
+def register_shapes(root: str | Path | None = None, prefix: str = "shapes") -> None:
+    """Registers ``<prefix>_train`` and ``<prefix>_val`` with detectron2. Nothing is drawn before the first use.
+
+    Args:
+        root: folder of the dataset; by default ``shapes`` in ``$DETECTRON2_DATASETS`` or in ``./datasets``.
+        prefix: first part of the names.
+    """
+    if root is None:
+        root = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))) / "shapes"
+    for split in SIZES:
+        name = f"{prefix}_{split}"
+        DatasetCatalog.register(name, partial(load_shapes, root, split, name))
+        MetadataCatalog.get(name).set(
+            json_file=str(annotation_file(root, split)), image_root=str(Path(root) / split), evaluator_type="coco"
+        )
