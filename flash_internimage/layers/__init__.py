@@ -2,5 +2,6 @@
 
 from .dcnv4 import DCNv4
 from .layer_norm import LayerNorm2d
+from .ms_deform_attn import MSDeformAttn
 
-__all__ = ["DCNv4", "LayerNorm2d"]
+__all__ = ["DCNv4", "LayerNorm2d", "MSDeformAttn"]

@@ -1,0 +1,34 @@
+"""Multi-scale deformable attention out of `torch.nn.functional.grid_sample`, with autograd's gradients."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def ms_deform_attn_oracle(
+    value: Tensor, spatial_shapes: list[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """Shapes as in `flash_internimage.ops.ms_deform_attn`; slow, and exact in float64.
+
+    Where grid_sample leaves a location undefined (NaN, inf) or disagrees about its gradient (exactly on the border of
+    the zeros, -1 and H or W), the rule -1 < y < H, -1 < x < W decides, before grid_sample sees the point.
+    """
+    batch, _, heads, channels = value.shape
+    queries, levels, points = sampling_locations.shape[1], len(spatial_shapes), sampling_locations.shape[4]
+    output = value.new_zeros(batch * heads, channels, queries)
+    start = 0
+    for level, (height, width) in enumerate(spatial_shapes):
+        tokens = value[:, start : start + height * width]
+        start += height * width
+        maps = tokens.permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
+
+        locations = sampling_locations[:, :, :, level].transpose(1, 2).reshape(batch * heads, queries, points, 2)
+        cells = locations.detach() * locations.new_tensor([width, height]) - 0.5
+        inside = ((cells > -1) & (cells < cells.new_tensor([width, height]))).all(dim=-1)
+        locations = torch.where(inside[..., None], locations, 0.5)
+
+        weights = attention_weights[:, :, :, level].transpose(1, 2).reshape(batch * heads, queries, points)
+        samples = F.grid_sample(maps, 2 * locations - 1, mode="bilinear", padding_mode="zeros", align_corners=False)
+        output = output + (samples * torch.where(inside, weights, 0.0)[:, None]).sum(dim=-1)
+    assert start == value.shape[1]
+    return output.reshape(batch, heads * channels, queries).transpose(1, 2)

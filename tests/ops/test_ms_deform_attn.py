@@ -1,0 +1,303 @@
+"""The attention operator against grid_sample, against stored numbers, and against what it promises."""
+
+import json
+import re
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from flash_internimage.ops import ms_deform_attn
+
+from tests.ops.ms_deform_attn_oracle import ms_deform_attn_oracle
+
+Inputs = tuple[Tensor, list[tuple[int, int]], Tensor, Tensor]
+
+CASES = {
+    "four levels, as DINO": dict(batch=2, queries=7, heads=8, channels=32, shapes=[(8, 6), (4, 3), (2, 2), (1, 1)], points=4),
+    "one level": dict(batch=1, queries=5, heads=2, channels=8, shapes=[(5, 9)], points=4),
+    "odd everything": dict(batch=3, queries=11, heads=3, channels=13, shapes=[(7, 5), (1, 4), (3, 1)], points=3),
+    "one channel, one point, one head": dict(batch=2, queries=3, heads=1, channels=1, shapes=[(4, 4)], points=1),
+    "wider than any vector": dict(batch=1, queries=4, heads=2, channels=67, shapes=[(3, 4), (2, 2)], points=5),
+    "more points than are placed at once": dict(batch=1, queries=2, heads=2, channels=8, shapes=[(3, 4)] * 9, points=11),
+}
+each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+def draw(batch, queries, heads, channels, shapes, points, dtype=torch.float64, seed=0) -> Inputs:
+    """Locations reach over every border, so that each test meets points outside and points with missing corners."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = sum(height * width for height, width in shapes)
+    value = torch.randn(batch, tokens, heads, channels, dtype=torch.float64, generator=generator)
+    locations = torch.rand(batch, queries, heads, len(shapes), points, 2, dtype=torch.float64, generator=generator)
+    weights = torch.randn(batch, queries, heads, len(shapes), points, dtype=torch.float64, generator=generator)
+    return value.to(dtype), shapes, (locations * 1.6 - 0.3).to(dtype), weights.to(dtype)
+
+
+def value_and_gradients(function, value, shapes, locations, weights, grad_output=None) -> tuple[Tensor, ...]:
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in (value, locations, weights)]
+    output = function(leaves[0], shapes, leaves[1], leaves[2])
+    if grad_output is None:
+        generator = torch.Generator().manual_seed(1)
+        grad_output = torch.randn(output.shape, dtype=torch.float64, generator=generator)
+    return output.detach(), *torch.autograd.grad(output, leaves, grad_output.to(output))
+
+
+# Values and gradients
+
+
+@each_case
+def test_equals_grid_sample_in_float64(case):
+    inputs = draw(**case)
+    assert_close(value_and_gradients(ms_deform_attn, *inputs), value_and_gradients(ms_deform_attn_oracle, *inputs))
+
+
+@each_case
+def test_float32_equals_float64_to_rounding(case):
+    inputs = draw(**case, dtype=torch.float32)
+    expected = value_and_gradients(ms_deform_attn_oracle, *(x.double() if isinstance(x, Tensor) else x for x in inputs))
+    for actual, exact in zip(value_and_gradients(ms_deform_attn, *inputs), expected, strict=True):
+        assert actual.dtype == torch.float32
+        # A location of order 1 is rounded by 6e-8 before it is scaled to at most 9 cells.
+        assert_close(actual.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("wide_locations", [False, True], ids=["locations short", "locations float32"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@each_case
+def test_short_types_accumulate_in_float32(case, dtype, wide_locations):
+    value, shapes, locations, weights = draw(**case, dtype=dtype)
+    if wide_locations:
+        locations, weights = locations.float() + 1e-3, weights.float() + 1e-3
+    grad_output = torch.randn(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3]).to(dtype)
+    actual = value_and_gradients(ms_deform_attn, value, shapes, locations, weights, grad_output)
+    exact = value_and_gradients(ms_deform_attn_oracle, value.double(), shapes, locations.double(), weights.double(), grad_output)
+    assert [x.dtype for x in actual] == [dtype, dtype, locations.dtype, weights.dtype]
+    for result, expected in zip(actual, exact, strict=True):
+        # One rounding, of the result, and what float32 leaves.
+        rounding = torch.finfo(result.dtype).eps if result.dtype != torch.float32 else 1e-5
+        assert_close(result.double(), expected, rtol=rounding, atol=1e-5 * expected.abs().max().item())
+
+
+def test_by_hand():
+    value = torch.arange(25.0).view(1, 25, 1, 1)
+    centre_of_cell_1_2 = [2.5 / 5, 1.5 / 5]
+    between_four_cells = [2 / 5, 3 / 5]  # of 11, 12, 16 and 17
+    half_over_the_left_edge = [0.0, 2.5 / 5]  # of 10
+    outside = [-0.1 - 1e-6, 0.5]
+    locations = torch.tensor([centre_of_cell_1_2, between_four_cells, half_over_the_left_edge, outside]).view(1, 4, 1, 1, 1, 2)
+    output = ms_deform_attn(value, [(5, 5)], locations, torch.full((1, 4, 1, 1, 1), 2.0))
+    assert_close(output.flatten(), 2 * torch.tensor([7.0, 14.0, 5.0, 0.0]))
+
+
+def test_gradcheck():
+    value, shapes, locations, weights = draw(**CASES["odd everything"] | dict(batch=1, queries=3))
+    leaves = [tensor.requires_grad_() for tensor in (value, locations, weights)]
+    assert torch.autograd.gradcheck(lambda v, l, w: ms_deform_attn(v, shapes, l, w), leaves)
+
+
+@pytest.mark.parametrize("wanted", ["value", "sampling_locations", "attention_weights"])
+def test_a_single_gradient_equals_its_part_of_all(wanted):
+    value, shapes, locations, weights = draw(**CASES["odd everything"])
+    everything = value_and_gradients(ms_deform_attn, value, shapes, locations, weights)
+    inputs = dict(value=value, sampling_locations=locations, attention_weights=weights)
+    inputs[wanted] = inputs[wanted].clone().requires_grad_()
+    output = ms_deform_attn(spatial_shapes=shapes, **inputs)
+    generator = torch.Generator().manual_seed(1)
+    output.backward(torch.randn(output.shape, dtype=torch.float64, generator=generator))
+    assert torch.equal(inputs[wanted].grad, everything[1 + list(inputs).index(wanted)])
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_stored_numbers(reference, number, device):
+    stored = reference.golden("ops")
+    assert len(json.loads(str(stored["ms_deform_attn/cases"]))) == 4
+    case = {
+        name.split("/")[2]: torch.from_numpy(array).to(device)
+        for name, array in stored.items()
+        if name.startswith(f"ms_deform_attn/{number:02}/")
+    }
+    arguments = [case[name] for name in ("value", "spatial_shapes", "sampling_locations", "attention_weights", "weight")]
+    names = ("output", "grad_value", "grad_sampling_locations", "grad_attention_weights")
+    for name, actual in zip(names, value_and_gradients(ms_deform_attn, *arguments), strict=True):
+        assert_close(actual, case[name], rtol=1e-12, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
+
+
+# Shapes, layouts, hostile numbers
+
+
+@pytest.mark.parametrize(
+    "change", [dict(batch=0), dict(queries=0), dict(points=0), dict(heads=0), dict(channels=0)], ids=lambda change: f"{change}"
+)
+def test_empty(change):
+    inputs = draw(**CASES["odd everything"] | change)
+    actual = value_and_gradients(ms_deform_attn, *inputs)
+    shapes = [inputs[0].shape, inputs[2].shape, inputs[3].shape]
+    assert actual[0].shape == (inputs[0].shape[0], inputs[2].shape[1], inputs[0].shape[2] * inputs[0].shape[3])
+    assert [gradient.shape for gradient in actual[1:]] == shapes
+    assert all((result == 0).all() for result in actual)
+
+
+def test_no_levels():
+    inputs = draw(**CASES["odd everything"] | dict(shapes=[]))
+    assert all((result == 0).all() for result in value_and_gradients(ms_deform_attn, *inputs))
+
+
+def test_an_empty_level_reads_as_zero():
+    value, shapes, locations, weights = draw(**CASES["odd everything"])
+    with_empty = [*shapes[:1], (0, 4), *shapes[2:]]
+    value = torch.cat([value[:, :35], value[:, 39:]], dim=1)
+    actual = ms_deform_attn(value, with_empty, locations, weights)
+    kept = [0, 2]
+    assert_close(actual, ms_deform_attn_oracle(value, shapes[:1] + shapes[2:], locations[:, :, :, kept], weights[:, :, :, kept]))
+
+
+def test_strides_do_not_matter():
+    value, shapes, locations, weights = draw(**CASES["odd everything"])
+    expected = value_and_gradients(ms_deform_attn, value, shapes, locations, weights)
+    strided = (
+        value.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
+        shapes,
+        locations.repeat_interleave(2, dim=1)[:, ::2],
+        weights.transpose(1, 4).contiguous().transpose(1, 4),
+    )
+    assert not any(tensor.is_contiguous() for tensor in strided if isinstance(tensor, Tensor))
+    assert torch.equal(torch.cat([x.flatten() for x in value_and_gradients(ms_deform_attn, *strided)]),
+                       torch.cat([x.flatten() for x in expected]))  # fmt: skip
+    value.requires_grad_()
+    ms_deform_attn(value, shapes, locations, weights).sum().backward()  # an expanded gradient has strides of zero
+    contiguous = torch.ones(expected[0].shape, dtype=torch.float64)
+    assert torch.equal(value.grad, value_and_gradients(ms_deform_attn, value, shapes, locations, weights, contiguous)[1])
+
+
+def test_spatial_shapes_as_a_tensor():
+    value, shapes, locations, weights = draw(**CASES["odd everything"])
+    expected = ms_deform_attn(value, shapes, locations, weights)
+    for dtype in (torch.int64, torch.int32):
+        assert torch.equal(ms_deform_attn(value, torch.tensor(shapes, dtype=dtype), locations, weights), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 3e38, -3e38, 1e-40], ids=str)
+def test_hostile_locations(bad, dtype):
+    value, shapes, locations, weights = draw(**CASES["odd everything"], dtype=dtype)
+    hostile = locations.clone()
+    hostile[:, ::2, :, :, 1, 0] = bad
+    hostile[:, 1::2, :, 1, :, 1] = bad
+    output, grad_value, grad_locations, grad_weights = value_and_gradients(ms_deform_attn, value, shapes, hostile, weights)
+    expected = value_and_gradients(ms_deform_attn_oracle, value.double(), shapes, hostile.double(), weights.double())
+    tolerance = 1e-5 + 4 * torch.finfo(dtype).eps
+    for actual, exact in zip((output, grad_value, grad_locations, grad_weights), expected, strict=True):
+        assert_close(actual.double(), exact, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_cells_under_no_point_are_not_read(dtype):
+    """A NaN next to the cells that count must not reach the result through a weight of zero."""
+    value, shapes, locations, weights = draw(**CASES["odd everything"], dtype=dtype)
+    locations = locations * 0 + 1.5 / 5  # below the first row of the first level, which is 7 x 5
+    weights = weights.clone()
+    locations[:, :, :, 1:] = -1.0
+    value[:, 35:] = float("nan")
+    value[:, :5] = float("nan")
+    results = value_and_gradients(ms_deform_attn, value, shapes, locations, weights)
+    assert all(result.isfinite().all() for result in results)
+    assert (results[1][:, 35:] == 0).all()
+    assert (results[2][:, :, :, 1:] == 0).all()
+    assert (results[3][:, :, :, 1:] == 0).all()
+
+
+# Properties
+
+small = st.integers(1, 4)
+settings = st.fixed_dictionaries(
+    dict(
+        batch=st.integers(1, 2), queries=small, heads=st.integers(1, 3), channels=st.integers(1, 20), points=small,
+        shapes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=3), seed=st.integers(0, 1000),
+    )
+)  # fmt: skip
+
+
+@hypothesis.given(settings)
+def test_equals_grid_sample_for_any_sizes(case):
+    inputs = draw(**case)
+    assert_close(value_and_gradients(ms_deform_attn, *inputs), value_and_gradients(ms_deform_attn_oracle, *inputs))
+
+
+@hypothesis.given(settings, st.floats(-3, 3))
+def test_linear_in_value_and_in_weights(case, factor):
+    value, shapes, locations, weights = draw(**case)
+    more_value, _, _, more_weights = draw(**case | dict(seed=case["seed"] + 1))
+    plain = ms_deform_attn(value, shapes, locations, weights)
+    assert_close(
+        ms_deform_attn(value + factor * more_value, shapes, locations, weights),
+        plain + factor * ms_deform_attn(more_value, shapes, locations, weights),
+    )
+    assert_close(
+        ms_deform_attn(value, shapes, locations, weights + factor * more_weights),
+        plain + factor * ms_deform_attn(value, shapes, locations, more_weights),
+    )
+
+
+@hypothesis.given(settings)
+def test_heads_and_images_are_independent(case):
+    value, shapes, locations, weights = draw(**case)
+    whole = value_and_gradients(ms_deform_attn, value, shapes, locations, weights)
+    grad_output = torch.randn(whole[0].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    head, image = case["heads"] - 1, case["batch"] - 1
+    channels = slice(head * case["channels"], (head + 1) * case["channels"])
+    alone = value_and_gradients(
+        ms_deform_attn, value[image:, :, head:], shapes, locations[image:, :, head:], weights[image:, :, head:],
+        grad_output[image:, :, channels],
+    )  # fmt: skip
+    assert torch.equal(alone[0], whole[0][image:, :, channels])
+    for gradient, of_all in zip(alone[1:], whole[1:], strict=True):
+        assert torch.equal(gradient, of_all[image:, :, head:])
+
+
+@hypothesis.given(settings, st.integers(0, 3), st.integers(0, 3))
+def test_moves_with_the_map(case, down, right):
+    """Padding a map at its top and left and moving the points as far reads the same cells."""
+    case = case | dict(shapes=case["shapes"][:1])
+    value, [(height, width)], locations, weights = draw(**case)
+    maps = value.unflatten(1, (height, width))
+    padded = torch.nn.functional.pad(maps, (0, 0, 0, 0, right, 0, down, 0)).flatten(1, 2)
+    cells = locations * torch.tensor([width, height]) + torch.tensor([right, down])
+    moved = cells / torch.tensor([width + right, height + down], dtype=torch.float64)
+    assert_close(
+        ms_deform_attn(padded, [(height + down, width + right)], moved, weights),
+        ms_deform_attn(value, [(height, width)], locations, weights),
+    )
+
+
+@hypothesis.given(settings)
+def test_points_in_any_order(case):
+    value, shapes, locations, weights = draw(**case)
+    assert_close(
+        ms_deform_attn(value, shapes, locations.flip(4), weights.flip(4)), ms_deform_attn(value, shapes, locations, weights)
+    )
+
+
+# Determinism
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", [CASES["four levels, as DINO"], CASES["one channel, one point, one head"] | dict(queries=300)],
+                         ids=["many heads", "many queries for one head"])  # fmt: skip
+def test_any_number_of_threads_gives_the_same_bits(case, dtype):
+    case = case | dict(queries=300)
+    inputs = draw(**case, dtype=dtype)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 7):
+            torch.set_num_threads(count)
+            results.append(value_and_gradients(ms_deform_attn, *inputs))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(first, second) for first, second in zip(results[0], other, strict=True))
