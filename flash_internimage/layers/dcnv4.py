@@ -79,9 +79,7 @@ class DCNv4(nn.Module):
         self.without_pointwise = without_pointwise
 
         if dw_kernel_size is not None:
-            self.offset_mask_dw = nn.Conv2d(
-                channels, channels, dw_kernel_size, padding=dw_kernel_size // 2, groups=channels
-            )
+            self.offset_mask_dw = nn.Conv2d(channels, channels, dw_kernel_size, padding=dw_kernel_size // 2, groups=channels)
         self.offset_mask = nn.Linear(channels, offset_mask_channels(kernel_size, group, remove_center))
         if not without_pointwise:
             self.value_proj = nn.Linear(channels, channels)

@@ -251,7 +251,7 @@ class FlashInternImage(Backbone):
 
         self.patch_embed = PatchEmbed(channels)
         self.levels = nn.ModuleList()
-        drop_path_rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        drop_path_rates = iter(linear_rates(drop_path_rate, sum(depths)))
         last = max(names.index(name) for name in out_features)
         for index in range(last + 1):
             stage_channels = channels * 2**index
@@ -298,9 +298,9 @@ class FlashInternImage(Backbone):
         with_cp = self.with_cp and torch.is_grad_enabled()
         features = {}
         x = self.patch_embed(image)
-        for name, stage in zip(self._out_feature_strides, self.levels):
+        for index, stage in enumerate(self.levels):
             feature, x = stage(x, with_cp)
-            if name in self._out_features:
+            if (name := f"res{index + 2}") in self._out_features:
                 features[name] = feature.permute(0, 3, 1, 2)
         return features
 
@@ -332,6 +332,11 @@ class FlashInternImage(Backbone):
             frozen += [self.levels[index - 1].downsample] if index > 0 else []
             frozen += [stage.blocks] if stage.norm is None else [stage.blocks, stage.norm]
         return frozen
+
+
+def linear_rates(last: float, count: int) -> list[float]:
+    """``count`` rates from 0 to ``last`` in equal steps."""
+    return [last * index / max(count - 1, 1) for index in range(count)]
 
 
 def _initialise_linear(module: nn.Module) -> None:
