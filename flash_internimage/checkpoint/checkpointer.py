@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
 
+from . import hub
 from .formats import recognise
 from .matching import Match, examples, match
 from .reading import CheckpointError, read_checkpoint, write_atomically
+
+hub.register(PathManager)
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -81,7 +86,10 @@ class Checkpointer(DetectionCheckpointer):
         write_atomically(note, lambda path: path.write_text(last_filename_basename))
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        return {"path": filename, **_rest_and_contents(read_checkpoint(filename))}
+        contents = read_checkpoint(filename)
+        # Only this project's own files hold states of the optimizer and the like that can be resumed.
+        own = contents if isinstance(contents.get("model"), Mapping) else {}
+        return {**{key: own[key] for key in own if key != "model"}, "path": filename, "contents": contents}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> None:
         path, contents = checkpoint.pop("path"), checkpoint.pop("contents")
@@ -98,9 +106,3 @@ class Checkpointer(DetectionCheckpointer):
             report += f"; {len(found.dropped)} left out ({examples(found.dropped)})"
         self.logger.info(report)
         self.model.load_state_dict({name: found.tensors[name] for name in self.last_match.matched}, strict=False)
-
-
-def _rest_and_contents(contents: dict[str, Any]) -> dict[str, Any]:
-    """detectron2 takes the checkpointables from the dictionary that ``_load_file`` returns; the model is found in ``contents``."""
-    rest = {key: value for key, value in contents.items() if key not in ("model", "state_dict")}
-    return {**rest, "contents": contents}

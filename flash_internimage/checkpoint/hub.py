@@ -1,0 +1,112 @@
+"""``hf://org/repo/file`` as a path: files of the Hugging Face hub for everything that opens paths through detectron2.
+
+The file is fetched once into the hub's cache (``HF_HOME``), with a progress bar and resumed where the connection broke, and
+found there afterwards without the network. ``hf://org/repo@revision/file`` pins a branch, tag or commit;
+``HF_HUB_OFFLINE=1`` keeps to the cache.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from iopath.common.file_io import PathHandler, PathManager
+
+from .reading import CheckpointError
+
+PREFIX = "hf://"
+# The HTTP library's own error: which library that is differs between releases of the hub's client.
+_HttpError = HfHubHTTPError.__bases__[0]
+_PATH = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file of a repository of the hub."""
+
+    repo: str
+    file: str
+    revision: str
+
+    @classmethod
+    def parse(cls, path: str) -> HubFile:
+        """Read ``hf://org/repo[@revision]/file``.
+
+        Raises:
+            CheckpointError: the path has another form.
+        """
+        found = _PATH.fullmatch(path)
+        if found is None:
+            raise CheckpointError(f"{path}: expected hf://organisation/repository/file or hf://organisation/repository@revision/file")
+        return cls(found["repo"], found["file"], found["revision"] or constants.DEFAULT_REVISION)
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds the file."""
+        return f"{constants.ENDPOINT}/{self.repo}/resolve/{self.revision}/{self.file}"
+
+
+def fetch(path: str) -> str:
+    """The local path of a file of the hub, which is fetched if the cache lacks it.
+
+    Args:
+        path: ``hf://org/repo[@revision]/file``.
+
+    Raises:
+        CheckpointError: there is no such file, or it is not in the cache and the hub cannot be reached; the message names
+            the file to fetch by hand and how to use it then.
+    """
+    wanted = HubFile.parse(path)
+    try:
+        return hf_hub_download(wanted.repo, wanted.file, revision=wanted.revision)
+    except LocalEntryNotFoundError as error:
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub could not be reached"
+        raise CheckpointError(
+            f"{path}: not in the cache ({constants.HF_HUB_CACHE}), and {reason}; fetch {wanted.url} on a machine that can, "
+            "and give the file's path instead: train.init_checkpoint=/path/to/the/file"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(f"{path}: the repository {wanted.repo} has no revision {wanted.revision}") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise CheckpointError(
+            f"{path}: the hub has no public repository {wanted.repo}; for a private one log in with `hf auth login`"
+        ) from error
+    except EntryNotFoundError as error:
+        raise CheckpointError(
+            f"{path}: the repository {wanted.repo} has no file {wanted.file} at {wanted.revision}; "
+            f"see {constants.ENDPOINT}/{wanted.repo}/tree/{wanted.revision}"
+        ) from error
+    except (_HttpError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path}: fetching {wanted.url} failed ({reason}); try again, or fetch it by hand and give its path") from error
+
+
+class HubPathHandler(PathHandler):
+    """Lets iopath's path managers, such as detectron2's, open ``hf://`` paths for reading."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [PREFIX]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        self._check_kwargs(kwargs)
+        return fetch(path)
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any):
+        if mode not in ("r", "rb"):
+            raise ValueError(f"{path}: files of the hub can be read, not opened with mode {mode!r}")
+        return open(self._get_local_path(path, **kwargs), mode, buffering=buffering)
+
+
+def register(path_manager: PathManager) -> None:
+    """Teach a path manager ``hf://``; again is harmless."""
+    path_manager.register_handler(HubPathHandler(), allow_override=True)

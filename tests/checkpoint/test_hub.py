@@ -1,0 +1,192 @@
+"""hf:// against a hub on the loopback interface: fetched, cached, resumed, missing, offline."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from flash_internimage.checkpoint import CheckpointError
+from flash_internimage.checkpoint import hub as client
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+BLOCK = 10 * 1024 * 1024  # what the client writes at once
+CONTENT = bytes(range(256)) * (2 * BLOCK // 256 + 7)
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OTHER_COMMIT = "fedcba9876543210fedcba9876543210fedcba98"
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves one file of one repository as the hub does, and remembers what it was asked."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests: list[tuple[str, str, str | None]] = []
+        self.cuts: list[int] = []  # how many bytes of the next answers arrive before the connection breaks
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def bodies(self) -> list[str | None]:
+        """The Range header of each request for content."""
+        return [range_ for method, path, range_ in self.requests if method == "GET" and "/resolve/" in path]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def do_HEAD(self):
+        self.answer(send_body=False)
+
+    def do_GET(self):
+        self.answer(send_body=True)
+
+    def answer(self, send_body: bool):
+        range_ = self.headers.get("Range")
+        self.server.requests.append((self.command, self.path, range_))
+        found = re.fullmatch(r"/org/repo/resolve/([^/]+)/weights\.pth", self.path)
+        if found is None or found[1] not in ("main", "v1", COMMIT, OTHER_COMMIT):
+            code = "RepoNotFound" if not self.path.startswith(("/org/repo/", "/api/models/org/repo")) else (
+                "EntryNotFound" if "/main/" in self.path else "RevisionNotFound"
+            )
+            self.send_response(404)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        start = int(range_.removeprefix("bytes=").split("-")[0]) if range_ else 0
+        body = CONTENT[start:]
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
+        self.send_header("ETag", f'"{hashlib.sha256(CONTENT).hexdigest()}"')
+        self.send_header("X-Repo-Commit", OTHER_COMMIT if found[1] == "v1" else COMMIT)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if send_body and self.server.cuts:
+            self.wfile.write(body[: self.server.cuts.pop(0)])
+            self.wfile.flush()
+            self.close_connection = True
+        elif send_body:
+            self.wfile.write(body)
+
+
+@pytest.fixture
+def hub():
+    server = Hub()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def fetch(hub, tmp_path):
+    """Fetch in a process of its own, since the client reads its settings when it is imported."""
+
+    def run(*paths: str, **environment: str) -> subprocess.CompletedProcess:
+        code = (
+            "import sys\n"
+            "from detectron2.utils.file_io import PathManager\n"
+            "import flash_internimage.checkpoint\n"
+            "failed = 0\n"
+            "for path in sys.argv[1:]:\n"
+            "    try: print(PathManager.get_local_path(path))\n"
+            "    except flash_internimage.checkpoint.CheckpointError as error: failed = 1; print(error, file=sys.stderr)\n"
+            "sys.exit(failed)\n"
+        )
+        settings = {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path / "cache"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "127.0.0.1",
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            **environment,
+        }
+        return subprocess.run([sys.executable, "-c", code, *paths], env=settings, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+def content(result: subprocess.CompletedProcess) -> bytes:
+    assert result.returncode == 0, result.stderr
+    with open(result.stdout.strip().splitlines()[-1], "rb") as file:
+        return file.read()
+
+
+def test_the_first_fetch_downloads_and_the_second_finds_the_cache(hub, fetch):
+    assert content(fetch("hf://org/repo/weights.pth")) == CONTENT
+    assert hub.bodies() == [None]
+    assert content(fetch("hf://org/repo/weights.pth")) == CONTENT
+    assert hub.bodies() == [None], "the second fetch asked for the content again"
+
+
+def test_offline_finds_what_is_cached_and_asks_nobody(hub, fetch):
+    fetch("hf://org/repo/weights.pth")
+    hub.requests.clear()
+    assert content(fetch("hf://org/repo/weights.pth", HF_HUB_OFFLINE="1")) == CONTENT
+    assert hub.requests == []
+
+
+def test_offline_without_a_cache_names_what_to_fetch_and_where_to_put_it(hub, fetch):
+    result = fetch("hf://org/repo/weights.pth", HF_HUB_OFFLINE="1")
+    assert result.returncode == 1
+    assert "HF_HUB_OFFLINE is set" in result.stderr
+    assert f"fetch {hub.url}/org/repo/resolve/main/weights.pth" in result.stderr
+    assert "train.init_checkpoint=/path/to/the/file" in result.stderr
+
+
+def test_a_hub_out_of_reach_is_said(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise LocalEntryNotFoundError("cannot find the file on the hub, check your connection")
+
+    monkeypatch.setattr(client, "hf_hub_download", unreachable)
+    with pytest.raises(CheckpointError, match="the hub could not be reached; fetch https://.*/org/repo/resolve/main/weights.pth"):
+        client.fetch("hf://org/repo/weights.pth")
+
+
+def test_a_broken_connection_is_resumed_where_it_stopped(hub, fetch):
+    hub.cuts = [BLOCK + 1000]
+    assert content(fetch("hf://org/repo/weights.pth")) == CONTENT
+    assert hub.bodies() == [None, f"bytes={BLOCK}-"]
+
+
+def test_a_connection_that_keeps_breaking_is_an_error_and_leaves_no_part_behind(hub, fetch, tmp_path):
+    hub.cuts = [0] * 20
+    result = fetch("hf://org/repo/weights.pth")
+    assert result.returncode == 1
+    assert f"fetching {hub.url}/org/repo/resolve/main/weights.pth failed" in result.stderr
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > 1000] == []
+
+
+def test_a_pinned_revision_is_asked_for(hub, fetch):
+    result = fetch("hf://org/repo@v1/weights.pth")
+    assert content(result) == CONTENT
+    assert OTHER_COMMIT in result.stdout
+
+
+def test_what_is_missing_is_named(fetch):
+    messages = {
+        "hf://org/repo/other.pth": "has no file other.pth at main",
+        "hf://org/nothing/weights.pth": "the hub has no public repository org/nothing",
+        "hf://org/repo@v9/weights.pth": "has no revision v9",
+        "hf://weights.pth": "expected hf://organisation/repository/file",
+    }
+    result = fetch(*messages)
+    assert result.returncode == 1
+    lines = result.stderr.splitlines()
+    assert [message for message in messages.values() if not any(message in line for line in lines)] == []
+    assert "Traceback" not in result.stderr
