@@ -1,0 +1,81 @@
+# `make` lists the targets. Each prints the commands it runs.
+#
+# Everything is installed into .venv, once: each step leaves a stamp there and is repeated only when a file that it
+# depends on is newer. PYTHON names the interpreter to begin with, ARGS is passed on to pytest.
+
+PYTHON ?= python3
+VENV := .venv
+python := $(VENV)/bin/python
+pip := $(python) -m pip --disable-pip-version-check
+native_sources := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
+clang_format := $(VENV)/bin/clang-format
+main_detectron2 := .cache/detectron2-main
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(VENV)/.extension ## Create .venv with torch, detectron2 and this package, or bring it up to date.
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "make: Python 3.10 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": name another with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.requirements: requirements/torch.txt requirements/development.txt requirements/constraints.txt $(VENV)/.python
+	$(pip) install -r requirements/torch.txt -r requirements/development.txt
+	@touch $@
+
+$(VENV)/.detectron2: tools/install_detectron2.py tools/detectron2_mends.py $(VENV)/.requirements
+	PIP_CONSTRAINT=requirements/constraints.txt $(python) tools/install_detectron2.py
+	@touch $@
+
+$(VENV)/.package: setup.py pyproject.toml $(VENV)/.detectron2
+	$(pip) install --no-build-isolation -c requirements/constraints.txt -e .
+	@touch $@
+
+$(VENV)/.extension: $(native_sources) $(VENV)/.package
+	$(python) setup.py -q build_ext --inplace
+	@touch $@
+
+.PHONY: test
+test: install ## Run the tests; ARGS="tests/ops -k dcnv4" chooses some.
+	$(python) -m pytest $(ARGS)
+
+$(main_detectron2)/.unpacked: requirements/detectron2-main.txt $(VENV)/.requirements
+	rm -rf $(main_detectron2) && mkdir -p $(main_detectron2)
+	$(pip) download --no-deps --only-binary=:all: --python-version 3.10 --dest $(main_detectron2) -r $<
+	cd $(main_detectron2) && ../../$(python) -m zipfile -e sal_detectron2-*.whl . && rm -r sal_detectron2-* tools
+	@touch $@
+
+.PHONY: test-detectron2-main
+test-detectron2-main: install $(main_detectron2)/.unpacked ## Run the tests against a detectron2 close to upstream main.
+	PYTHONPATH=$(main_detectron2) $(python) -m pytest $(ARGS)
+
+demo_config := configs/shapes/mask_rcnn_flash_internimage_nano.py
+demo_output := output/demo
+
+.PHONY: demo
+demo: install ## Train a small model on drawn shapes, evaluate it and draw its detections (CPU, minutes).
+	$(python) train_net.py --config-file $(demo_config) train.output_dir=$(demo_output)
+	$(python) train_net.py --config-file $(demo_config) --eval-only train.init_checkpoint=$(demo_output)/model_final.pth train.output_dir=$(demo_output)/evaluation
+
+.PHONY: lint
+lint: install ## Check style: ruff and clang-format.
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(clang_format) --dry-run --Werror $(native_sources)
+
+.PHONY: format
+format: install ## Apply what lint asks for, where that can be done.
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(clang_format) -i $(native_sources)
+
+.PHONY: clean
+clean: ## Remove what was built, but neither .venv, data nor output.
+	rm -rf build dist .cache .pytest_cache .ruff_cache .hypothesis *.egg-info flash_internimage/_C*.so $(VENV)/.extension
