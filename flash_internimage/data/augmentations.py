@@ -60,6 +60,29 @@ class ResizeToFit(Augmentation):
         return ExactResizeTransform(height, width, *fit_size(height, width, short_side, self.long_side))
 
 
+class ScaleJitter(Augmentation):
+    """Resizes to a random multiple of the size that just fits a square, the first half of large-scale jitter.
+
+    Source: Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation Method", and ViTDet's recipe.
+
+    Args:
+        low: smallest multiple.
+        high: largest multiple.
+        target_side: side of the square in pixels.
+    """
+
+    def __init__(self, low: float, high: float, target_side: int) -> None:
+        super().__init__()
+        self.low = low
+        self.high = high
+        self.target_side = target_side
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        side = self.target_side * np.random.uniform(self.low, self.high)
+        height, width = image.shape[:2]
+        return ExactResizeTransform(height, width, *fit_size(height, width, side, side))
+
+
 class CropRange(Augmentation):
     """Crops a window whose height and width are drawn independently and uniformly from ``min(side, low)..min(side, high)``.
 

@@ -9,7 +9,7 @@ import numpy as np
 _COEFFICIENT_BITS = 11
 
 
-def fit_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
+def fit_size(height: int, width: int, short_side: float, long_side: float) -> tuple[int, int]:
     """Size of an image enlarged or reduced by one factor until it fits ``short_side`` by ``long_side``.
 
     Sides are rounded to nearest, so the two axes may end up with slightly different ratios.

@@ -148,5 +148,8 @@ def register_shapes(root: str | Path | None = None, prefix: str = "shapes") -> N
         name = f"{prefix}_{split}"
         DatasetCatalog.register(name, partial(load_shapes, root, split, name))
         MetadataCatalog.get(name).set(
-            json_file=str(annotation_file(root, split)), image_root=str(Path(root) / split), evaluator_type="coco"
+            json_file=str(annotation_file(root, split)),
+            image_root=str(Path(root) / split),
+            evaluator_type="coco",
+            make_if_missing=partial(make_shapes, root),
         )

@@ -1,0 +1,35 @@
+"""Datasets, augmentation, and loaders that resume exactly."""
+
+from .augmentations import CropRange, ExactResizeTransform, OneOf, ResizeToFit, ScaleJitter
+from .check import DatasetReport, check_dataset, require_valid
+from .custom import class_names, require_num_classes, use_custom_data
+from .loader import build_test_loader, build_train_loader
+from .mapper import TestMapper, TrainingMapper
+from .records import test_records, training_records
+from .shapes import make_shapes, register_shapes
+from .stream import TrainingStream
+
+register_shapes()
+
+__all__ = [
+    "CropRange",
+    "DatasetReport",
+    "ExactResizeTransform",
+    "OneOf",
+    "ResizeToFit",
+    "ScaleJitter",
+    "TestMapper",
+    "TrainingMapper",
+    "TrainingStream",
+    "build_test_loader",
+    "build_train_loader",
+    "check_dataset",
+    "class_names",
+    "make_shapes",
+    "register_shapes",
+    "require_num_classes",
+    "require_valid",
+    "test_records",
+    "training_records",
+    "use_custom_data",
+]

@@ -1,0 +1,291 @@
+"""Says what is wrong with a dataset in COCO format before hours are spent on it. No image is opened.
+
+What makes training wrong or impossible is an error; what detectron2 or the training records leave out is a warning,
+with its count. Each kind of problem is one sentence that names the first case.
+"""
+
+import functools
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from detectron2.data import MetadataCatalog
+from detectron2.utils.file_io import PathManager
+
+from .boxes import is_degenerate
+
+_MOST_SHOWN = 10
+
+
+@dataclass
+class DatasetReport:
+    """What a dataset holds and what is wrong with it.
+
+    Attributes:
+        annotation_file: path as given.
+        image_root: path as given.
+        categories: name of each category id, in ascending order of ids, which is the order of the model's classes.
+        objects: number of objects of each category id, without crowd regions.
+        num_images: images listed.
+        num_annotations: annotations listed, crowd regions included.
+        errors: one sentence for each kind of problem that must be mended.
+        warnings: one sentence for each kind of thing that is left out.
+    """
+
+    annotation_file: str
+    image_root: str
+    categories: dict[int, str] = field(default_factory=dict)
+    objects: dict[int, int] = field(default_factory=dict)
+    num_images: int = 0
+    num_annotations: int = 0
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+class _Tally:
+    """Counts cases by kind and keeps the first of each."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+
+    def add(self, kind: str, case: str) -> None:
+        self.counts[kind] += 1
+        self.first.setdefault(kind, case)
+
+    def sentences(self) -> list[str]:
+        return [
+            f"{count} {kind}: {'' if count == 1 else 'the first is '}{self.first[kind]}"
+            for kind, count in self.counts.items()
+        ]
+
+
+def read_json(path: str) -> dict:
+    """Reads an annotation file.
+
+    Raises:
+        ValueError: there is no such file, it is not JSON, or not a JSON object.
+    """
+    local = PathManager.get_local_path(path)
+    try:
+        with open(local, encoding="utf-8") as file:
+            content = json.load(file)
+    except FileNotFoundError:
+        hint = "check the path; detectron2's own datasets are looked for in $DETECTRON2_DATASETS, or else in ./datasets"
+        raise ValueError(f"annotation file {path} does not exist; {hint}") from None
+    except OSError as error:
+        raise ValueError(f"annotation file {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # broken JSON or broken UTF-8
+        raise ValueError(f"annotation file {path} should be JSON, but it breaks off or has an error ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"annotation file {path} should hold a JSON object, got a {type(content).__name__}")
+    return content
+
+
+def read_categories(content: dict, path: str) -> dict[int, str]:
+    """Name of each category id, in ascending order of ids.
+
+    Args:
+        content: what ``read_json`` returned.
+        path: names the file in messages.
+
+    Raises:
+        ValueError: there are no categories, or they are not usable.
+    """
+    categories = content.get("categories")
+    if not categories or not isinstance(categories, list):
+        raise ValueError(f'annotation file {path} has no categories; list them under "categories" as [{{"id", "name"}}]')
+    try:
+        names = {int(category["id"]): str(category["name"]) for category in categories}
+    except (TypeError, KeyError, ValueError):
+        raise ValueError(f'annotation file {path}: every category needs an integer "id" and a "name"') from None
+    if len(names) < len(categories):
+        raise ValueError(f"annotation file {path} lists two categories with the same id")
+    return dict(sorted(names.items()))
+
+
+def missing_files(image_root: str, file_names: Iterable[str]) -> list[str]:
+    """Those of the files that are not in the folder; lists each sub-folder once and opens nothing."""
+    listings: dict[str, set[str]] = {}
+    missing = []
+    for file_name in file_names:
+        folder, name = os.path.split(os.path.join(image_root, file_name))
+        if folder not in listings:
+            try:
+                listings[folder] = set(os.listdir(folder))
+            except OSError:
+                listings[folder] = set()
+        if name not in listings[folder]:
+            missing.append(file_name)
+    return missing
+
+
+def _check_images(content: dict, image_root: str, errors: _Tally) -> dict:
+    """Images by id; those without the keys that are needed are left out."""
+    images: dict = {}
+    for image in content.get("images") or []:
+        if not isinstance(image, dict) or not {"id", "file_name", "height", "width"} <= image.keys():
+            errors.add('images lack one of "id", "file_name", "height" and "width"', str(image)[:200])
+        elif image["id"] in images:
+            errors.add("image ids are used twice", f"{image['id']} ({image['file_name']})")
+        else:
+            images[image["id"]] = image
+    if "://" in image_root:  # a remote store, which is not listed
+        return images
+    if not os.path.isdir(image_root):
+        errors.add(
+            "folder of images does not exist",
+            f"{image_root}; check the path; detectron2's own datasets are looked for in $DETECTRON2_DATASETS, "
+            "or else in ./datasets",
+        )
+        return images
+    by_name = {image["file_name"]: image for image in images.values()}
+    for name in missing_files(image_root, by_name):
+        errors.add("image files are missing", f"{os.path.join(image_root, name)}, wanted by image {by_name[name]['id']}")
+    return images
+
+
+def _is_box(box: object) -> bool:
+    return (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(number, int | float) and math.isfinite(number) for number in box)
+    )
+
+
+def _check_segmentation(segmentation: object, image: dict, label: str, errors: _Tally, warnings: _Tally) -> None:
+    if isinstance(segmentation, dict):
+        size = [image["height"], image["width"]]
+        if "counts" not in segmentation or segmentation.get("size") != size:
+            errors.add(
+                "run-length masks do not fit their image",
+                f"{label}, whose mask should be of size {size} but has {segmentation.get('size')}",
+            )
+    elif isinstance(segmentation, list):
+        if segmentation and not any(len(p) >= 6 and len(p) % 2 == 0 for p in segmentation if isinstance(p, list)):
+            warnings.add("objects are left out because no polygon has three corners", label)
+    else:
+        errors.add("segmentations are neither polygons nor run-length masks", label)
+
+
+def _check_annotations(
+    content: dict, images: dict, categories: dict[int, str], errors: _Tally, warnings: _Tally
+) -> Counter[int]:
+    """Number of objects of each category id."""
+    objects: Counter[int] = Counter()
+    ids = set()
+    for annotation in content.get("annotations") or []:
+        if not isinstance(annotation, dict) or not {"id", "image_id", "category_id"} <= annotation.keys():
+            errors.add('annotations lack one of "id", "image_id" and "category_id"', str(annotation)[:200])
+            continue
+        label = f"annotation {annotation['id']} of image {annotation['image_id']}"
+        if annotation["id"] in ids:
+            errors.add("annotation ids are used twice", label)
+        ids.add(annotation["id"])
+        if annotation["category_id"] not in categories:
+            errors.add(
+                "annotations have a category that the file does not list",
+                f"{label} with category {annotation['category_id']}; categories are {_listed(categories)}",
+            )
+            continue
+        image = images.get(annotation["image_id"])
+        if image is None:
+            warnings.add("annotations are left out because the file does not list their image", label)
+            continue
+        if annotation.get("ignore", 0):
+            errors.add('annotations have "ignore", which detectron2 refuses; use "iscrowd"', label)
+        if not _is_box(annotation.get("bbox")):
+            errors.add('boxes are not four numbers ("bbox": [x, y, width, height])', f"{label}: {annotation.get('bbox')}")
+            continue
+        if annotation.get("segmentation"):
+            _check_segmentation(annotation["segmentation"], image, label, errors, warnings)
+        if annotation.get("iscrowd", 0):
+            continue
+        if is_degenerate(*annotation["bbox"], image["height"], image["width"]):
+            warnings.add(
+                "boxes are left out of training, with a side below one pixel or outside their image",
+                f"{label}: {annotation['bbox']}",
+            )
+            continue
+        objects[annotation["category_id"]] += 1
+    return objects
+
+
+def _listed(categories: dict[int, str]) -> str:
+    shown = [f"{id_} ({name})" for id_, name in list(categories.items())[:_MOST_SHOWN]]
+    return ", ".join(shown) + (", ..." if len(categories) > _MOST_SHOWN else "")
+
+
+def check_dataset(annotation_file: str, image_root: str) -> DatasetReport:
+    """Checks an annotation file and that its images are there.
+
+    Takes as long as reading the file and a few seconds a million annotations.
+
+    Args:
+        annotation_file: path of a JSON file in COCO's format.
+        image_root: folder to which the file names in it are relative.
+    """
+    annotation_file, image_root = str(annotation_file), str(image_root)
+    report = DatasetReport(annotation_file, image_root)
+    try:
+        content = read_json(annotation_file)
+        report.categories = read_categories(content, annotation_file)
+    except ValueError as error:
+        report.errors.append(str(error))
+        return report
+    errors, warnings = _Tally(), _Tally()
+    images = _check_images(content, image_root, errors)
+    objects = _check_annotations(content, images, report.categories, errors, warnings)
+    report.objects = {id_: objects[id_] for id_ in report.categories}
+    report.num_images = len(content.get("images") or [])
+    report.num_annotations = len(content.get("annotations") or [])
+    report.errors = [f"annotation file {annotation_file}: {sentence}" for sentence in errors.sentences()]
+    report.warnings = [f"annotation file {annotation_file}: {sentence}" for sentence in warnings.sentences()]
+    if not report.num_images:
+        report.errors.append(f'annotation file {annotation_file} lists no images under "images"')
+    return report
+
+
+@functools.lru_cache(maxsize=16)
+def _check_unchanged(annotation_file: str, image_root: str, changed_ns: int, size: int) -> DatasetReport:
+    return check_dataset(annotation_file, image_root)
+
+
+def check_dataset_once(annotation_file: str, image_root: str) -> DatasetReport:
+    """``check_dataset``, but a file that has not changed since it was last checked is not read again."""
+    try:
+        status = os.stat(annotation_file)
+    except OSError:
+        return check_dataset(annotation_file, image_root)
+    return _check_unchanged(annotation_file, image_root, status.st_mtime_ns, status.st_size)
+
+
+def require_sound(report: DatasetReport) -> None:
+    """Raises what is wrong.
+
+    Raises:
+        ValueError: the dataset has errors; the message has one sentence for each kind.
+    """
+    if len(report.errors) == 1:
+        raise ValueError(report.errors[0])
+    if report.errors:
+        raise ValueError(f"{len(report.errors)} kinds of errors in a dataset:\n  " + "\n  ".join(report.errors))
+
+
+def require_valid(name: str) -> None:
+    """Checks a registered dataset in COCO format, after it was made if it is one that makes itself.
+
+    Datasets that are registered without an annotation file are not checked.
+
+    Raises:
+        ValueError: the dataset has errors.
+    """
+    metadata = MetadataCatalog.get(name)
+    make_if_missing = metadata.get("make_if_missing")
+    if make_if_missing is not None:
+        make_if_missing()
+    if metadata.get("json_file") is not None:
+        require_sound(check_dataset_once(str(metadata.json_file), str(metadata.image_root)))

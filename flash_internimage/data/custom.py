@@ -1,0 +1,147 @@
+"""Data of one's own, given on the command line as annotation files and image folders, with no code to write."""
+
+import logging
+from collections.abc import Iterator
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from .check import DatasetReport, check_dataset_once, require_sound, require_valid
+
+logger = logging.getLogger(__name__)
+
+TRAIN_NAME = "custom_train"
+TEST_NAME = "custom_test"
+"""Names under which the data of the command line is registered with detectron2."""
+
+
+def _register(name: str, annotation_file: str, image_root: str) -> None:
+    """Registers a dataset, in place of one that was registered under the name before."""
+    if name in DatasetCatalog.list():
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    register_coco_instances(name, {}, annotation_file, image_root)
+
+
+def _checked(cfg: DictConfig, split: str) -> DatasetReport | None:
+    """Report of the data given for a split, or ``None`` if none is given.
+
+    Raises:
+        ValueError: one half is missing, or the data has errors.
+    """
+    given = cfg.data[split]
+    if given.json is None and given.images is None:
+        return None
+    if given.json is None or given.images is None:
+        missing, present = ("json", "images") if given.json is None else ("images", "json")
+        raise ValueError(
+            f"data.{split}.{present} is given, but data.{split}.{missing} is not; "
+            "both are needed: an annotation file in COCO's format, and the folder of its images"
+        )
+    report = check_dataset_once(str(given.json), str(given.images))
+    require_sound(report)
+    for sentence in report.warnings:
+        logger.warning(sentence)
+    return report
+
+
+def _require_same_categories(train: DatasetReport, test: DatasetReport) -> None:
+    if train.categories == test.categories:
+        return
+    differing = sorted(dict(train.categories.items() ^ test.categories.items()))
+    id_ = differing[0]
+    raise ValueError(
+        "training and test data must have the same categories, but "
+        f"category {id_} is {train.categories.get(id_, 'absent')!r} in {train.annotation_file} "
+        f"and {test.categories.get(id_, 'absent')!r} in {test.annotation_file}"
+        + (f" ({len(differing)} categories differ)" if len(differing) > 1 else "")
+    )
+
+
+def literal_num_classes(model: DictConfig | ListConfig) -> Iterator[DictConfig]:
+    """The nodes of a model config that give ``num_classes`` as a number and not as a reference to another."""
+    keys = range(len(model)) if isinstance(model, ListConfig) else list(model.keys())
+    for key in keys:
+        if OmegaConf.is_interpolation(model, key) or OmegaConf.is_missing(model, key):
+            continue
+        value = model[key]
+        if isinstance(value, DictConfig | ListConfig):
+            yield from literal_num_classes(value)
+        elif key == "num_classes" and value is not None:
+            yield model
+
+
+def use_custom_data(cfg: DictConfig) -> list[str] | None:
+    """Points a config at the data in ``cfg.data``, if there is any, and sets the model's number of classes.
+
+    ``cfg.data.train.json``, ``cfg.data.train.images`` and the same of ``cfg.data.test`` name the files. The data is
+    checked and registered with detectron2, ``dataloader`` is pointed at it, and every literal ``num_classes`` in
+    ``cfg.model`` becomes the number of its categories. Category ids may be any integers: in ascending order they are
+    the model's classes.
+
+    Args:
+        cfg: a whole config; changed in place.
+
+    Returns:
+        Names of the classes in the model's order; ``None`` if no data is given.
+
+    Raises:
+        ValueError: the data has errors, or the categories of training and test data differ, or there is training data
+            without test data.
+    """
+    train, test = _checked(cfg, "train"), _checked(cfg, "test")
+    if train is None and test is None:
+        return None
+    if test is None:
+        raise ValueError(
+            "data.train is given, but data.test is not; set data.test.json and data.test.images to the data on which "
+            "the model is evaluated"
+        )
+    if train is not None:
+        _require_same_categories(train, test)
+        _register(TRAIN_NAME, train.annotation_file, train.image_root)
+        cfg.dataloader.train.dataset.names = TRAIN_NAME
+    _register(TEST_NAME, test.annotation_file, test.image_root)
+    cfg.dataloader.test.dataset.names = TEST_NAME
+    cfg.dataloader.evaluator.dataset_name = TEST_NAME
+    for node in literal_num_classes(cfg.model):
+        node.num_classes = len(test.categories)
+    return list(test.categories.values())
+
+
+def class_names(dataset_name: str) -> list[str] | None:
+    """Names of the classes of a registered dataset in the model's order; ``None`` if it does not name them.
+
+    Raises:
+        ValueError: the dataset has errors.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    if metadata.get("thing_classes") is not None:
+        return list(metadata.thing_classes)
+    if metadata.get("json_file") is None:
+        return None
+    require_valid(dataset_name)
+    return list(check_dataset_once(str(metadata.json_file), str(metadata.image_root)).categories.values())
+
+
+def require_num_classes(cfg: DictConfig, dataset_name: str) -> None:
+    """Checks that the model of a config has as many classes as a dataset.
+
+    Args:
+        cfg: a whole config.
+        dataset_name: a registered dataset.
+
+    Raises:
+        ValueError: it has not.
+    """
+    names = class_names(dataset_name)
+    if names is None:
+        return
+    for node in literal_num_classes(cfg.model):
+        if node.num_classes != len(names):
+            raise ValueError(
+                f"the model has {node.num_classes} classes, but dataset {dataset_name} has {len(names)} "
+                f"({', '.join(names[:10])}{', ...' if len(names) > 10 else ''}); "
+                f"set num_classes to {len(names)}, or give data of your own as data.train and data.test, which sets it"
+            )

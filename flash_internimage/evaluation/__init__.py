@@ -1,0 +1,5 @@
+"""Measuring what a model detects."""
+
+from .coco import FastCOCOEvaluator
+
+__all__ = ["FastCOCOEvaluator"]

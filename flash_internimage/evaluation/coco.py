@@ -1,0 +1,192 @@
+"""COCO's average precision, computed in C++ by faster-coco-eval, reported as detectron2 reports it.
+
+detectron2 has a fast path of its own, but in its compiled part, which a pure-Python installation does not have.
+"""
+
+import itertools
+import json
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import detectron2.utils.comm as comm
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
+from detectron2.utils.logger import create_small_table
+from faster_coco_eval import COCO, COCOeval_faster
+from tabulate import tabulate
+
+logger = logging.getLogger(__name__)
+
+_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_MAX_DETECTIONS = (1, 10, 100)  # an image, COCO's own
+
+
+def index_ground_truth(dataset: Mapping) -> COCO:
+    """Indexes annotations for evaluation.
+
+    Optional keys that evaluation needs are filled in, and annotations are numbered from 1, because to COCO's evaluation
+    the number 0 also means "not matched". The annotations given are not changed.
+
+    Args:
+        dataset: content of an annotation file.
+    """
+    annotations = [
+        {"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3], **a, "id": number}
+        for number, a in enumerate(dataset.get("annotations", []), start=1)
+    ]
+    return COCO({**dataset, "annotations": annotations})
+
+
+def average_precision(
+    ground_truth: COCO, predictions: Sequence[Mapping], task: str
+) -> tuple[dict[str, float], dict[int, float]]:
+    """COCO's average precision of predictions.
+
+    Args:
+        ground_truth: from ``index_ground_truth``.
+        predictions: in COCO's result format, with category ids of the annotation file; may be empty; not changed.
+        task: ``"bbox"`` or ``"segm"``.
+
+    Returns:
+        AP, AP50, AP75, APs, APm and APl in percent, and the AP of each category id in percent. What has no ground truth
+        is NaN.
+    """
+    # With a box, its area would count as the area of the object; masks have their own.
+    other = {"bbox": "segmentation", "segm": "bbox"}[task]
+    results = [{key: value for key, value in p.items() if key != other} for p in predictions]
+    evaluation = COCOeval_faster(ground_truth, ground_truth.loadRes(results), task)
+    evaluation.params.maxDets = list(_MAX_DETECTIONS)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    metrics = {name: _percent(value) for name, value in zip(_METRICS, evaluation.stats, strict=False)}
+    # (thresholds, recalls, categories), of all sizes, with the largest number of detections
+    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
+    by_category = {
+        int(category_id): _percent(np.mean(precision[:, :, k])) for k, category_id in enumerate(evaluation.params.catIds)
+    }
+    return metrics, by_category
+
+
+def _percent(value: float) -> float:
+    """A share in percent; COCO's -1, for what has no ground truth, becomes NaN."""
+    return float(value) * 100 if value > -1 else float("nan")
+
+
+def _category_table(by_name: Mapping[str, float]) -> str:
+    columns = min(6, 2 * len(by_name))
+    flat = list(itertools.chain(*by_name.items()))
+    rows = itertools.zip_longest(*[flat[i::columns] for i in range(columns)])
+    headers = ["category", "AP"] * (columns // 2)
+    return tabulate(rows, tablefmt="pipe", floatfmt=".3f", headers=headers, numalign="left")
+
+
+class FastCOCOEvaluator(COCOEvaluator):
+    """detectron2's COCO evaluator with a fast computation of AP that needs nothing compiled in detectron2.
+
+    Masks are kept run-length encoded, never as pixels. Without any prediction AP is 0.
+
+    Args:
+        dataset_name: a registered dataset.
+        tasks: of ``"bbox"`` and ``"segm"``; by default ``"bbox"``, and ``"segm"`` if there are masks.
+        distributed: whether to gather the predictions of all processes.
+        output_dir: folder for ``coco_instances_results.json``, the predictions in COCO's result format.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        tasks: Sequence[str] | None = None,
+        distributed: bool = True,
+        output_dir: str | None = None,
+    ) -> None:
+        if MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id") is None:
+            DatasetCatalog.get(dataset_name)  # the names and ids of classes are known once a dataset was loaded
+        super().__init__(
+            dataset_name,
+            tasks=None if tasks is None else tuple(tasks),
+            distributed=distributed,
+            output_dir=output_dir,
+            use_fast_impl=False,
+        )
+        self.reset()
+
+    def evaluate(self, img_ids: Sequence[int] | None = None) -> OrderedDict[str, dict[str, float]]:
+        """AP of the predictions seen since ``reset``.
+
+        Args:
+            img_ids: images to count; by default all of the dataset.
+
+        Returns:
+            ``{"bbox": {"AP": ..., "AP50": ..., ..., "AP-<class>": ...}, "segm": ...}`` in percent in the main process,
+            empty in the others and for data without annotations.
+        """
+        predictions = self._predictions
+        if self._distributed:
+            comm.synchronize()
+            predictions = list(itertools.chain(*comm.gather(predictions, dst=0)))
+            if not comm.is_main_process():
+                return OrderedDict()
+        results = self._to_dataset_ids(list(itertools.chain(*(p["instances"] for p in predictions))))
+        if self._output_dir:
+            os.makedirs(self._output_dir, exist_ok=True)
+            with open(os.path.join(self._output_dir, "coco_instances_results.json"), "w") as file:
+                json.dump(results, file)
+        if not self._do_evaluation:
+            logger.info("The dataset has no annotations, so there is no AP")
+            return OrderedDict()
+        ground_truth = index_ground_truth(self._restricted(img_ids))
+        if img_ids is not None:
+            results = [r for r in results if r["image_id"] in ground_truth.imgs]
+        return OrderedDict((task, self._score(ground_truth, results, task)) for task in self._tasks_of(results))
+
+    def _restricted(self, img_ids: Sequence[int] | None) -> dict:
+        """The annotation file's content, for some images only if asked."""
+        dataset = self._coco_api.dataset
+        if img_ids is None:
+            return dataset
+        kept = set(img_ids)
+        return {
+            **dataset,
+            "images": [image for image in dataset["images"] if image["id"] in kept],
+            "annotations": [a for a in dataset["annotations"] if a["image_id"] in kept],
+        }
+
+    def _tasks_of(self, results: Sequence[dict]) -> list[str]:
+        tasks = list(self._tasks or ["bbox", *(["segm"] if any("segmentation" in r for r in results) else [])])
+        if "segm" in tasks and not all(a.get("segmentation") for a in self._coco_api.dataset["annotations"]):
+            logger.warning("Annotations lack masks, so the AP of masks is not computed")
+            tasks.remove("segm")
+        return tasks
+
+    def _to_dataset_ids(self, results: list[dict]) -> list[dict]:
+        """Results with the category ids of the annotation file instead of the model's classes.
+
+        Raises:
+            ValueError: the model has predicted a class that the dataset does not have.
+        """
+        contiguous = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        if contiguous is None:
+            return results
+        dataset_ids = {class_: id_ for id_, class_ in contiguous.items()}
+        unknown = {r["category_id"] for r in results} - dataset_ids.keys()
+        if unknown:
+            raise ValueError(
+                f"the model predicts class {min(unknown)}, but dataset {self._metadata.name} has {len(dataset_ids)} classes; "
+                "evaluate on data with the classes that the model was trained for"
+            )
+        return [{**r, "category_id": dataset_ids[r["category_id"]]} for r in results]
+
+    def _score(self, ground_truth: COCO, results: Sequence[dict], task: str) -> dict[str, float]:
+        metrics, by_category = average_precision(ground_truth, results, task)
+        logger.info("Evaluation results for %s:\n%s", task, create_small_table(metrics))
+        if not np.isfinite(list(metrics.values())).all():
+            logger.info("NaN: there are no objects of that size")
+        if len(by_category) > 1:
+            by_name = {ground_truth.cats[id_]["name"]: ap for id_, ap in by_category.items()}
+            logger.info("%s AP of each category:\n%s", task, _category_table(by_name))
+            metrics.update({f"AP-{name}": ap for name, ap in by_name.items()})
+        return metrics
