@@ -1,0 +1,1 @@
+"""Running a config: reading it, starting processes, training, evaluating, reporting errors."""

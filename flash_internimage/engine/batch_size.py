@@ -1,0 +1,57 @@
+"""A recipe at another batch size than the one it was written for."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from omegaconf import DictConfig
+
+logger = logging.getLogger(__name__)
+
+
+def fit_to_batch_size(cfg: DictConfig, world_size: int) -> None:
+    """Check the batch size and, where ``train.scale_to_batch_size`` says so, fit learning rate and schedule to it, in place.
+
+    With k times as many images a step, the rate is multiplied by k and everything counted in iterations is divided by k,
+    so that the run sees as many images (Goyal et al., "Accurate, Large Minibatch SGD", https://arxiv.org/abs/1706.02677).
+
+    Raises:
+        ValueError: the batch cannot be shared out evenly.
+    """
+    train = cfg.train
+    size = cfg.dataloader.train.total_batch_size
+    if size < 1 or size % world_size:
+        raise ValueError(f"dataloader.train.total_batch_size={size}: expected a multiple of the {world_size} processes")
+    steps = train.accumulation_steps
+    if not 1 <= steps <= size // world_size:
+        raise ValueError(
+            f"train.accumulation_steps={steps}: expected 1 to {size // world_size}, the images a process has in a step "
+            f"({size} images on {world_size} processes)"
+        )
+    factor = size / train.reference_batch_size
+    if factor == 1:
+        return
+    if not train.scale_to_batch_size:
+        logger.warning(
+            "The recipe is for %d images a step, this run has %d; train.scale_to_batch_size=true fits rate and schedule to it",
+            train.reference_batch_size,
+            size,
+        )
+        return
+    before = f"rate {cfg.optimizer.lr:g}, {train.max_iter} iterations, warm-up {cfg.lr_multiplier.warmup_iters}"
+    cfg.optimizer.lr = cfg.optimizer.lr * factor
+    train.max_iter = math.ceil(train.max_iter / factor)
+    train.eval_period = math.ceil(train.eval_period / factor)
+    train.checkpointer.period = math.ceil(train.checkpointer.period / factor)
+    cfg.lr_multiplier.warmup_iters = math.ceil(cfg.lr_multiplier.warmup_iters / factor)
+    logger.info(
+        "Scaled from %d to %d images a step (%s) to rate %g, %d iterations, warm-up %d",
+        train.reference_batch_size,
+        size,
+        before,
+        cfg.optimizer.lr,
+        train.max_iter,
+        cfg.lr_multiplier.warmup_iters,
+    )
+    train.reference_batch_size = size  # the saved config describes the run as it is, and is not scaled again

@@ -1,0 +1,221 @@
+"""One process or many: found from the command line, from torchrun's environment or from SLURM's.
+
+detectron2's ``launch`` starts the processes of one machine itself, and on GPUs alone in its release 0.6. Here the processes
+may have been started already, and run on CPUs (gloo) or GPUs (nccl).
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.utils import comm
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+_TIMEOUT = datetime.timedelta(minutes=30)  # evaluation on one process may keep the others waiting
+
+
+@dataclass(frozen=True)
+class Process:
+    """The place of one process among all.
+
+    Attributes:
+        rank: number among all processes.
+        world_size: how many processes there are.
+        local_rank: number among the processes of this machine.
+        local_world_size: how many processes this machine has; the same on all machines.
+        init_method: where they meet, as ``torch.distributed.init_process_group`` takes it.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    init_method: str
+
+
+def from_environment(environ: Mapping[str, str]) -> Process | None:
+    """The process that torchrun or SLURM's srun started, or None if neither did.
+
+    Raises:
+        ValueError: the environment is torchrun's or SLURM's, but a variable is missing or no number.
+    """
+    if "RANK" in environ and "WORLD_SIZE" in environ:
+        return _from_torchrun(environ)
+    if "SLURM_PROCID" in environ and ("SLURM_STEP_NUM_TASKS" in environ or "SLURM_NTASKS" in environ):
+        return _from_slurm(environ)
+    return None
+
+
+def _from_torchrun(environ: Mapping[str, str]) -> Process:
+    world_size = _integer(environ, "WORLD_SIZE")
+    return Process(
+        rank=_integer(environ, "RANK"),
+        world_size=world_size,
+        local_rank=_integer(environ, "LOCAL_RANK", default=0 if world_size == 1 else None),
+        local_world_size=_integer(environ, "LOCAL_WORLD_SIZE", default=world_size),
+        init_method="env://",
+    )
+
+
+def _from_slurm(environ: Mapping[str, str]) -> Process:
+    world_size = _integer(environ, "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS")
+    nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST") or environ.get("SLURM_NODELIST") or ""
+    host = environ.get("MASTER_ADDR") or first_host(nodes) or "127.0.0.1"
+    # Jobs that share a machine need ports of their own; 15000 to 29999 lie below those that systems hand out.
+    port = environ.get("MASTER_PORT") or str(15000 + _integer(environ, "SLURM_JOB_ID", default=0) % 15000)
+    node_count = _integer(environ, "SLURM_STEP_NUM_NODES", default=_integer(environ, "SLURM_NNODES", default=1))
+    return Process(
+        rank=_integer(environ, "SLURM_PROCID"),
+        world_size=world_size,
+        local_rank=_integer(environ, "SLURM_LOCALID", default=_integer(environ, "SLURM_PROCID") % (world_size // node_count)),
+        local_world_size=world_size // node_count,
+        init_method=f"tcp://{host}:{port}",
+    )
+
+
+def first_host(nodes: str) -> str:
+    """The first name in a SLURM node list: ``gpu[03-05,09],cpu1`` -> ``gpu03``."""
+    match = re.match(r"(?P<prefix>[^,\[]+)(?:\[(?P<first>\d+)[^\]]*\](?P<suffix>[^,\[]*))?", nodes)
+    return "" if match is None else match["prefix"] + (match["first"] or "") + (match["suffix"] or "")
+
+
+def _integer(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = environ.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not text.isdigit():
+        raise ValueError(f"environment variable {name}: expected a number, as torchrun and srun set it, got {text!r}")
+    return int(text)
+
+
+def resolve_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device of this process: ``auto`` is the GPU with the process's local number, or the CPU where there is none.
+
+    Raises:
+        ValueError: no such device, or a GPU is asked for that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"train.device={name}: expected auto, cpu, cuda or another device of PyTorch") from error
+    if device.type != "cuda":
+        return device
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = local_rank if device.index is None else device.index
+    if index >= count:
+        raise ValueError(f"train.device={name}: process {local_rank} of this machine needs GPU {index}, PyTorch sees {count}")
+    return torch.device("cuda", index)
+
+
+def launch(
+    main: Callable[..., None],
+    args: tuple[Any, ...],
+    *,
+    device: str,
+    num_processes: int | None = None,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+) -> None:
+    """Call ``main(device, *args)`` in each process of a run, and return when all have finished.
+
+    Processes that torchrun or srun started are joined. Otherwise ``num_processes`` are started here, on each machine.
+
+    Args:
+        main: an importable function.
+        device: as :func:`resolve_device` takes it.
+        num_processes: how many on this machine, one a GPU. None: one, unless the environment says otherwise.
+        machine_rank: the number of this machine among ``num_machines``.
+        dist_url: where the processes meet, ``tcp://host:port``; "auto": a free port of this machine.
+    """
+    asked_for = num_machines > 1 or (num_processes or 1) > 1
+    process = from_environment(os.environ)
+    if process is not None and not (asked_for and process.init_method != "env://"):
+        _run(process, main, device, args)
+        return
+    local_world_size = num_processes or 1
+    world_size = local_world_size * num_machines
+    if not 0 <= machine_rank < num_machines:
+        raise ValueError(f"--machine-rank {machine_rank}: expected 0 to {num_machines - 1}, for --num-machines {num_machines}")
+    if world_size > 1 and dist_url == "auto":
+        if num_machines > 1:
+            raise ValueError("--num-machines: several machines need --dist-url tcp://HOST:PORT, the address of machine 0")
+        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    resolve_device(device, local_world_size - 1)
+    processes = [
+        Process(machine_rank * local_world_size + i, world_size, i, local_world_size, dist_url) for i in range(local_world_size)
+    ]
+    if local_world_size == 1:
+        _run(processes[0], main, device, args)
+        return
+    try:
+        mp.spawn(_run_spawned, args=(processes, main, device, args), nprocs=local_world_size)
+    except mp.ProcessExitedException as error:
+        sys.exit(error.exit_code)  # the process has said why
+    except mp.ProcessRaisedException as error:
+        print(error, file=sys.stderr)  # its traceback; that of this process would tell nothing
+        sys.exit(1)
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def _run_spawned(index: int, processes: list[Process], main: Callable[..., None], device: str, args: tuple[Any, ...]) -> None:
+    _run(processes[index], main, device, args)
+
+
+def _run(process: Process, main: Callable[..., None], device_name: str, args: tuple[Any, ...]) -> None:
+    device = resolve_device(device_name, process.local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if process.world_size == 1:
+        main(device, *args)
+        return
+    _join(process, device)
+    main(device, *args)
+    dist.destroy_process_group()  # not after an error: it would wait for processes that are still at work
+
+
+def _join(process: Process, device: torch.device) -> None:
+    dist.init_process_group(
+        backend="nccl" if device.type == "cuda" else "gloo",
+        init_method=process.init_method,
+        rank=process.rank,
+        world_size=process.world_size,
+        timeout=_TIMEOUT,
+    )
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group(process.local_world_size)
+    else:  # detectron2 0.6 creates it in its own launch only
+        for first in range(0, process.world_size, process.local_world_size):
+            group = dist.new_group(list(range(first, first + process.local_world_size)))
+            if first == process.rank - process.local_rank:
+                comm._LOCAL_PROCESS_GROUP = group
+    comm.synchronize()
+
+
+def distribute(model: nn.Module, device: torch.device, **ddp_options: Any) -> nn.Module:
+    """``model`` with its gradients averaged over all processes; as it is where there is one.
+
+    Args:
+        ddp_options: arguments of ``DistributedDataParallel``, which rejects those it does not know.
+    """
+    if comm.get_world_size() == 1:
+        return model
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None, **ddp_options)

@@ -1,0 +1,69 @@
+"""The hook that detectron2 lacks: keeping the best checkpoint so that it survives a resumed run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+
+from detectron2.engine import HookBase
+from fvcore.common.checkpoint import Checkpointer
+
+logger = logging.getLogger(__name__)
+
+
+class BestCheckpoint(HookBase):
+    """After each evaluation that beats all before it, write ``model_best.pth`` and ``model_best.json`` beside the last.
+
+    Placed after the hook that evaluates, on the main process. detectron2's ``BestCheckpointer`` forgets the best figure when
+    a run is resumed, names the best file as the one to resume from, and counts the last evaluation one iteration too far.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, period: int, metric: str, mode: str = "max", resumed: bool = False) -> None:
+        """
+        Args:
+            period: iterations between evaluations; 0: after the last only.
+            metric: as the evaluation names it, for instance ``bbox/AP``.
+            mode: ``max`` or ``min``.
+            resumed: whether the folder's best figure belongs to this run.
+        """
+        if mode not in ("max", "min"):
+            raise ValueError(f"train.best_checkpoint.mode={mode}: expected max or min")
+        self._checkpointer = checkpointer
+        self._period = period
+        self._metric = metric
+        self._sign = 1.0 if mode == "max" else -1.0
+        self._note = Path(checkpointer.save_dir) / "model_best.json"
+        self.best: float | None = None
+        if resumed and self._note.is_file():
+            noted = json.loads(self._note.read_text())
+            self.best = noted["value"] if noted["metric"] == metric else None
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if self._period > 0 and done % self._period == 0 and done != self.trainer.max_iter:
+            self._keep_if_best(self.trainer.iter)
+
+    def after_train(self) -> None:
+        self._keep_if_best(self.trainer.max_iter - 1)
+
+    def _keep_if_best(self, iteration: int) -> None:
+        latest = self.trainer.storage.latest().get(self._metric)
+        if latest is None:
+            known = ", ".join(sorted(name for name in self.trainer.storage.latest() if "/" in name)) or "nothing"
+            logger.warning("No best checkpoint kept: the evaluation gives no %s, but %s", self._metric, known)
+            return
+        value = latest[0]
+        if math.isnan(value) or (self.best is not None and self._sign * value <= self._sign * self.best):
+            return
+        logger.info("Best %s so far: %.4f, after %d iterations", self._metric, value, iteration + 1)
+        self.best = value
+        resume_from = self._checkpointer.get_checkpoint_file()
+        self._checkpointer.save("model_best", iteration=iteration)
+        if resume_from:
+            self._checkpointer.tag_last_checkpoint(os.path.basename(resume_from))
+        temporary = self._note.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"metric": self._metric, "value": value, "iteration": iteration}) + "\n")
+        os.replace(temporary, self._note)

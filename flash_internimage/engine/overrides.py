@@ -1,0 +1,196 @@
+"""``key=value`` overrides of a config, each checked against what the config holds before it is set.
+
+OmegaConf adds a key that it does not know, and the run ignores it. Here a key must exist in the config, or be an argument
+of the callable that its section describes, and its value must be of the kind that is there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from detectron2.utils.registry import locate
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+_MISSING = object()
+_KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
+
+
+def apply_overrides(cfg: DictConfig, overrides: Iterable[str]) -> None:
+    """Set each ``key=value`` in ``cfg``, in order.
+
+    Values are written as detectron2's LazyConfig has them (hydra's grammar): ``12``, ``1e-4``, ``true``, ``null``, ``text``,
+    ``[1,2]``, ``{a:1}``, ``${train.seed}``.
+
+    Raises:
+        ValueError: an override is not ``key=value``, its key is unknown (the nearest known ones are named), or its value is
+            not of the kind that the config holds.
+    """
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not _KEY.fullmatch(key):
+            raise ValueError(f"override {override!r}: expected key=value with a dotted key, such as train.max_iter=1000")
+        old = _lookup(cfg, key)
+        OmegaConf.update(cfg, key, _checked(cfg, key, old, _parse(key, text), text), merge=True)
+
+
+def _parse(key: str, text: str) -> Any:
+    """The value of an override; what is no literal, list or mapping is a string (a path may hold spaces and brackets)."""
+    try:
+        parsed = OverridesParser.create().parse_override(f"{key}={text}")
+    except HydraException:
+        return text
+    return text if parsed.is_sweep_override() else parsed.value()
+
+
+def _lookup(cfg: DictConfig, key: str) -> Any:
+    """What ``key`` holds now: a value, a section, or the default of an argument that its section leaves out."""
+    node: Any = cfg
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        path = ".".join(parts[:depth])
+        if isinstance(node, DictConfig):
+            known = list(node)
+            arguments = _arguments(node)
+            if part in known:
+                node = _get(node, part)
+                continue
+            if part in arguments and depth == len(parts) - 1:
+                return _default(arguments[part])
+            raise ValueError(_unknown(cfg, key, path, part, [*known, *(a for a in arguments if a not in known)]))
+        if isinstance(node, ListConfig):
+            if not part.isdigit() or int(part) >= len(node):
+                raise ValueError(
+                    f"unknown config key {key!r}: {path!r} is a list of {len(node)}, with keys 0 to {len(node) - 1}"
+                )
+            node = node[int(part)]
+            continue
+        raise ValueError(f"unknown config key {key!r}: {path!r} is not a section but {_describe(node)}")
+    return node
+
+
+def _get(node: DictConfig, part: str) -> Any:
+    """The value of a key; None where it is an interpolation that only resolves later."""
+    try:
+        return node[part]
+    except OmegaConfBaseException:
+        return None
+
+
+def _arguments(node: DictConfig) -> dict[str, inspect.Parameter]:
+    """The named arguments of the callable that a section describes."""
+    target = node.get("_target_", None)
+    target = locate(target) if isinstance(target, str) else target
+    if not callable(target):
+        return {}
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):  # some builtins have none
+        return {}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind in named}
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    return None if parameter.default is inspect.Parameter.empty else parameter.default
+
+
+def _unknown(cfg: DictConfig, key: str, path: str, part: str, siblings: list[str]) -> str:
+    prefix = f"{path}." if path else ""
+    rest = key[len(prefix + part) :]
+    near = [prefix + name + rest for name in difflib.get_close_matches(part, siblings, n=3)]
+    if not near and not path:  # the name of a key without its section
+        near = [known for known in _all_keys(cfg) if known.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:3]
+    if not near:
+        names = ", ".join(name for name in siblings if name != "_target_")
+        return f"unknown config key {key!r}: {path or 'the config'} has {names or 'no keys'}"
+    return f"unknown config key {key!r}: did you mean {' or '.join(near)}?"
+
+
+def _all_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for name in node:
+        yield prefix + str(name)
+        value = _get(node, name)
+        if isinstance(value, DictConfig):
+            yield from _all_keys(value, f"{prefix}{name}.")
+
+
+def _checked(cfg: DictConfig, key: str, old: Any, new: Any, text: str) -> Any:
+    """``new`` as the kind that ``old`` is, for instance a float for ``1``.
+
+    Raises:
+        ValueError: it cannot be had.
+    """
+    if isinstance(old, DictConfig) and isinstance(new, dict):
+        for name, value in new.items():
+            below = f"{key}.{name}"
+            new[name] = _checked(cfg, below, _lookup(cfg, below), value, str(value))
+        return new
+    value = convert(old, new, text)
+    if value is _MISSING:
+        raise ValueError(f"config key {key!r}: expected a value like {_describe(old)}, got {_describe(new)}")
+    return value
+
+
+def convert(old: Any, new: Any, text: str) -> Any:
+    """``new`` as the kind of value that ``old`` is, or ``_MISSING`` where it is of another kind.
+
+    Args:
+        old: the value in the config; None accepts everything.
+        new: the value given.
+        text: as it was written. It is the value where a string is wanted: ``output_dir=2024`` is a folder name.
+    """
+    if old is None or (isinstance(new, str) and new.startswith("${")):
+        return new
+    if new is None:  # switches and counts say what they mean; anything else may be left out
+        return _MISSING if isinstance(old, (bool, int)) else None
+    if isinstance(old, bool):
+        return new if isinstance(new, bool) else _MISSING
+    if isinstance(old, int):
+        whole = isinstance(new, int) or (isinstance(new, float) and new.is_integer())
+        return int(new) if whole and not isinstance(new, bool) else _MISSING
+    if isinstance(old, float):
+        return float(new) if isinstance(new, (int, float)) and not isinstance(new, bool) else _MISSING
+    if isinstance(old, str):
+        return _MISSING if isinstance(new, (bool, list, dict)) else new if isinstance(new, str) else text
+    if isinstance(old, (ListConfig, list, tuple)):
+        return _convert_list(list(old), new)
+    if isinstance(old, (DictConfig, dict)):
+        return new if isinstance(new, dict) else _MISSING
+    return new if isinstance(new, str) else _MISSING  # a callable or another object: by its dotted name
+
+
+def _convert_list(old: list[Any], new: Any) -> Any:
+    """Each element must be of the kind of some element that is there; ``[1]`` may become ``[0.5]``."""
+    if not isinstance(new, list):
+        return _MISSING
+    if not old:
+        return new
+    # A list of whole numbers is often one of numbers that happen to be whole.
+    kinds = [float(value) if isinstance(value, int) and not isinstance(value, bool) else value for value in old]
+    for value in new:
+        if all(convert(kind, value, str(value)) is _MISSING for kind in kinds):
+            return _MISSING
+    return new
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, (DictConfig, dict)):
+        return f"the section with keys {', '.join(str(name) for name in value if name != '_target_')}"
+    if isinstance(value, (ListConfig, list, tuple)):
+        return f"the list {list(value)}"
+    if isinstance(value, bool):
+        return f"{str(value).lower()} (a switch, true or false)"
+    if isinstance(value, int):
+        return f"{value} (a whole number)"
+    if isinstance(value, float):
+        return f"{value} (a number)"
+    return f"{value!r} (text)" if isinstance(value, str) else f"{value} (an object)"

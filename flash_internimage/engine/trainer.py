@@ -1,0 +1,230 @@
+"""The training step: detectron2's, with micro-batches, mixed precision, clipping, averaged weights and a named NaN."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.engine.hooks import PeriodicWriter
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, get_event_storage
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .seeding import seed_everything
+
+logger = logging.getLogger(__name__)
+
+Batch = Sequence[dict[str, Any]]
+
+
+class AveragedWeights(Protocol):
+    """What the trainer needs of a running average of the weights."""
+
+    def update_parameters(self, model: nn.Module) -> None: ...
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """How one step is computed.
+
+    Attributes:
+        seed: of the run; each step draws its random numbers from it, the rank and the iteration.
+        accumulation_steps: parts in which the images of one step pass through the model, one after the other.
+        amp_dtype: type that autocast computes in; None: no autocast.
+        max_grad_norm: gradients are scaled down to this norm over all parameters; None: they are left alone.
+        grad_norm_type: of the p-norm.
+    """
+
+    seed: int
+    accumulation_steps: int = 1
+    amp_dtype: torch.dtype | None = None
+    max_grad_norm: float | None = None
+    grad_norm_type: float = 2.0
+
+
+def amp_dtype(enabled: bool, name: str, device: torch.device) -> torch.dtype | None:
+    """The type that ``train.amp`` names, or None.
+
+    Raises:
+        ValueError: no such type, or fp16 without a GPU.
+    """
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    if name not in dtypes:
+        raise ValueError(f"train.amp.dtype={name}: expected bf16 or fp16")
+    if not enabled:
+        return None
+    if name == "fp16" and device.type == "cpu":
+        raise ValueError("train.amp.dtype=fp16: half precision needs a GPU; on a CPU use train.amp.dtype=bf16")
+    return dtypes[name]
+
+
+class Trainer(SimpleTrainer):
+    """Runs the steps; everything else (schedule, checkpoints, evaluation, log) is a hook, as in detectron2.
+
+    The order of a step: seed, load, for each micro-batch forward and backward, check the losses of all processes, clip,
+    step, average. Gradients are means over processes and micro-batches, so that n micro-batches equal n processes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable[Batch],
+        optimizer: torch.optim.Optimizer,
+        options: StepOptions,
+        device: torch.device,
+        average: AveragedWeights | None = None,
+    ) -> None:
+        """
+        Args:
+            model: gives a dict of scalar losses in training mode; may be a DistributedDataParallel.
+            data_loader: endless batches, each a list of detectron2's dicts.
+            average: updated with the model's weights after each step.
+        """
+        super().__init__(model, data_loader, optimizer)
+        self.options = options
+        self.device = device
+        self.average = average
+        # bfloat16 has float32's exponent: only float16 gradients vanish without a scale.
+        self.grad_scaler = torch.amp.GradScaler(device.type, enabled=options.amp_dtype is torch.float16)
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Run iterations ``start_iter`` to ``max_iter - 1``.
+
+        Overridden because detectron2 evaluates after a step that failed if it was the last, and logs a traceback for any error.
+        """
+        logger.info("Training from iteration %d to %d", start_iter, max_iter)
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self.before_train()
+                for self.iter in range(start_iter, max_iter):
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                self.iter = max_iter
+            except BaseException:
+                for hook in self._hooks:
+                    if isinstance(hook, PeriodicWriter):
+                        hook.after_train()  # what was measured so far is kept
+                raise
+            self.after_train()
+
+    def run_step(self) -> None:
+        """One update of the weights."""
+        seed_everything(self.options.seed, comm.get_rank(), self.iter)
+        start = time.perf_counter()
+        batch = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self._backward(batch)
+        self._check_and_write(losses, data_time, batch)
+        if self.options.max_grad_norm is not None:
+            self._clip_gradients(self.options.max_grad_norm, batch)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self._bare_model())
+
+    def _backward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Add the gradients of the mean loss of all micro-batches; return the mean of each loss."""
+        parts = micro_batches(batch, self.options.accumulation_steps)
+        means: dict[str, torch.Tensor] = {}
+        for i, part in enumerate(parts):
+            share = len(part) / len(batch)
+            with self._synchronised_if(i == len(parts) - 1):
+                losses = self._forward(part)
+                self.grad_scaler.scale(sum(losses.values()) * share).backward()
+            for name, loss in losses.items():
+                means[name] = means.get(name, 0.0) + loss.detach() * share
+        return means
+
+    def _forward(self, part: Batch) -> dict[str, torch.Tensor]:
+        """The losses of some images.
+
+        Raises:
+            FloatingPointError: the model refuses to go on with its own NaN, as detectron2's proposal generator does.
+        """
+        try:
+            with torch.autocast(self.device.type, self.options.amp_dtype, enabled=self.options.amp_dtype is not None):
+                return self.model(part)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error} (at iteration {self.iter}, on the images {_names(part)})") from error
+
+    def _clip_gradients(self, max_norm: float, batch: Batch) -> None:
+        self.grad_scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), max_norm, norm_type=self.options.grad_norm_type).item()
+        # With a scaler an infinite gradient is expected now and then: it skips the step.
+        if not math.isfinite(norm) and not self.grad_scaler.is_enabled():
+            raise FloatingPointError(f"gradient norm is {norm} at iteration {self.iter}, on the images {_names(batch)}")
+        if comm.is_main_process():
+            get_event_storage().put_scalar("grad_norm", norm)
+
+    def _synchronised_if(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Processes exchange gradients once a step, in the backward pass of the last micro-batch."""
+        if last or not isinstance(self.model, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.model.no_sync()
+
+    def _bare_model(self) -> nn.Module:
+        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+
+    def _check_and_write(self, losses: dict[str, torch.Tensor], data_time: float, batch: Batch) -> None:
+        """Put the losses, averaged over processes, into the log; stop all processes if one is not finite in any of them."""
+        names = list(losses)
+        values = torch.stack([losses[name].float() for name in names]).tolist()  # one copy from the device
+        finite = all(map(math.isfinite, values))
+        files = "" if finite else _names(batch)
+        everyone = comm.all_gather((values, data_time, files))
+        for rank, (values_there, _, files_there) in enumerate(everyone):
+            if files_there:
+                raise FloatingPointError(nan_message(dict(zip(names, values_there, strict=True)), self.iter, files_there, rank))
+        if not comm.is_main_process():
+            return
+        storage = get_event_storage()
+        storage.put_scalar("data_time", max(time_there for _, time_there, _ in everyone))
+        means = [sum(column) / len(everyone) for column in zip(*(values_there for values_there, _, _ in everyone), strict=True)]
+        storage.put_scalar("total_loss", sum(means))
+        if len(names) > 1:
+            storage.put_scalars(**dict(zip(names, means, strict=True)))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if self.grad_scaler.is_enabled() and state_dict["grad_scaler"]:
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def micro_batches(batch: Batch, count: int) -> list[Batch]:
+    """``batch`` cut into ``count`` parts of nearly equal size, none empty: fewer parts where there are fewer images."""
+    count = min(count, len(batch))
+    bounds = [round(i * len(batch) / count) for i in range(count + 1)]
+    return [batch[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+def _names(batch: Batch) -> str:
+    return ", ".join(str(image.get("file_name", image.get("image_id", "?"))) for image in batch)
+
+
+def nan_message(losses: dict[str, float], iteration: int, files: str, rank: int) -> str:
+    """Which loss, at which iteration, after which images, and what to try."""
+    bad = ", ".join(f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value))
+    good = ", ".join(f"{name} {value:.4g}" for name, value in losses.items() if math.isfinite(value))
+    process = f" in process {rank}" if comm.get_world_size() > 1 else ""
+    return (
+        f"loss not finite: {bad} at iteration {iteration}{process}, on the images {files}"
+        + (f" (the other losses: {good})" if good else "")
+        + "; lower optimizer.lr, set train.clip_grad.max_norm, or look at these images and their boxes"
+    )

@@ -1,0 +1,100 @@
+"""A detector, a data set and an evaluator of a few lines each, with detectron2's interfaces: what the engine is tested with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+
+class TinyDetector(nn.Module):
+    """One box an image. Dropout and a random target make a step depend on the random numbers it draws."""
+
+    def __init__(self, num_classes: int = 3, width: int = 8, dropout: float = 0.2, bad_iteration: int | None = None) -> None:
+        """
+        Args:
+            bad_iteration: the training call whose ``loss_box`` is NaN.
+        """
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, width, 3, 2), nn.BatchNorm2d(width), nn.ReLU(), nn.Dropout(dropout))
+        self.box_head = nn.Linear(width, 4)
+        self.class_head = nn.Linear(width, num_classes)
+        self.bad_iteration = bad_iteration
+        self.calls = 0
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        device = self.box_head.weight.device
+        images = torch.stack([inputs["image"].to(device) for inputs in batched_inputs])
+        features = self.body(images).mean(dim=(2, 3))
+        boxes, logits = self.box_head(features), self.class_head(features)
+        if not self.training:
+            return [{"instances": self._instances(box, logit)} for box, logit in zip(boxes, logits, strict=True)]
+        targets = torch.stack([inputs["target"].to(device) for inputs in batched_inputs])
+        loss_box = (boxes - targets - 0.1 * torch.randn_like(targets)).abs().mean()
+        if self.calls == self.bad_iteration:
+            loss_box = loss_box * float("nan")
+        self.calls += 1
+        return {"loss_box": loss_box, "loss_cls": logits.logsumexp(1).mean()}
+
+    @staticmethod
+    def _instances(box: torch.Tensor, logit: torch.Tensor) -> Instances:
+        score, label = logit.softmax(0).max(0)
+        return Instances((16, 16), pred_boxes=Boxes(box[None]), scores=score[None], pred_classes=label[None])
+
+
+def image(index: int) -> dict[str, Any]:
+    """The same image for the same index."""
+    generator = torch.Generator().manual_seed(index)
+    return {
+        "image": torch.rand(3, 16, 16, generator=generator),
+        "target": torch.rand(4, generator=generator),
+        "file_name": f"images/{index:06d}.png",
+        "image_id": index,
+        "height": 16,
+        "width": 16,
+    }
+
+
+class TinyTrainLoader:
+    """Endless batches, each a function of its number, shared out among the processes."""
+
+    def __init__(self, total_batch_size: int, start_iteration: int = 0) -> None:
+        self.total_batch_size = total_batch_size
+        self.start_iteration = start_iteration
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        from detectron2.utils import comm
+
+        size = self.total_batch_size // comm.get_world_size()
+        iteration = self.start_iteration
+        while True:
+            first = iteration * self.total_batch_size + comm.get_rank() * size
+            yield [image(index) for index in range(first, first + size)]
+            iteration += 1
+
+
+def tiny_test_loader(count: int = 3) -> list[list[dict[str, Any]]]:
+    return [[image(1_000_000 + index)] for index in range(count)]
+
+
+class TinyEvaluator(DatasetEvaluator):
+    """AP is the negative distance to the targets: it grows as the model learns."""
+
+    def reset(self) -> None:
+        self.errors: list[float] = []
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        for given, found in zip(inputs, outputs, strict=True):
+            self.errors.append(float((found["instances"].pred_boxes.tensor.cpu() - given["target"]).abs().mean()))
+
+    def evaluate(self) -> dict[str, Any]:
+        return {"bbox": {"AP": -sum(self.errors) / len(self.errors)}}
+
+
+def all_parameters(model: nn.Module | None = None) -> list[nn.Parameter]:
+    """The optimizer's parameters in one group."""
+    return list(model.parameters())

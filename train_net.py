@@ -1,0 +1,149 @@
+#!/usr/bin/env python
+"""Train, resume or evaluate the detector that a config file describes; ``--help`` has examples."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from copy import deepcopy
+from typing import Any
+
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import default_writers, hooks
+from detectron2.utils import comm
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from flash_internimage.checkpoint import Checkpointer
+from flash_internimage.data import class_names, require_num_classes, use_custom_data
+from flash_internimage.engine.arguments import parse_arguments
+from flash_internimage.engine.batch_size import fit_to_batch_size
+from flash_internimage.engine.classes import ClassNames, require_same_classes
+from flash_internimage.engine.config import load_config
+from flash_internimage.engine.distributed import distribute, launch
+from flash_internimage.engine.errors import reported
+from flash_internimage.engine.evaluation import evaluate
+from flash_internimage.engine.hooks import BestCheckpoint
+from flash_internimage.engine.output import RunLog, check_writable
+from flash_internimage.engine.seeding import seed_everything
+from flash_internimage.engine.trainer import StepOptions, Trainer, amp_dtype
+
+logger = logging.getLogger("flash_internimage")
+
+
+def classes_of_data(cfg: DictConfig, split: str) -> list[str] | None:
+    """Point the config at data of the user's own, if given, and return the names of its classes, where the data has them."""
+    names = use_custom_data(cfg) if "data" in cfg else None
+    dataset = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names")
+    if names is not None or dataset is None:
+        return names
+    first = dataset if isinstance(dataset, str) else dataset[0]
+    require_num_classes(cfg, first)
+    return class_names(first)
+
+
+def evaluate_checkpoint(cfg: DictConfig, device: torch.device) -> None:
+    """Evaluate ``train.init_checkpoint``."""
+    classes = classes_of_data(cfg, "test")
+    model = instantiate(cfg.model).to(device)
+    state = Checkpointer(model).load_complete(cfg.train.init_checkpoint)
+    require_same_classes(state.get("classes"), classes)
+    evaluate(cfg.dataloader, model)
+
+
+def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> None:
+    """Train from ``train.init_checkpoint``, or from where the last run in ``train.output_dir`` stopped."""
+    classes = classes_of_data(cfg, "train")
+    fit_to_batch_size(cfg, comm.get_world_size())
+    model = instantiate(cfg.model).to(device)
+    checkpointer = Checkpointer(model, cfg.train.output_dir)
+    resumed = resume and checkpointer.has_checkpoint()
+    if resume and not resumed:
+        logger.warning("--resume: no checkpoint in %s, the run starts from its beginning", cfg.train.output_dir)
+    state = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resumed)
+    start = state["iteration"] + 1 if resumed else 0
+
+    trainer = build_trainer(cfg, model, device, start)
+    if resumed:
+        require_same_classes(state.get("classes"), classes)
+        trainer.load_state_dict(state["trainer"])
+    checkpointer.add_checkpointable("trainer", trainer)
+    if classes is not None:
+        checkpointer.add_checkpointable("classes", ClassNames(classes))
+    trainer.register_hooks(build_hooks(cfg, model, checkpointer, resumed))
+    if comm.is_main_process():
+        os.makedirs(cfg.train.output_dir, exist_ok=True)
+        LazyConfig.save(cfg, os.path.join(cfg.train.output_dir, "config.yaml"))
+    comm.synchronize()
+    log.write_to(cfg.train.output_dir)
+    trainer.train(start, cfg.train.max_iter)
+
+
+def build_trainer(cfg: DictConfig, model: nn.Module, device: torch.device, start: int) -> Trainer:
+    """The trainer that ``cfg.train`` describes, with batches from iteration ``start`` on."""
+    options = StepOptions(
+        seed=cfg.train.seed,
+        accumulation_steps=cfg.train.accumulation_steps,
+        amp_dtype=amp_dtype(cfg.train.amp.enabled, cfg.train.amp.dtype, device),
+        max_grad_norm=cfg.train.clip_grad.max_norm,
+        grad_norm_type=cfg.train.clip_grad.norm_type,
+    )
+    optimizer = deepcopy(cfg.optimizer)  # a config that holds a model can be saved no more
+    optimizer.params.model = model
+    loader = deepcopy(cfg.dataloader.train)
+    loader.start_iteration = start
+    return Trainer(
+        distribute(model, device, **cfg.train.ddp), instantiate(loader), instantiate(optimizer), options=options, device=device
+    )
+
+
+def build_hooks(cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, resumed: bool) -> list[Any]:
+    """What happens around the steps, in order: time, schedule, checkpoint, evaluation, log."""
+    options = cfg.train
+    on_main = comm.is_main_process()
+    best = options.best_checkpoint
+    return [
+        hooks.IterationTimer(),
+        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        hooks.PeriodicCheckpointer(checkpointer, **options.checkpointer) if on_main else None,
+        hooks.EvalHook(options.eval_period, lambda: evaluate(cfg.dataloader, model)),
+        BestCheckpoint(checkpointer, options.eval_period, best.metric, best.mode, resumed) if on_main and best.metric else None,
+        hooks.PeriodicWriter(default_writers(options.output_dir, options.max_iter), options.log_period) if on_main else None,
+    ]
+
+
+def run(device: torch.device, args: argparse.Namespace) -> None:
+    """What each process does."""
+    rank = comm.get_rank()
+    with reported("train_net.py" if rank == 0 else f"train_net.py (process {rank})"):
+        cfg = load_config(args.config_file, args.overrides, args.eval_only)
+        log = RunLog()
+        seed_everything(cfg.train.seed, rank=0, iteration=0)  # the same initial weights in all processes
+        if args.eval_only:
+            evaluate_checkpoint(cfg, device)
+        else:
+            check_writable(cfg.train.output_dir)
+            torch.backends.cudnn.benchmark = cfg.train.cudnn_benchmark
+            train(cfg, device, args.resume, log)
+
+
+def main() -> None:
+    args = parse_arguments()
+    first_process = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    with reported("train_net.py", silent=not first_process):
+        cfg = load_config(args.config_file, args.overrides, args.eval_only)  # a mistake is told before processes start
+        launch(
+            run,
+            args=(args,),
+            device=cfg.train.device,
+            num_processes=args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+        )
+
+
+if __name__ == "__main__":
+    main()
