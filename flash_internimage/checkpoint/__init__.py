@@ -1,6 +1,7 @@
 """Checkpoints: reading, recognising, renaming, writing."""
 
 from .checkpointer import Checkpointer
+from .convert import convert_checkpoint
 from .reading import CheckpointError, read_checkpoint
 
-__all__ = ["CheckpointError", "Checkpointer", "read_checkpoint"]
+__all__ = ["CheckpointError", "Checkpointer", "convert_checkpoint", "read_checkpoint"]

@@ -13,6 +13,9 @@ from .reading import CheckpointError
 
 # The first tensor of a FlashInternImage; what stands before it in a name is where the backbone lives in a model.
 _STEM = "patch_embed.conv1.weight"
+# The original framework's averaging hook swaps the averages into the model before it saves: the plain names hold them, and
+# the copies under this prefix are the weights of the last step.
+_COPY = "ema_"
 # What the ImageNet classifiers have after the backbone.
 _CLASSIFIER = ("head.", "conv_head.", "fc_norm.", "avgpool.")
 
@@ -48,29 +51,33 @@ def recognise(contents: Mapping[str, Any], model_names: Collection[str]) -> Reco
     Raises:
         CheckpointError: there are no tensors in it, or a backbone is given for a model that has none.
     """
-    state_dict = _state_dict(contents)
-    # A hook of the original framework swaps the averaged weights into the model before it saves: the plain names hold
-    # the averages, and the copies under `ema_` are the weights of the last step.
-    averaged = tuple(name for name in state_dict if name.startswith("ema_"))
-    tensors = {name: tensor for name, tensor in state_dict.items() if name not in averaged}
-
+    tensors = state_dict_of(contents)
     family = published_family(tensors)
     if family is not None:
-        return Recognised(f"published {family.title} checkpoint", to_detectron2(tensors), averaged)
+        copies = tuple(name for name in _inner(contents) if name.startswith(_COPY))
+        return Recognised(f"published {family.title} checkpoint", to_detectron2(tensors), copies)
     if _STEM in tensors and _STEM not in model_names:
         return _backbone(tensors, _backbone_prefix(model_names))
     title = "checkpoint of this project" if "model" in contents else "state dict"
-    return Recognised(title, tensors, averaged)
+    return Recognised(title, tensors)
 
 
-def _state_dict(contents: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    inner = next((contents[key] for key in ("model", "state_dict") if isinstance(contents.get(key), Mapping)), contents)
-    tensors = {name: value for name, value in inner.items() if isinstance(value, torch.Tensor)}
+def state_dict_of(contents: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The model's tensors, wherever the file keeps them, without ``module.`` and without an averaging hook's copies.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    tensors = {name: value for name, value in _inner(contents).items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise CheckpointError(f"the checkpoint holds no tensors, only: {', '.join(map(str, list(contents)[:8])) or 'nothing'}")
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    return tensors
+    return {name: value for name, value in tensors.items() if not name.startswith(_COPY)}
+
+
+def _inner(contents: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next((contents[key] for key in ("model", "state_dict") if isinstance(contents.get(key), Mapping)), contents)
 
 
 def _backbone_prefix(model_names: Collection[str]) -> str:

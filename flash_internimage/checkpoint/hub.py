@@ -47,7 +47,9 @@ class HubFile:
         """
         found = _PATH.fullmatch(path)
         if found is None:
-            raise CheckpointError(f"{path}: expected hf://organisation/repository/file or hf://organisation/repository@revision/file")
+            raise CheckpointError(
+                f"{path}: expected hf://organisation/repository/file or hf://organisation/repository@revision/file"
+            )
         return cls(found["repo"], found["file"], found["revision"] or constants.DEFAULT_REVISION)
 
     @property
@@ -88,7 +90,9 @@ def fetch(path: str) -> str:
         ) from error
     except (_HttpError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: fetching {wanted.url} failed ({reason}); try again, or fetch it by hand and give its path") from error
+        raise CheckpointError(
+            f"{path}: fetching {wanted.url} failed ({reason}); try again, or fetch it by hand and give its path"
+        ) from error
 
 
 class HubPathHandler(PathHandler):

@@ -4,9 +4,10 @@ import logging
 
 import pytest
 import torch
+from torch import nn
+
 from flash_internimage.checkpoint import Checkpointer, CheckpointError
 from flash_internimage.checkpoint.published import to_published
-from torch import nn
 
 
 class Named(nn.Module):

@@ -10,9 +10,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+
 from flash_internimage.checkpoint import CheckpointError
 from flash_internimage.checkpoint import hub as client
-from huggingface_hub.errors import LocalEntryNotFoundError
 
 BLOCK = 10 * 1024 * 1024  # what the client writes at once
 CONTENT = bytes(range(256)) * (2 * BLOCK // 256 + 7)
@@ -54,8 +55,10 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append((self.command, self.path, range_))
         found = re.fullmatch(r"/org/repo/resolve/([^/]+)/weights\.pth", self.path)
         if found is None or found[1] not in ("main", "v1", COMMIT, OTHER_COMMIT):
-            code = "RepoNotFound" if not self.path.startswith(("/org/repo/", "/api/models/org/repo")) else (
-                "EntryNotFound" if "/main/" in self.path else "RevisionNotFound"
+            code = (
+                "RepoNotFound"
+                if not self.path.startswith(("/org/repo/", "/api/models/org/repo"))
+                else ("EntryNotFound" if "/main/" in self.path else "RevisionNotFound")
             )
             self.send_response(404)
             self.send_header("X-Error-Code", code)
@@ -154,7 +157,9 @@ def test_a_hub_out_of_reach_is_said(monkeypatch):
         raise LocalEntryNotFoundError("cannot find the file on the hub, check your connection")
 
     monkeypatch.setattr(client, "hf_hub_download", unreachable)
-    with pytest.raises(CheckpointError, match="the hub could not be reached; fetch https://.*/org/repo/resolve/main/weights.pth"):
+    with pytest.raises(
+        CheckpointError, match="the hub could not be reached; fetch https://.*/org/repo/resolve/main/weights.pth"
+    ):
         client.fetch("hf://org/repo/weights.pth")
 
 

@@ -1,6 +1,7 @@
 """Templates and tables: the two directions of a rule agree, and what is not known is not renamed."""
 
 import pytest
+
 from flash_internimage.checkpoint.names import Table, Template
 
 

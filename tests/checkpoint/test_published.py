@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from flash_internimage.checkpoint.published import FAMILIES, detectron2_family, published_family, to_detectron2, to_published
 
 MANIFESTS = Path(__file__).parents[1] / "reference" / "manifests"

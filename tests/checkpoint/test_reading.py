@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flash_internimage.checkpoint.reading import CheckpointError, read_checkpoint, write_atomically
 from safetensors.torch import save_file
+
+from flash_internimage.checkpoint.reading import CheckpointError, read_checkpoint, write_atomically
 
 
 class RunsCode:
@@ -42,7 +43,8 @@ def test_safetensors_are_read(tmp_path):
 def test_a_payload_is_refused_and_not_run(tmp_path, zipped):
     payload = RunsCode(tmp_path / "ran")
     torch.save({"a": torch.ones(1), "b": payload}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match="refused, since reading it would build posix.mkdir" if zipped else "not unpickled"):
+    message = "refused, since reading it would build posix.mkdir" if zipped else "not unpickled"
+    with pytest.raises(CheckpointError, match=message):
         read_checkpoint(tmp_path / "a.pth")
     assert not (tmp_path / "ran").exists()
 

@@ -1,0 +1,99 @@
+"""Converting files: the same bits there and back, nothing half-written, refusals that say why."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from flash_internimage.checkpoint import CheckpointError, convert_checkpoint, read_checkpoint
+from flash_internimage.checkpoint.formats import state_dict_of
+from tests.checkpoint.test_published import manifest
+
+RECIPES = [
+    "mask_rcnn_flash_intern_image_t_fpn_1x_coco",
+    "cascade_flash_intern_image_l_fpn_1x_coco",
+    "dino_4scale_flash_internimage_t_1x_coco",
+]
+
+
+@pytest.fixture(params=RECIPES)
+def published(request, tmp_path) -> Path:
+    """A published file: real names and dtypes, one value a tensor, all different."""
+    tensors = {
+        name: torch.tensor([index], dtype=getattr(torch, entry["dtype"]))
+        for index, (name, entry) in enumerate(manifest(request.param).items())
+    }
+    meta = {"epoch": 12, "CLASSES": ("cat", "dog")}
+    torch.save({"meta": meta, "state_dict": tensors, "optimizer": {"state": {}}}, tmp_path / "published.pth")
+    return tmp_path / "published.pth"
+
+
+def assert_same_tensors(left: Path, right: Path) -> None:
+    a, b = state_dict_of(read_checkpoint(left)), state_dict_of(read_checkpoint(right))
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_there_and_back_gives_the_same_bits(published, suffix):
+    ours, back = published.with_name(f"ours{suffix}"), published.with_name("back.pth")
+    convert_checkpoint(published, ours)
+    convert_checkpoint(ours, back, to="published")
+    assert_same_tensors(published, back)
+
+
+def test_class_names_go_over(published):
+    ours, back = published.with_name("ours.pth"), published.with_name("back.pth")
+    convert_checkpoint(published, ours)
+    assert read_checkpoint(ours)["classes"] == ["cat", "dog"]
+    convert_checkpoint(ours, back, to="published")
+    assert read_checkpoint(back)["meta"]["CLASSES"] == ("cat", "dog")
+
+
+def test_a_target_that_exists_is_kept_unless_forced(published):
+    target = published.with_name("ours.pth")
+    target.write_text("mine")
+    with pytest.raises(CheckpointError, match=r"ours.pth exists; give --force"):
+        convert_checkpoint(published, target)
+    assert target.read_text() == "mine"
+    convert_checkpoint(published, target, force=True)
+    assert "model" in read_checkpoint(target)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("ours.txt", "expected a file name that ends in .pth or .safetensors"),
+        ("none/ours.pth", "does not exist; make it first"),
+    ],
+)
+def test_a_target_that_cannot_be_written_is_refused_before_reading(tmp_path, target, message):
+    with pytest.raises(CheckpointError, match=message):
+        convert_checkpoint(tmp_path / "missing.pth", tmp_path / target)
+
+
+def test_names_that_are_already_there_are_said(published):
+    with pytest.raises(CheckpointError, match="it has these names already"):
+        convert_checkpoint(published, published.with_name("out.pth"), to="published")
+
+
+def test_other_tensors_are_refused(tmp_path):
+    torch.save({"a.weight": torch.ones(1)}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="it is of no detector of this project"):
+        convert_checkpoint(tmp_path / "a.pth", tmp_path / "b.pth")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_the_program_says_what_it_wrote_and_what_it_refused(published):
+    program = Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"
+    command = [sys.executable, str(program), str(published), str(published.with_name("ours.pth"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "detectron2 names" in done.stdout
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "exists; give --force" in refused.stderr
+    assert "Traceback" not in refused.stderr
