@@ -334,6 +334,14 @@ class FlashInternImage(Backbone):
         return frozen
 
 
+def stage_channels(channels: int, names: Sequence[str]) -> list[int]:
+    """Channels of the features ``names`` (``res2``, ``res3``, ...) where those of ``res2`` are ``channels``.
+
+    For configs of what reads the features: they can then follow a change of the backbone's width.
+    """
+    return [channels * 2 ** (int(name.removeprefix("res")) - 2) for name in names]
+
+
 def linear_rates(last: float, count: int) -> list[float]:
     """``count`` rates from 0 to ``last`` in equal steps."""
     return [last * index / max(count - 1, 1) for index in range(count)]

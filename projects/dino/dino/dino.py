@@ -1,0 +1,169 @@
+"""DINO as a detectron2 meta-architecture: images and annotations in, losses or detections out.
+
+Source: Zhang et al., "DINO: DETR with Improved DeNoising Anchor Boxes for End-to-End Object Detection", arXiv:2203.03605.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.modeling import Backbone
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from flash_internimage.modeling.boxes import PreciseBoxes, clip_boxes
+
+from .box_ops import to_corners
+from .channel_mapper import ChannelMapper
+from .criterion import DINOCriterion
+from .denoising import ContrastiveDenoising, DenoisingQueries
+from .feature_levels import padding_mask, resize_mask
+from .position_encoding import SinePositionEncoding
+from .targets import Target, target_of
+from .transformer import DINOTransformer, TransformerOutput
+
+
+class DINO(nn.Module):
+    """Backbone, neck, transformer, and the losses.
+
+    The dtype of the pixel statistics is that of images and boxes, so ``model.double()`` computes in float64 throughout.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        neck: ChannelMapper,
+        position_encoding: SinePositionEncoding,
+        transformer: DINOTransformer,
+        denoising: ContrastiveDenoising,
+        criterion: DINOCriterion,
+        num_classes: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        input_format: str = "RGB",
+        detections_per_image: int = 300,
+    ) -> None:
+        """
+        Args:
+            backbone: its ``size_divisibility`` is what batches are padded to.
+            neck: {name: (N, C, H, W)} -> feature levels.
+            position_encoding: padding mask of a level -> (N, C, H, W).
+            transformer: feature levels -> predictions.
+            denoising: targets -> extra queries, in training.
+            criterion: predictions and targets -> losses.
+            num_classes: K. Nothing here depends on it: it is stated once, for the parts to refer to.
+            pixel_mean, pixel_std: one value a channel, on the scale of 0..255.
+            input_format: order of the images' channels; read by data loaders and demos.
+            detections_per_image: the most confident (query, class) pairs that are returned.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.position_encoding = position_encoding
+        self.transformer = transformer
+        self.denoising = denoising
+        self.criterion = criterion
+        self.num_classes = num_classes
+        self.input_format = input_format
+        self.detections_per_image = detections_per_image
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+        """
+        Args:
+            batched_inputs: detectron2's dicts. ``image`` (C, H, W) on the scale of 0..255; in training ``instances`` with
+                ``gt_boxes`` and ``gt_classes``; otherwise ``height`` and ``width`` of the wanted output, by default the
+                image's.
+
+        Returns:
+            In training the losses, by the names of :class:`DINOCriterion`. Otherwise for each image ``{"instances":
+            ...}`` with ``pred_boxes`` (XYXY, pixels of the wanted output), ``scores`` and ``pred_classes``, the most
+            confident first.
+        """
+        images = self.preprocess_image(batched_inputs)
+        if self.training:
+            targets = self.targets(batched_inputs)
+            denoising = self.denoising(targets)
+            return self.criterion(self.predict(images, denoising), denoising, targets)
+
+        output = self.predict(images)
+        # Under autocast the logits may be half precision, whose few values would tie thousands of scores.
+        logits = output.logits[-1].to(output.boxes.dtype)
+        detections = detect(logits, output.boxes[-1], images.image_sizes, self.detections_per_image)
+        return [
+            {"instances": rescale(instances, inputs.get("height"), inputs.get("width"))}
+            for instances, inputs in zip(detections, batched_inputs, strict=True)
+        ]
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalise, then pad with zeros at the right and bottom to one size that the backbone's strides divide."""
+        images = [(inputs["image"].to(self.device) - self.pixel_mean) / self.pixel_std for inputs in batched_inputs]
+        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+
+    def targets(self, batched_inputs: list[dict[str, Any]]) -> list[Target]:
+        """One an image.
+
+        Raises:
+            ValueError: an image has no annotations; one without objects has empty ones.
+        """
+        if missing := [inputs.get("file_name", "?") for inputs in batched_inputs if "instances" not in inputs]:
+            raise ValueError(f"DINO: in training every image needs 'instances', got none for {missing}; call model.eval()?")
+        return [target_of(inputs["instances"], self.pixel_mean) for inputs in batched_inputs]
+
+    def predict(self, images: ImageList, denoising: DenoisingQueries | None = None) -> TransformerOutput:
+        """Run the network on a padded batch."""
+        levels = self.neck(self.backbone(images.tensor))  # (N, C, H, W) each
+        padded = padding_mask(images.image_sizes, images.tensor.shape[-2:], self.device)  # (N, H, W)
+        masks = [resize_mask(padded, level.shape[-2:]) for level in levels]
+        positions = [self.position_encoding(mask, images.tensor.dtype) for mask in masks]
+        return self.transformer(levels, masks, positions, denoising)
+
+
+def detect(
+    logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]], detections_per_image: int
+) -> list[Instances]:
+    """The most confident (query, class) pairs of each image; a query may be detected as several classes.
+
+    Args:
+        logits: (N, Q, K).
+        boxes: (N, Q, 4) as (cx, cy, w, h), relative to the image.
+        image_sizes: (height, width) of each image, in pixels.
+    """
+    num_classes = logits.shape[2]
+    count = min(detections_per_image, logits.shape[1] * num_classes)
+    scores, pairs = logits.sigmoid().flatten(1).topk(count, dim=1)
+    results = []
+    for image, (height, width) in enumerate(image_sizes):
+        corners = to_corners(boxes[image, pairs[image] // num_classes])
+        corners = corners * corners.new_tensor([width, height, width, height])
+        instances = Instances((height, width))
+        instances.pred_boxes = PreciseBoxes(clip_boxes(corners, (height, width)))
+        instances.scores = scores[image]
+        instances.pred_classes = pairs[image] % num_classes
+        results.append(instances)
+    return results
+
+
+def rescale(instances: Instances, height: int | None, width: int | None) -> Instances:
+    """Detections in pixels of another size of the same image.
+
+    Unlike detectron2's ``detector_postprocess``, which rounds to float32 and drops boxes without area, this keeps all.
+    """
+    old_height, old_width = instances.image_size
+    height, width = old_height if height is None else height, old_width if width is None else width
+    boxes = instances.pred_boxes.tensor
+    boxes = boxes * boxes.new_tensor([width / old_width, height / old_height] * 2)
+    return Instances(
+        (height, width),
+        pred_boxes=PreciseBoxes(clip_boxes(boxes, (height, width))),
+        scores=instances.scores,
+        pred_classes=instances.pred_classes,
+    )

@@ -1,0 +1,17 @@
+"""The multi-layer perceptron that feed-forward networks, box heads and query positions share."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def mlp(in_channels: int, hidden_channels: int, out_channels: int, num_layers: int) -> nn.Sequential:
+    """``num_layers`` linear layers with ReLU between them, on the last dimension; Xavier weights, zero biases."""
+    widths = [in_channels, *[hidden_channels] * (num_layers - 1), out_channels]
+    layers: list[nn.Module] = []
+    for channels, next_channels in zip(widths[:-1], widths[1:], strict=True):
+        linear = nn.Linear(channels, next_channels)
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1])

@@ -1,0 +1,102 @@
+"""Two-stage query selection: the tokens that look most like objects give the decoder its first boxes.
+
+Source: Zhang et al., "DINO", arXiv:2203.03605, section 3.4 (mixed query selection).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Selection(NamedTuple):
+    """The selected tokens, best first.
+
+    Attributes:
+        indices: (N, Q) of the tokens.
+        logits: (N, Q, K) class scores before the sigmoid.
+        boxes: (N, Q, 4) as (cx, cy, w, h), relative to the image; attached to the graph, for the selection's own losses.
+    """
+
+    indices: Tensor
+    logits: Tensor
+    boxes: Tensor
+
+
+def token_boxes(centres: Tensor, spatial_shapes: Sequence[tuple[int, int]], side: float = 0.05) -> Tensor:
+    """One square box a token, from which its prediction starts.
+
+    Args:
+        centres: (N, S, 2) as (x, y), relative to the image.
+        side: of the finest level's boxes, relative to the image; it doubles from level to level.
+
+    Returns:
+        (N, S, 4) as (cx, cy, w, h).
+    """
+    sides = [
+        centres.new_full((height * width,), side * 2.0**level) for level, (height, width) in enumerate(spatial_shapes)
+    ]
+    sides = torch.cat(sides)[None, :, None].expand(centres.shape[0], -1, 2)
+    return torch.cat([centres, sides], dim=-1)
+
+
+class QuerySelection(nn.Module):
+    """Scores every token of the memory and keeps the best."""
+
+    def __init__(self, num_queries: int = 900, embed_dim: int = 256, border: float = 0.01) -> None:
+        """
+        Args:
+            num_queries: tokens to keep.
+            border: a token proposes no box of its own if a coordinate or side of it lies within this much of 0 or 1.
+        """
+        super().__init__()
+        self.num_queries = num_queries
+        self.border = border
+        self.projection = nn.Linear(embed_dim, embed_dim)
+        self.norm = nn.LayerNorm(embed_dim)
+        nn.init.xavier_uniform_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+
+    def forward(
+        self,
+        memory: Tensor,
+        padding_mask: Tensor,
+        centres: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+        class_head: nn.Module,
+        box_head: nn.Module,
+    ) -> Selection:
+        """
+        Args:
+            memory: (N, S, C) from the encoder.
+            padding_mask: (N, S) bool.
+            centres: (N, S, 2) as (x, y), relative to the image.
+            spatial_shapes: (height, width) of each level.
+            class_head: (N, S, C) -> (N, S, K) logits.
+            box_head: (N, Q, C) -> (N, Q, 4) corrections of the tokens' boxes, before the sigmoid.
+
+        Returns:
+            The best ``num_queries`` tokens of each image, or all of them where there are fewer.
+        """
+        boxes = token_boxes(centres, spatial_shapes)
+        inside = ((boxes > self.border) & (boxes < 1 - self.border)).all(dim=-1)
+        unusable = (padding_mask | ~inside)[..., None]
+
+        # As published, unusable tokens stay in the contest: a zero memory gives them all the same score, and an infinite
+        # logit the box (1, 1, 1, 1), through which no gradient flows.
+        box_logits = torch.logit(boxes.masked_fill(unusable, 0.5)).masked_fill(unusable, float("inf"))
+        tokens = self.norm(self.projection(memory.masked_fill(unusable, 0.0)))
+
+        logits = class_head(tokens)
+        count = min(self.num_queries, tokens.shape[1])
+        indices = logits.detach().amax(dim=-1).topk(count, dim=1).indices
+        corrections = box_head(take(tokens, indices))
+        return Selection(indices, take(logits, indices), (corrections + take(box_logits, indices)).sigmoid())
+
+
+def take(tokens: Tensor, indices: Tensor) -> Tensor:
+    """(N, S, C) and (N, Q) -> (N, Q, C)."""
+    return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
