@@ -1,0 +1,50 @@
+"""The report of versions and build flags, with and without what it reports on."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from flash_internimage import __version__
+from flash_internimage.collect_env import collect_env, format_table
+
+
+def test_the_program_prints_one_line_for_each_row(repository: Path) -> None:
+    command = [sys.executable, "-m", "flash_internimage.collect_env"]
+    printed = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout
+    rows = collect_env()
+    assert [line.split("  ")[0] for line in printed.splitlines()] == list(rows)
+    assert f"{torch.__version__}" in printed
+
+
+def test_it_names_the_version_and_the_instruction_set() -> None:
+    rows = collect_env()
+    assert rows["flash_internimage"].startswith(__version__)
+    assert rows["CPU instruction set"]
+    assert rows["detectron2"]
+
+
+def test_it_describes_the_extension() -> None:
+    extension = pytest.importorskip("flash_internimage._C", exc_type=ImportError)
+    rows = collect_env()
+    assert rows["extension"] == extension.__file__
+    assert rows["CPU instruction set"] in ("generic", "AVX2", "AVX512")
+    if extension.build_info()["cuda"]:
+        assert rows["CUDA kernels"].startswith("built with CUDA")
+    else:
+        assert rows["CUDA kernels"] == "not built"
+
+
+def test_what_cannot_be_imported_is_reported_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("flash_internimage._C", "detectron2"):
+        monkeypatch.setitem(sys.modules, name, None)
+    rows = collect_env()
+    assert rows["extension"].startswith("cannot be imported: ")
+    assert rows["detectron2"].startswith("cannot be imported: ")
+    assert rows["CPU instruction set"].endswith("(PyTorch's)")
+
+
+def test_columns_are_aligned() -> None:
+    assert format_table({"a": "1", "long": "2"}) == "a     1\nlong  2"
