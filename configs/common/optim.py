@@ -1,0 +1,22 @@
+"""AdamW with the parameter groups of the published recipes; a recipe changes rates, decay and the factors a layer."""
+
+import torch
+from detectron2.config import LazyCall as L
+
+from flash_internimage.modeling.flash_intern_image import layer_ids
+from flash_internimage.solver import get_layer_decay_groups
+
+optimizer = L(torch.optim.AdamW)(
+    params=L(get_layer_decay_groups)(
+        # params.model is set by the trainer
+        base_lr="${..lr}",
+        weight_decay="${..weight_decay}",
+        layer_ids=layer_ids,
+        layer_decay=1.0,  # rate of a layer over that of the next deeper one
+        offset_lr_scale=1.0,  # further factor on layers that predict sampling offsets
+    ),
+    lr=1e-4,
+    betas=(0.9, 0.999),
+    eps=1e-8,
+    weight_decay=0.05,
+)

@@ -1,0 +1,152 @@
+import pytest
+import torch
+from torch import nn
+
+from flash_internimage.checkpoint.published import to_detectron2
+from flash_internimage.modeling.flash_intern_image import layer_ids
+from flash_internimage.solver import get_layer_decay_groups, get_named_groups
+from flash_internimage.solver.parameter_groups import is_decayed, layer_decay_multipliers, named_multiplier
+from tests.reference import Reference
+
+RECIPES = [
+    "mask_rcnn_flash_intern_image_t_fpn_1x_coco",
+    "mask_rcnn_flash_intern_image_t_fpn_3x_coco",
+    "mask_rcnn_flash_intern_image_s_fpn_1x_coco",
+    "mask_rcnn_flash_intern_image_s_fpn_3x_coco",
+    "mask_rcnn_flash_intern_image_b_fpn_1x_coco",
+    "mask_rcnn_flash_intern_image_b_fpn_3x_coco",
+    "cascade_flash_intern_image_l_fpn_1x_coco",
+    "cascade_flash_intern_image_l_fpn_3x_coco",
+    "dino_4scale_flash_internimage_t_1x_coco",
+    "dino_4scale_flash_internimage_s_1x_coco",
+    "dino_4scale_flash_internimage_b_1x_coco",
+    "dino_4scale_flash_internimage_l_1x_coco",
+]
+
+
+def model_of(shapes: dict[str, tuple[int, ...]]) -> nn.Module:
+    """A module whose parameters have these dotted names and shapes, and no values."""
+    model = nn.Module()
+    for name, shape in shapes.items():
+        *path, leaf = name.split(".")
+        module = model
+        for part in path:
+            if part not in dict(module.named_children()):
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
+        module.register_parameter(leaf, nn.Parameter(torch.empty(shape, device="meta")))
+    return model
+
+
+def settings_of(model: nn.Module, groups: list[dict]) -> dict[str, tuple[float, float]]:
+    """Learning rate and weight decay of each parameter, by name."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {names[parameter]: (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_parameter_is_set_as_in_the_recipe(recipe: str, reference: Reference):
+    stored, optimizer = reference.param_groups(recipe), reference.recipes[recipe]["optimizer"]
+    shapes = {name: tuple(entry["shape"]) for name, entry in reference.manifest(recipe)["tensors"].items()}
+    expected = to_detectron2(
+        {
+            name: (stored["base_lr"] * group["lr_mult"], group["weight_decay"])
+            for group in stored["groups"]
+            for name in group["names"]
+        }
+        | {name: None for name in shapes if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    )
+    expected = {name: value for name, value in expected.items() if value is not None}
+    model = model_of({name: shape for name, shape in to_detectron2(shapes).items() if name in expected})
+
+    base = {"base_lr": optimizer["base_lr"], "weight_decay": optimizer["weight_decay"]}
+    if optimizer["rule"] == "layer_decay":
+        groups = get_layer_decay_groups(
+            model,
+            **base,
+            layer_ids=layer_ids,
+            layer_decay=optimizer["layer_decay"],
+            offset_lr_scale=optimizer["offset_lr_scale"],
+        )
+    else:
+        groups = get_named_groups(model, **base, lr_multipliers=optimizer["lr_multipliers"])
+    settings = settings_of(model, groups)
+
+    assert settings.keys() == expected.keys()
+    # The stored multipliers are rounded to fifteen decimals.
+    off = {
+        name: (settings[name], expected[name])
+        for name in expected
+        if settings[name] != pytest.approx(expected[name], rel=1e-9, abs=1e-19)
+    }
+    assert off == {}
+    assert sum(len(group["params"]) for group in groups) == len(expected)
+    assert len({(group["lr"], group["weight_decay"]) for group in groups}) == len(groups)
+
+
+def test_frozen_parameters_are_left_out():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    groups = get_layer_decay_groups(model, 1.0, 0.1, layer_ids)
+    assert settings_of(model, groups) == {"1.weight": (1.0, 0.1), "1.bias": (1.0, 0.0)}
+    assert len(groups) == 2
+
+
+def test_shared_parameters_are_updated_once():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    for groups in (get_layer_decay_groups(model, 1.0, 0.1, layer_ids), get_named_groups(model, 1.0, 0.1, {})):
+        torch.optim.AdamW(groups)  # refuses a parameter that appears twice
+        assert sum(len(group["params"]) for group in groups) == 3
+
+
+def test_rates_fall_towards_the_image():
+    ids = {"stem": 0, "first": 1, "second": 2, "head": 3}
+    assert layer_decay_multipliers(ids, 0.5) == {"stem": 0.125, "first": 0.25, "second": 0.5, "head": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [
+        ("backbone.levels.0.blocks.0.dcn.offset_mask.weight", 0.01),
+        ("backbone.levels.0.blocks.0.dcn.offset_mask.bias", 0.01),
+        ("backbone.levels.0.blocks.0.dcn.offset_mask_dw.weight", 1.0),
+        ("transformer.encoder.layers.0.self_attn.sampling_offsets.bias", 0.01),
+        ("transformer.encoder.layers.0.self_attn.attention_weights.bias", 1.0),
+    ],
+)
+def test_offset_layers_have_a_factor_of_their_own(name: str, factor: float):
+    assert layer_decay_multipliers({name: 4, "head": 4}, 0.9, offset_lr_scale=0.01)[name] == factor
+
+
+def test_level_embedding_learns_at_the_rate_of_the_stem():
+    ids = {"backbone.patch_embed.conv1.weight": 0, "transformer.level_embeds": 5}
+    multipliers = layer_decay_multipliers(ids, 0.5)
+    assert multipliers["transformer.level_embeds"] == multipliers["backbone.patch_embed.conv1.weight"] == 0.5**5
+
+
+@pytest.mark.parametrize(
+    ("name", "dimensions", "decayed"),
+    [
+        ("mlp.fc1.weight", 2, True),
+        ("mlp.fc1.bias", 1, False),
+        ("gamma1", 1, False),
+        ("norm.weight", 2, False),
+        ("sampling_offsets.weight", 2, False),
+        ("relative_position_table", 2, False),
+        ("query_embed.weight", 2, True),
+    ],
+)
+def test_what_is_decayed(name: str, dimensions: int, decayed: bool):
+    assert is_decayed(name, dimensions) == decayed
+
+
+def test_longest_part_of_a_name_decides():
+    multipliers = {"backbone": 0.1, "backbone.norm": 0.5}
+    names = ("backbone.conv", "backbone.norm.bias", "head")
+    assert [named_multiplier(name, multipliers) for name in names] == [0.1, 0.5, 1.0]
+
+
+def test_part_that_no_name_has():
+    with pytest.raises(ValueError, match="no parameter has 'bakbone' in its name"):
+        get_named_groups(nn.Linear(2, 2), 1.0, 0.1, {"bakbone": 0.1})
