@@ -58,8 +58,7 @@ class _Tally:
 
     def sentences(self) -> list[str]:
         return [
-            f"{count} {kind}: {'' if count == 1 else 'the first is '}{self.first[kind]}"
-            for kind, count in self.counts.items()
+            f"{count} {kind}: {'' if count == 1 else 'the first is '}{self.first[kind]}" for kind, count in self.counts.items()
         ]
 
 

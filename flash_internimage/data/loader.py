@@ -59,9 +59,7 @@ def build_train_loader(
     return loader
 
 
-def build_test_loader(
-    dataset: Sequence[dict], mapper: Callable[[dict], dict], num_workers: int
-) -> Iterable[list[dict]]:
+def build_test_loader(dataset: Sequence[dict], mapper: Callable[[dict], dict], num_workers: int) -> Iterable[list[dict]]:
     """Loader that gives every test image once, shared out among the processes, one at a time.
 
     Args:

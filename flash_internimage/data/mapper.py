@@ -11,7 +11,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import torch
 from detectron2.data import detection_utils
-from detectron2.data.transforms import Augmentation, AugmentationList, AugInput, Transform, TransformList
+from detectron2.data.transforms import AugInput, Augmentation, AugmentationList, Transform, TransformList
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 
 from .boxes import boxes_of
@@ -37,9 +37,7 @@ def read_image(record: dict) -> np.ndarray:
     except FileNotFoundError:
         raise FileNotFoundError(f"{file_name}, wanted by {wanted_by}, does not exist") from None
     except (OSError, SyntaxError) as error:  # SyntaxError: what PIL raises for a broken PNG
-        raise ValueError(
-            f"{file_name}, wanted by {wanted_by}, is not a readable image ({error}); replace the file"
-        ) from error
+        raise ValueError(f"{file_name}, wanted by {wanted_by}, is not a readable image ({error}); replace the file") from error
     height, width = image.shape[:2]
     expected = (record.get("height", height), record.get("width", width))
     if (height, width) != expected:
@@ -153,7 +151,7 @@ class TestMapper:
         self.augmentations = AugmentationList(augmentations)
 
     def __call__(self, record: dict) -> dict:
-        """Returns the record without annotations, with ``image``, (3, H, W) of ``uint8`` in RGB; sizes stay those of the file."""
+        """The record without annotations, with ``image``, (3, H, W) of ``uint8`` in RGB; its sizes stay those of the file."""
         record = {key: value for key, value in record.items() if key != "annotations"}
         aug_input = AugInput(read_image(record))
         self.augmentations(aug_input)
