@@ -1,0 +1,56 @@
+"""Every config loads, says only what is its own, survives being saved, and builds the model it names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+
+from flash_internimage import model_zoo
+from flash_internimage.checkpoint.published import to_detectron2
+from flash_internimage.model_zoo.zoo import config_folder
+from tests.configs.published import NAMES, REFERENCE
+
+PATHS = sorted(path for path in config_folder().glob("*/*.py") if path.parent.name != "common")
+SECTIONS = {"model", "dataloader", "optimizer", "lr_multiplier", "train", "data"}
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def test_a_config_has_the_sections_of_a_run(path):
+    assert set(LazyConfig.load(str(path))) >= SECTIONS
+
+
+def test_a_config_is_short(path):
+    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    assert len(lines) <= 40, "a config says what is particular to its model; what is shared belongs in configs/common"
+
+
+def test_a_saved_config_loads_as_it_was(path, tmp_path):
+    cfg = LazyConfig.load(str(path))
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    saved = LazyConfig.load(str(tmp_path / "config.yaml"))
+    LazyConfig.save(saved, str(tmp_path / "again.yaml"))
+    assert (tmp_path / "again.yaml").read_text() == (tmp_path / "config.yaml").read_text()
+    with torch.device("meta"):
+        model, again = instantiate(cfg.model), instantiate(saved.model)
+    assert {name: t.shape for name, t in model.state_dict().items()} == {n: t.shape for n, t in again.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_published_model_has_the_published_tensors(name):
+    manifest = json.loads(
+        (REFERENCE / "manifests" / json.loads((REFERENCE / "manifests/index.json").read_text())[name]).read_text()
+    )
+    with torch.device("meta"):
+        model = instantiate(model_zoo.get_config(name).model)
+    ours = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
+    theirs = {key: entry["shape"] for key, entry in to_detectron2(manifest["tensors"]).items()}
+    assert ours == theirs
+    assert sum(p.numel() for p in model.parameters()) == manifest["parameters"]
