@@ -1,0 +1,184 @@
+// A few contiguous channels in vector registers, accumulated in acc_t whatever they are stored as.
+//
+// Written with the compiler's vector types, so one source serves every instruction set. Include after isa_*.h, which
+// says how wide the registers are.
+
+#include <c10/macros/Macros.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+namespace flash_internimage::FLASH_INTERNIMAGE_ISA {
+
+template <typename scalar_t, int lanes>
+struct Lanes {
+  typedef scalar_t type __attribute__((vector_size(lanes * sizeof(scalar_t))));
+};
+
+template <typename scalar_t, int lanes>
+using lanes_t = typename Lanes<scalar_t, lanes>::type;
+
+/// Widens float16 bits by moving exponent and mantissa into place and multiplying by what the biases differ by, which
+/// is exact and makes subnormal numbers normal. Infinity and NaN need their exponent filled.
+template <int lanes>
+C10_ALWAYS_INLINE lanes_t<float, lanes> widen_half(lanes_t<uint16_t, lanes> bits) {
+  using words_t = lanes_t<uint32_t, lanes>;
+  const words_t wide = __builtin_convertvector(bits, words_t);
+  const words_t magnitude = (wide & 0x7FFF) << 13;
+  const words_t scaled = (words_t)((lanes_t<float, lanes>)magnitude * 0x1p112f);
+  const words_t special = (words_t)(magnitude >= (0x7C00u << 13)) & 0x7F800000u;
+  return (lanes_t<float, lanes>)(scaled | special | (wide & 0x8000) << 16);
+}
+
+template <typename acc_t, int lanes, typename scalar_t>
+C10_ALWAYS_INLINE lanes_t<acc_t, lanes> load_lanes(const scalar_t* from) {
+  if constexpr (std::is_same_v<scalar_t, acc_t>) {
+    lanes_t<acc_t, lanes> loaded;
+    std::memcpy(&loaded, from, sizeof(loaded));
+    return loaded;
+  } else {
+    lanes_t<uint16_t, lanes> bits;
+    std::memcpy(&bits, from, sizeof(bits));
+    if constexpr (std::is_same_v<scalar_t, c10::BFloat16>) {
+      return (lanes_t<float, lanes>)(__builtin_convertvector(bits, lanes_t<uint32_t, lanes>) << 16);
+    } else {
+      static_assert(std::is_same_v<scalar_t, c10::Half>);
+#ifdef FLASH_INTERNIMAGE_F16C
+      if constexpr (lanes == 16) {
+#if FLASH_INTERNIMAGE_VECTOR_BYTES == 64
+        return (lanes_t<float, lanes>)_mm512_cvtph_ps((__m256i)bits);
+#endif
+      } else if constexpr (lanes == 8) {
+        return (lanes_t<float, lanes>)_mm256_cvtph_ps((__m128i)bits);
+      }
+#endif
+      return widen_half<lanes>(bits);
+    }
+  }
+}
+
+template <int lanes, typename acc_t, typename scalar_t>
+C10_ALWAYS_INLINE void store_lanes(scalar_t* to, lanes_t<acc_t, lanes> lane_values) {
+  if constexpr (std::is_same_v<scalar_t, acc_t>) {
+    std::memcpy(to, &lane_values, sizeof(lane_values));
+  } else if constexpr (std::is_same_v<scalar_t, c10::BFloat16>) {
+    // Round to nearest even by adding just under half of the last kept bit, or half where that bit is odd.
+    using words_t = lanes_t<uint32_t, lanes>;
+    const words_t bits = (words_t)lane_values;
+    const words_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+    const words_t is_nan = (words_t)(lane_values != lane_values);
+    const auto narrow = __builtin_convertvector((rounded & ~is_nan) | (is_nan & 0x7FC0), lanes_t<uint16_t, lanes>);
+    std::memcpy(to, &narrow, sizeof(narrow));
+  } else {
+#ifdef FLASH_INTERNIMAGE_F16C
+    if constexpr (lanes == 8) {
+      const __m128i narrow = _mm256_cvtps_ph((__m256)lane_values, _MM_FROUND_TO_NEAREST_INT);
+      std::memcpy(to, &narrow, sizeof(narrow));
+      return;
+    }
+#if FLASH_INTERNIMAGE_VECTOR_BYTES == 64
+    if constexpr (lanes == 16) {
+      const __m256i narrow = _mm512_cvtps_ph((__m512)lane_values, _MM_FROUND_TO_NEAREST_INT);
+      std::memcpy(to, &narrow, sizeof(narrow));
+      return;
+    }
+#endif
+#endif
+    for (int lane = 0; lane < lanes; ++lane) {
+      to[lane] = static_cast<scalar_t>(lane_values[lane]);
+    }
+  }
+}
+
+/// The sum of a register's lanes, by halves.
+template <typename acc_t, int lanes>
+C10_ALWAYS_INLINE acc_t sum_lanes(lanes_t<acc_t, lanes> all) {
+  if constexpr (lanes == 1) {
+    return all[0];
+  } else {
+    lanes_t<acc_t, lanes / 2> halves[2];
+    std::memcpy(halves, &all, sizeof(all));
+    return sum_lanes<acc_t, lanes / 2>(halves[0] + halves[1]);
+  }
+}
+
+/// `width` channels: a power of two.
+template <typename acc_t, int width>
+struct Pack {
+  static constexpr int kRegister = FLASH_INTERNIMAGE_VECTOR_BYTES / sizeof(acc_t);
+  static constexpr int kLanes = width < kRegister ? width : kRegister;
+  static constexpr int kParts = width / kLanes;
+
+  lanes_t<acc_t, kLanes> parts[kParts];
+
+  C10_ALWAYS_INLINE static Pack zero() {
+    return {};
+  }
+
+  template <typename scalar_t>
+  C10_ALWAYS_INLINE static Pack load(const scalar_t* from) {
+    Pack pack;
+#pragma GCC unroll 16
+    for (int part = 0; part < kParts; ++part) {
+      pack.parts[part] = load_lanes<acc_t, kLanes>(from + part * kLanes);
+    }
+    return pack;
+  }
+
+  template <typename scalar_t>
+  C10_ALWAYS_INLINE void store(scalar_t* to) const {
+#pragma GCC unroll 16
+    for (int part = 0; part < kParts; ++part) {
+      store_lanes<kLanes, acc_t>(to + part * kLanes, parts[part]);
+    }
+  }
+
+  /// this += weight * other
+  C10_ALWAYS_INLINE void add(acc_t weight, const Pack& other) {
+#pragma GCC unroll 16
+    for (int part = 0; part < kParts; ++part) {
+      parts[part] += weight * other.parts[part];
+    }
+  }
+
+  /// The products of two packs, added up as far as one register.
+  C10_ALWAYS_INLINE lanes_t<acc_t, kLanes> multiply(const Pack& other) const {
+    lanes_t<acc_t, kLanes> products = parts[0] * other.parts[0];
+#pragma GCC unroll 16
+    for (int part = 1; part < kParts; ++part) {
+      products += parts[part] * other.parts[part];
+    }
+    return products;
+  }
+};
+
+/// Calls `body(std::integral_constant<int, width>, first)` for packs that cover `channels` channels, widest first.
+template <typename body_t>
+C10_ALWAYS_INLINE void for_each_pack(int64_t channels, const body_t& body) {
+  int64_t first = 0;
+  for (; first + 16 <= channels; first += 16) {
+    body(std::integral_constant<int, 16>{}, first);
+  }
+  if (channels & 8) {
+    body(std::integral_constant<int, 8>{}, first);
+    first += 8;
+  }
+  if (channels & 4) {
+    body(std::integral_constant<int, 4>{}, first);
+    first += 4;
+  }
+  if (channels & 2) {
+    body(std::integral_constant<int, 2>{}, first);
+    first += 2;
+  }
+  if (channels & 1) {
+    body(std::integral_constant<int, 1>{}, first);
+  }
+}
+
+constexpr int kWidestPack = 16;
+
+} // namespace flash_internimage::FLASH_INTERNIMAGE_ISA

@@ -1,0 +1,132 @@
+#include "dcnv4.h"
+
+#include <c10/util/Exception.h>
+
+#include <limits>
+
+namespace flash_internimage::dcnv4 {
+
+namespace {
+
+constexpr int64_t kMaximum = std::numeric_limits<int32_t>::max();
+
+void check_pair(const char* name, at::IntArrayRef pair, int64_t minimum) {
+  TORCH_CHECK_VALUE(
+      pair.size() == 2 && pair[0] >= minimum && pair[1] >= minimum && pair[0] <= kMaximum && pair[1] <= kMaximum,
+      "dcnv4: ", name, " needs a (height, width) pair of integers of at least ", minimum, ", got ", pair);
+}
+
+Axis check_axis(
+    const char* name,
+    int64_t size,
+    int64_t output_size,
+    int64_t kernel_size,
+    int64_t stride,
+    int64_t padding,
+    int64_t dilation) {
+  // The products stay below 2^62, and what is kept is checked to fit 32 bits.
+  const int64_t window = dilation * (kernel_size - 1) + 1;
+  const int64_t padded = size + 2 * padding;
+  TORCH_CHECK_VALUE(
+      size <= kMaximum && window <= kMaximum && padded <= kMaximum,
+      "dcnv4: ", name, " of value and of the dilated kernel must stay below 2^31 cells, got ", size,
+      " (", padded, " with padding) and ", window);
+  TORCH_CHECK_VALUE(
+      window <= padded,
+      "dcnv4: the dilated kernel must fit the padded value, got a kernel of ", name, " ", window, " on ", padded,
+      " cells (", size, " + 2 x padding ", padding, "); use more padding or a smaller kernel_size or dilation");
+  const int64_t expected = (padded - window) / stride + 1;
+  TORCH_CHECK_VALUE(
+      output_size == expected,
+      "dcnv4: offset_mask needs a ", name, " of ", expected, ", the output's for value's ", name, " ", size,
+      ", got ", output_size);
+  return {
+      static_cast<int32_t>(size),
+      static_cast<int32_t>(output_size),
+      static_cast<int32_t>(kernel_size),
+      static_cast<int32_t>(stride),
+      static_cast<int32_t>(padding),
+      static_cast<int32_t>(dilation)};
+}
+
+} // namespace
+
+Geometry check(
+    const at::Tensor& value,
+    const at::Tensor& offset_mask,
+    at::IntArrayRef kernel_size,
+    at::IntArrayRef stride,
+    at::IntArrayRef padding,
+    at::IntArrayRef dilation,
+    int64_t groups,
+    double offset_scale,
+    bool remove_center) {
+  TORCH_CHECK_VALUE(
+      value.dim() == 4, "dcnv4: value needs the shape (batch, height, width, channels), got ", value.sizes());
+  TORCH_CHECK_VALUE(
+      offset_mask.dim() == 4,
+      "dcnv4: offset_mask needs the shape (batch, output height, output width, channels), got ", offset_mask.sizes());
+  const auto dtype = value.scalar_type();
+  const bool low_precision = dtype == at::kHalf || dtype == at::kBFloat16;
+  TORCH_CHECK_VALUE(
+      low_precision || dtype == at::kFloat || dtype == at::kDouble,
+      "dcnv4: value needs the dtype float32, float64, float16 or bfloat16, got ", dtype);
+  TORCH_CHECK_VALUE(
+      offset_mask.scalar_type() == dtype || (low_precision && offset_mask.scalar_type() == at::kFloat),
+      "dcnv4: offset_mask needs the dtype of value, ", dtype, (low_precision ? ", or Float" : ""), ", got ",
+      offset_mask.scalar_type());
+  TORCH_CHECK_VALUE(
+      offset_mask.device() == value.device(),
+      "dcnv4: offset_mask needs the device of value, ", value.device(), ", got ", offset_mask.device());
+
+  check_pair("kernel_size", kernel_size, 1);
+  check_pair("stride", stride, 1);
+  check_pair("padding", padding, 0);
+  check_pair("dilation", dilation, 1);
+  TORCH_CHECK_VALUE(
+      !remove_center || (kernel_size[0] % 2 == 1 && kernel_size[1] % 2 == 1),
+      "dcnv4: remove_center needs a kernel_size with a centre, so odd numbers, got ", kernel_size);
+  TORCH_CHECK_VALUE(groups >= 1, "dcnv4: groups needs to be at least 1, got ", groups);
+  TORCH_CHECK_VALUE(
+      value.size(3) % groups == 0 && value.size(3) / groups <= kMaximum && groups <= kMaximum,
+      "dcnv4: value needs a number of channels that groups (", groups, ") divides, got ", value.size(3),
+      " in shape ", value.sizes());
+  TORCH_CHECK_VALUE(
+      offset_mask.size(0) == value.size(0),
+      "dcnv4: offset_mask needs the batch size of value, ", value.size(0), ", got ", offset_mask.size(0),
+      " in shape ", offset_mask.sizes());
+
+  const Axis height = check_axis(
+      "height", value.size(1), offset_mask.size(1), kernel_size[0], stride[0], padding[0], dilation[0]);
+  const Axis width =
+      check_axis("width", value.size(2), offset_mask.size(2), kernel_size[1], stride[1], padding[1], dilation[1]);
+  const int64_t points = kernel_size[0] * kernel_size[1] - (remove_center ? 1 : 0);
+  // Division first: the product of three such numbers may not fit 64 bits.
+  TORCH_CHECK_VALUE(
+      points <= kMaximum && offset_mask.size(3) / 3 / groups >= points,
+      "dcnv4: offset_mask needs at least ", 3 * points * groups, " channels (3 x ", points, " points x ", groups,
+      " groups), got ", offset_mask.size(3), " in shape ", offset_mask.sizes());
+  return {
+      value.size(0),
+      height,
+      width,
+      static_cast<int32_t>(groups),
+      static_cast<int32_t>(value.size(3) / groups),
+      static_cast<int32_t>(points),
+      offset_mask.size(3),
+      offset_scale,
+      remove_center};
+}
+
+void check_grad_output(const at::Tensor& grad_output, const at::Tensor& value, const Geometry& geometry) {
+  const std::array<int64_t, 4> expected = {
+      geometry.batch, geometry.height.output_size, geometry.width.output_size, geometry.channels()};
+  TORCH_CHECK_VALUE(
+      grad_output.sizes() == at::IntArrayRef(expected) && grad_output.scalar_type() == value.scalar_type() &&
+          grad_output.device() == value.device(),
+      "dcnv4: grad_output needs the shape ", at::IntArrayRef(expected), ", dtype ", value.scalar_type(),
+      " and device ", value.device(), " of the output, got ", grad_output.sizes(), ", ", grad_output.scalar_type(),
+      " and ", grad_output.device());
+}
+
+} // namespace flash_internimage::dcnv4

@@ -1,0 +1,35 @@
+// DCNv4: deformable convolution whose modulation is not normalised, channels last (arXiv:2401.06197).
+//
+//     value        (N, H, W, C)    C = G groups of D channels
+//     offset_mask  (N, Ho, Wo, P)  group g owns [3Kg, 3K(g + 1)): K pairs (x, y) of offsets, then K modulations
+//     output       (N, Ho, Wo, C)  for each group the sum over its K points of modulation x sample
+//
+// value and offset_mask have the same dtype, or value is float16 or bfloat16 and offset_mask float32.
+
+#pragma once
+
+#include "geometry.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <tuple>
+
+namespace flash_internimage::dcnv4 {
+
+/// Checks every argument, for all devices, and says what a call works on.
+Geometry check(
+    const at::Tensor& value,
+    const at::Tensor& offset_mask,
+    at::IntArrayRef kernel_size,
+    at::IntArrayRef stride,
+    at::IntArrayRef padding,
+    at::IntArrayRef dilation,
+    int64_t groups,
+    double offset_scale,
+    bool remove_center);
+
+/// Checks that `grad_output` is the gradient of what a call with `geometry` and `value` gives.
+void check_grad_output(const at::Tensor& grad_output, const at::Tensor& value, const Geometry& geometry);
+
+} // namespace flash_internimage::dcnv4

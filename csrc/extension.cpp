@@ -1,0 +1,215 @@
+// The Python module _C and the schemas of the operators. Kernels register themselves beside their sources.
+
+#include "cpu/capability.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/extension.h>
+#include <torch/library.h>
+
+#ifdef WITH_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
+#include <string>
+#include <tuple>
+#include <vector>
+
+namespace {
+
+std::string compiler() {
+#if defined(__clang__)
+  return "Clang " __clang_version__;
+#elif defined(__GNUC__)
+  return "GCC " __VERSION__;
+#elif defined(_MSC_VER)
+  return "MSVC " + std::to_string(_MSC_VER);
+#else
+  return "unknown";
+#endif
+}
+
+/// How this library was built and what it uses of the machine it runs on.
+pybind11::dict build_info() {
+  pybind11::dict info;
+#ifdef WITH_CUDA
+  info["cuda"] = true;
+  info["cuda_version"] = std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
+  info["cuda_architectures"] = FLASH_INTERNIMAGE_CUDA_ARCHITECTURES;
+#else
+  info["cuda"] = false;
+  info["cuda_version"] = pybind11::none();
+  info["cuda_architectures"] = pybind11::none();
+#endif
+  info["compiler"] = compiler();
+  info["torch_version"] = TORCH_VERSION;
+#ifdef _OPENMP
+  info["openmp"] = true;
+#else
+  info["openmp"] = false;
+#endif
+  info["cpu_capability"] = flash_internimage::cpu::name(flash_internimage::cpu::capability());
+  return info;
+}
+
+#ifndef WITH_CUDA
+/// Stands in for every CUDA kernel of a build without them, so that the error says what to do.
+void refuse_cuda(const c10::OperatorHandle& op, torch::jit::Stack*) {
+  TORCH_CHECK(
+      false,
+      op.schema().name(), ": flash_internimage was built without CUDA kernels, got a CUDA tensor; reinstall it where a "
+      "CUDA toolkit is found, or with FORCE_CUDA=1 to see what is missing");
+}
+#endif
+
+// The raw operators. Python code calls torch.ops.flash_internimage instead, where autograd and autocast are attached.
+
+at::Tensor dcnv4(
+    const at::Tensor& value,
+    const at::Tensor& offset_mask,
+    const std::vector<int64_t>& kernel_size,
+    const std::vector<int64_t>& stride,
+    const std::vector<int64_t>& padding,
+    const std::vector<int64_t>& dilation,
+    int64_t groups,
+    double offset_scale,
+    bool remove_center) {
+  using signature_t = at::Tensor(
+      const at::Tensor&,
+      const at::Tensor&,
+      at::IntArrayRef,
+      at::IntArrayRef,
+      at::IntArrayRef,
+      at::IntArrayRef,
+      int64_t,
+      double,
+      bool);
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("flash_internimage::dcnv4", "").typed<signature_t>();
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return op.call(value, offset_mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center);
+}
+
+std::tuple<at::Tensor, at::Tensor> dcnv4_backward(
+    const at::Tensor& grad_output,
+    const at::Tensor& value,
+    const at::Tensor& offset_mask,
+    const std::vector<int64_t>& kernel_size,
+    const std::vector<int64_t>& stride,
+    const std::vector<int64_t>& padding,
+    const std::vector<int64_t>& dilation,
+    int64_t groups,
+    double offset_scale,
+    bool remove_center,
+    bool needs_grad_value,
+    bool needs_grad_offset_mask) {
+  using signature_t = std::tuple<at::Tensor, at::Tensor>(
+      const at::Tensor&,
+      const at::Tensor&,
+      const at::Tensor&,
+      at::IntArrayRef,
+      at::IntArrayRef,
+      at::IntArrayRef,
+      at::IntArrayRef,
+      int64_t,
+      double,
+      bool,
+      bool,
+      bool);
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("flash_internimage::dcnv4_backward", "").typed<signature_t>();
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return op.call(
+      grad_output,
+      value,
+      offset_mask,
+      kernel_size,
+      stride,
+      padding,
+      dilation,
+      groups,
+      offset_scale,
+      remove_center,
+      needs_grad_value,
+      needs_grad_offset_mask);
+}
+
+at::Tensor ms_deform_attn(
+    const at::Tensor& value,
+    const std::vector<int64_t>& spatial_shapes,
+    const at::Tensor& sampling_locations,
+    const at::Tensor& attention_weights) {
+  using signature_t = at::Tensor(const at::Tensor&, c10::SymIntArrayRef, const at::Tensor&, const at::Tensor&);
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("flash_internimage::ms_deform_attn", "").typed<signature_t>();
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return op.call(value, c10::fromIntArrayRefSlow(spatial_shapes), sampling_locations, attention_weights);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> ms_deform_attn_backward(
+    const at::Tensor& grad_output,
+    const at::Tensor& value,
+    const std::vector<int64_t>& spatial_shapes,
+    const at::Tensor& sampling_locations,
+    const at::Tensor& attention_weights,
+    bool needs_grad_value,
+    bool needs_grad_sampling_locations,
+    bool needs_grad_attention_weights) {
+  using signature_t = std::tuple<at::Tensor, at::Tensor, at::Tensor>(
+      const at::Tensor&,
+      const at::Tensor&,
+      c10::SymIntArrayRef,
+      const at::Tensor&,
+      const at::Tensor&,
+      bool,
+      bool,
+      bool);
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("flash_internimage::ms_deform_attn_backward", "")
+                             .typed<signature_t>();
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return op.call(
+      grad_output,
+      value,
+      c10::fromIntArrayRefSlow(spatial_shapes),
+      sampling_locations,
+      attention_weights,
+      needs_grad_value,
+      needs_grad_sampling_locations,
+      needs_grad_attention_weights);
+}
+
+} // namespace
+
+TORCH_LIBRARY(flash_internimage, library) {
+  library.def(
+      "dcnv4(Tensor value, Tensor offset_mask, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
+      "int groups, float offset_scale, bool remove_center) -> Tensor");
+  library.def(
+      "dcnv4_backward(Tensor grad_output, Tensor value, Tensor offset_mask, int[2] kernel_size, int[2] stride, "
+      "int[2] padding, int[2] dilation, int groups, float offset_scale, bool remove_center, bool needs_grad_value, "
+      "bool needs_grad_offset_mask) -> (Tensor, Tensor)");
+  library.def(
+      "ms_deform_attn(Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, Tensor attention_weights) "
+      "-> Tensor");
+  library.def(
+      "ms_deform_attn_backward(Tensor grad_output, Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, "
+      "Tensor attention_weights, bool needs_grad_value, bool needs_grad_sampling_locations, "
+      "bool needs_grad_attention_weights) -> (Tensor, Tensor, Tensor)");
+}
+
+#ifndef WITH_CUDA
+TORCH_LIBRARY_IMPL(flash_internimage, CUDA, library) {
+  for (const char* name : {"dcnv4", "dcnv4_backward", "ms_deform_attn", "ms_deform_attn_backward"}) {
+    library.impl(name, torch::CppFunction::makeFromBoxedFunction<&refuse_cuda>());
+  }
+}
+#endif
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
+  module.doc() = "Compiled operators of flash_internimage.";
+  module.def("build_info", &build_info, "How this library was built, and the CPU instruction set that it uses here.");
+  module.def("dcnv4", &dcnv4);
+  module.def("dcnv4_backward", &dcnv4_backward);
+  module.def("ms_deform_attn", &ms_deform_attn);
+  module.def("ms_deform_attn_backward", &ms_deform_attn_backward);
+}

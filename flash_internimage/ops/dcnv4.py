@@ -1,0 +1,223 @@
+"""DCNv4, deformable convolution without softmax over its modulations.
+
+Source: Xiong et al., "Efficient Deformable ConvNets", https://arxiv.org/abs/2401.06197. The kernels, and the checks that
+hold for every device, are in ``csrc/dcnv4``.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _extension
+
+_LIBRARY = "flash_internimage"
+_LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def dcnv4(
+    value: Tensor,
+    offset_mask: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    offset_scale: float = 1.0,
+    remove_center: bool = False,
+) -> Tensor:
+    """Sum of modulated bilinear samples around every output cell, separately for each group of channels.
+
+    With K points a group, numbered down the columns of the window, and c = dilation * (kernel_size - 1) // 2, point
+    (i, j) of the output cell (row, column) lies at
+
+        x = c - padding + column * stride + (i * dilation - c + offset_x) * offset_scale,
+
+    and y likewise with j and row. Cells outside the map are zero. A point counts when -1 < x < W and -1 < y < H; others,
+    among them those of NaN and infinite offsets, are neither read nor given a gradient.
+
+    Args:
+        value: (N, H, W, C) features, with C = groups * D for any D; float32, float64, float16 or bfloat16.
+        offset_mask: (N, Ho, Wo, P) with Ho and Wo from :func:`output_size`, P at least 3 * K * groups. Group g owns the
+            channels [3 * K * g, 3 * K * (g + 1)): K pairs (x, y) of offsets in cells, then K modulations. Channels after
+            those of the last group are ignored. Of the dtype of value, or float32 beside value in low precision.
+        kernel_size, stride, padding, dilation: one integer, or a (height, width) pair, in cells.
+        groups: number of channel groups, each of which has its own points.
+        offset_scale: stretches the window, learned offsets and regular grid alike, about its centre.
+        remove_center: leave out the centre point, so that K = kernel height * kernel width - 1.
+
+    Returns:
+        (N, Ho, Wo, C), of the dtype of value. Sums are accumulated, and locations computed, in float32 or wider.
+
+    Raises:
+        ValueError: an argument does not fit the others; the message names it.
+        RuntimeError: the compiled library is missing, or lacks kernels for the device.
+    """
+    _extension.require("dcnv4")
+    return torch.ops.flash_internimage.dcnv4(
+        value,
+        offset_mask,
+        _pair("kernel_size", kernel_size),
+        _pair("stride", stride),
+        _pair("padding", padding),
+        _pair("dilation", dilation),
+        groups,
+        offset_scale,
+        remove_center,
+    )
+
+
+def output_size(size: int, kernel_size: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> int:
+    """Length of the output along one axis, in cells.
+
+    Args:
+        size: length of the map.
+        kernel_size, stride, padding, dilation: as for :func:`dcnv4`, along this axis.
+
+    Raises:
+        ValueError: the dilated kernel is longer than the padded map.
+    """
+    window = dilation * (kernel_size - 1) + 1
+    padded = size + 2 * padding
+    torch._check_value(
+        window <= padded,
+        lambda: (
+            f"dcnv4: the dilated kernel must fit the padded value, got a kernel of {window} on {padded} cells "
+            f"({size} + 2 x padding {padding}); use more padding or a smaller kernel_size or dilation"
+        ),
+    )
+    return (padded - window) // stride + 1
+
+
+def _pair(name: str, number: int | Sequence[int]) -> list[int]:
+    """(height, width) from one integer or two."""
+    pair = [number, number] if isinstance(number, int) else number
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(entry, int) for entry in pair):
+        raise ValueError(f"dcnv4: {name} needs an integer or a (height, width) pair of integers, got {number!r}")
+    return list(pair)
+
+
+def _fake_forward(
+    value: Tensor,
+    offset_mask: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    offset_scale: float,
+    remove_center: bool,
+) -> Tensor:
+    """The output's shape. Repeats those checks of the compiled library that depend on shapes, for tracing."""
+    torch._check_value(
+        value.dim() == 4,
+        lambda: f"dcnv4: value needs the shape (batch, height, width, channels), got {list(value.shape)}",
+    )
+    torch._check_value(
+        offset_mask.dim() == 4,
+        lambda: (
+            "dcnv4: offset_mask needs the shape (batch, output height, output width, channels), "
+            f"got {list(offset_mask.shape)}"
+        ),
+    )
+    batch, height, width, channels = value.shape
+    torch._check_value(
+        channels % groups == 0,
+        lambda: f"dcnv4: value needs a number of channels that groups ({groups}) divides, got {channels}",
+    )
+    expected = [
+        batch,
+        output_size(height, kernel_size[0], stride[0], padding[0], dilation[0]),
+        output_size(width, kernel_size[1], stride[1], padding[1], dilation[1]),
+    ]
+    for axis, (name, size) in enumerate(zip(("batch size", "height", "width"), expected, strict=True)):
+        torch._check_value(
+            offset_mask.shape[axis] == size,
+            lambda name=name, size=size, axis=axis: (
+                f"dcnv4: offset_mask needs a {name} of {size}, got {offset_mask.shape[axis]} "
+                f"in shape {list(offset_mask.shape)}"
+            ),
+        )
+    points = kernel_size[0] * kernel_size[1] - int(remove_center)
+    torch._check_value(
+        offset_mask.shape[3] >= 3 * points * groups,
+        lambda: (
+            f"dcnv4: offset_mask needs at least {3 * points * groups} channels (3 x {points} points x {groups} groups), "
+            f"got {offset_mask.shape[3]} in shape {list(offset_mask.shape)}"
+        ),
+    )
+    return value.new_empty((*expected, channels))
+
+
+def _fake_backward(
+    grad_output: Tensor,
+    value: Tensor,
+    offset_mask: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    offset_scale: float,
+    remove_center: bool,
+    needs_grad_value: bool,
+    needs_grad_offset_mask: bool,
+) -> tuple[Tensor, Tensor]:
+    """The gradients' shapes; one that is not wanted is an empty tensor."""
+    return (
+        value.new_empty(value.shape if needs_grad_value else (0,)),
+        offset_mask.new_empty(offset_mask.shape if needs_grad_offset_mask else (0,)),
+    )
+
+
+def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    value, offset_mask, *ctx.arguments = inputs
+    needs_grad_value, needs_grad_offset_mask = ctx.needs_input_grad[:2]
+    if not (needs_grad_value or needs_grad_offset_mask):
+        return
+    if not needs_grad_offset_mask:
+        # Sampling is linear in value, whose gradient therefore needs only its shape.
+        value = value.new_empty(()).expand(value.shape)
+    ctx.save_for_backward(value, offset_mask)
+
+
+def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    value, offset_mask = ctx.saved_tensors
+    needed = ctx.needs_input_grad[:2]
+    grads = torch.ops.flash_internimage.dcnv4_backward(grad_output, value, offset_mask, *ctx.arguments, *needed)
+    not_tensors = (None,) * len(ctx.arguments)
+    return (*(grad if is_needed else None for grad, is_needed in zip(grads, needed, strict=True)), *not_tensors)
+
+
+def _refuse_double_backward(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError(
+        "dcnv4: double backward is not implemented, got a request for the gradient of its gradient; "
+        "use create_graph=False, or torch.autograd.functional with first derivatives only"
+    )
+
+
+def _autocast(device: str):
+    """The rule for one device: value goes to autocast's dtype, while points keep the precision that they come in."""
+    without_autocast = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device}"))
+
+    def cast_and_call(value: Tensor, offset_mask: Tensor, *arguments: Any) -> Tensor:
+        if value.dtype != torch.float64:
+            value = value.to(torch.get_autocast_dtype(value.device.type))
+        if offset_mask.dtype != value.dtype and offset_mask.dtype in _LOW_PRECISION:
+            offset_mask = offset_mask.float()
+        with torch._C._ExcludeDispatchKeyGuard(without_autocast):
+            return torch.ops.flash_internimage.dcnv4(value, offset_mask, *arguments)
+
+    return cast_and_call
+
+
+if _extension.is_available():
+    torch.library.register_fake(f"{_LIBRARY}::dcnv4", _fake_forward)
+    torch.library.register_fake(f"{_LIBRARY}::dcnv4_backward", _fake_backward)
+    torch.library.register_autograd(f"{_LIBRARY}::dcnv4", _backward, setup_context=_save_for_backward)
+    torch.library.register_autograd(f"{_LIBRARY}::dcnv4_backward", _refuse_double_backward)
+    # torch.library.register_autocast would cast every tensor, and with it the offsets.
+    _registrations = torch.library.Library(_LIBRARY, "IMPL")
+    for _device in ("CPU", "CUDA"):
+        _registrations.impl("dcnv4", _autocast(_device), f"Autocast{_device}")
