@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pydoc
 from typing import Any
 
 import pytest
@@ -14,10 +15,27 @@ from tests.configs.published import NAMES, RECIPES
 COCO_IMAGES = 117266  # train2017's images with a box that is no crowd
 
 
+Pair = tuple[DictConfig, dict[str, Any]]
+"""A config and the recipe it should be equal to."""
+
+
+def load(name: str) -> Pair:
+    return model_zoo.get_config(name), RECIPES[name]
+
+
 @pytest.fixture(scope="module", params=NAMES)
-def pair(request: pytest.FixtureRequest) -> tuple[DictConfig, dict[str, Any]]:
-    """A config and the recipe it should be equal to."""
-    return model_zoo.get_config(request.param), RECIPES[request.param]
+def pair(request: pytest.FixtureRequest) -> Pair:
+    return load(request.param)
+
+
+@pytest.fixture(scope="module", params=[name for name in NAMES if RECIPES[name]["method"] != "dino"])
+def two_stage_pair(request: pytest.FixtureRequest) -> Pair:
+    return load(request.param)
+
+
+@pytest.fixture(scope="module", params=[name for name in NAMES if RECIPES[name]["method"] == "dino"])
+def dino_pair(request: pytest.FixtureRequest) -> Pair:
+    return load(request.param)
 
 
 def iterations(recipe: dict[str, Any], epochs: float) -> int:
@@ -47,10 +65,9 @@ def test_initial_weights(pair):
     assert cfg.train.init_checkpoint == f"hf://OpenGVLab/DCNv4/{recipe['backbone']['pretrained_file']}"
 
 
-def test_checkpoint_file(pair, request):
-    _, recipe = pair
-    name = request.node.callspec.params["pair"]
-    assert model_zoo.get_checkpoint(name) == f"hf://OpenGVLab/DCNv4/{recipe['published']['checkpoint_file']}"
+@pytest.mark.parametrize("name", NAMES)
+def test_checkpoint_file(name):
+    assert model_zoo.get_checkpoint(name) == f"hf://OpenGVLab/DCNv4/{RECIPES[name]['published']['checkpoint_file']}"
 
 
 def test_optimizer(pair):
@@ -113,13 +130,14 @@ def test_test_images(pair):
     assert (list(resize.short_sides), resize.long_side) == ([test["short_side"]], test["max_long_side"])
 
 
+def locate(target: Any) -> Any:
+    """The class that a ``_target_`` names, or is."""
+    return pydoc.locate(target) if isinstance(target, str) else target
+
+
 def described(augmentation: DictConfig) -> dict[str, Any]:
     """One of our augmentations in the words of recipes.json."""
-    kind = (
-        augmentation["_target_"].rsplit(".", 1)[-1]
-        if isinstance(augmentation["_target_"], str)
-        else augmentation["_target_"].__name__
-    )
+    kind = locate(augmentation["_target_"]).__name__
     if kind == "RandomFlip":
         return {"op": "flip", "direction": "horizontal", "probability": augmentation.prob}
     if kind == "ResizeToFit":
@@ -157,10 +175,8 @@ def _policies(recipe: dict[str, Any]) -> list[list[dict[str, Any]]]:
     return [policy for step in recipe["data"]["train"] if step["op"] == "one_of" for policy in step["policies"]]
 
 
-def test_region_proposals(pair):
-    cfg, recipe = pair
-    if recipe["method"] == "dino":
-        pytest.skip("DINO has none")
+def test_region_proposals(two_stage_pair):
+    cfg, recipe = two_stage_pair
     ours, theirs = cfg.model.proposal_generator, recipe["rpn"]
     strides = theirs["anchor_strides"]
     assert list(ours.anchor_generator.strides) == strides
@@ -180,10 +196,8 @@ def test_region_proposals(pair):
     assert (ours.batch_size_per_image, ours.positive_fraction) == (sampler["num"], sampler["pos_fraction"])
 
 
-def test_regions(pair):
-    cfg, recipe = pair
-    if recipe["method"] == "dino":
-        pytest.skip("DINO has none")
+def test_regions(two_stage_pair):
+    cfg, recipe = two_stage_pair
     ours, theirs = OmegaConf.to_container(cfg.model.roi_heads, resolve=False), recipe["roi"]
     single = theirs["stages"] == 1
     predictors = [ours["box_predictor"]] if single else ours["box_predictors"]
@@ -210,10 +224,8 @@ def test_regions(pair):
     )
 
 
-def test_dino(pair):
-    cfg, recipe = pair
-    if recipe["method"] != "dino":
-        pytest.skip("this recipe is a two-stage detector")
+def test_dino(dino_pair):
+    cfg, recipe = dino_pair
     model, theirs = cfg.model, recipe["dino"]
     transformer = model.transformer
     assert model.num_classes == theirs["classes"]
