@@ -1,0 +1,110 @@
+"""The loaders on real files: the same samples from any number of loader processes, and from any start."""
+
+import itertools
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.data.transforms import RandomFlip
+
+from flash_internimage.data import (
+    CropRange,
+    ResizeToFit,
+    TestMapper,
+    TrainingMapper,
+    build_test_loader,
+    build_train_loader,
+    test_records,
+    training_records,
+)
+from flash_internimage.data.presets import multi_scale_crop
+
+pytestmark = pytest.mark.usefixtures("small_shapes")
+
+
+def train_loader(num_workers=0, start_iteration=0, batch_size=3, **mapper):
+    mapper = {"augmentations": [RandomFlip(), ResizeToFit([60, 70, 80], 120), CropRange(30, 60)], **mapper}
+    return build_train_loader(
+        training_records("small_shapes_train"),
+        TrainingMapper(**mapper),
+        total_batch_size=batch_size,
+        num_workers=num_workers,
+        seed=11,
+        start_iteration=start_iteration,
+    )
+
+
+def take(loader, number):
+    return list(itertools.islice(loader, number))
+
+
+def assert_equal(batches, expected):
+    assert len(batches) == len(expected)
+    for sample, other in zip(itertools.chain(*batches), itertools.chain(*expected), strict=True):
+        assert sample["image_id"] == other["image_id"]
+        assert sample["image"].equal(other["image"])
+        assert sample["instances"].gt_boxes.tensor.equal(other["instances"].gt_boxes.tensor)
+        assert sample["instances"].gt_classes.equal(other["instances"].gt_classes)
+        assert sample["instances"].gt_masks.tensor.equal(other["instances"].gt_masks.tensor)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("start", [0, 5])
+def test_loader_processes_and_start_change_nothing(num_workers, start):
+    expected = take(train_loader(), 12)[start:]
+    assert_equal(take(train_loader(num_workers, start_iteration=start), 12 - start), expected)
+
+
+@pytest.mark.parametrize("start", [0, 4])
+def test_two_training_processes(monkeypatch, start):
+    alone = take(train_loader(), 16)
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    monkeypatch.setattr("detectron2.data.build.get_world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda rank=rank: rank)
+        loader = train_loader(num_workers=2, start_iteration=start, batch_size=6)
+        assert_equal(take(loader, 8 - start), alone[rank + 2 * start :: 2])
+
+
+def test_starting_a_loader_draws_nothing_from_the_global_generator():
+    before = torch.get_rng_state()
+    next(iter(train_loader(num_workers=1)))
+    next(iter(train_loader(num_workers=0)))
+    assert torch.get_rng_state().equal(before)
+
+
+def test_dataset_smaller_than_a_batch():
+    images = len(training_records("small_shapes_train"))
+    (batch,) = take(train_loader(batch_size=40), 1)
+    assert images < len(batch) == 40
+
+
+def test_crops_without_objects_are_drawn_anew():
+    crop = [CropRange(20, 20)]
+    kept = [len(s["instances"]) for s in itertools.chain(*take(train_loader(augmentations=crop), 30))]
+    redrawn = train_loader(augmentations=crop, allow_empty=False)
+    assert 0 in kept
+    assert all(len(s["instances"]) for s in itertools.chain(*take(redrawn, 30)))
+
+
+def test_published_augmentation_runs_end_to_end():
+    mapper = {"augmentations": instantiate(multi_scale_crop(4200)), "with_masks": True, "allow_empty": False}
+    for sample in itertools.chain(*take(train_loader(batch_size=2, **mapper), 2)):
+        height, width = sample["image"].shape[1:]
+        assert max(height, width) <= 1333
+        assert 480 <= min(height, width) <= 800
+        assert sample["instances"].gt_masks.tensor.shape[1:] == (height, width)
+
+
+@pytest.mark.parametrize(("batch_size", "seed", "message"), [(3, 0, "multiple of the 2 processes, got 3"), (4, -1, "seed")])
+def test_bad_arguments(monkeypatch, batch_size, seed, message):
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    with pytest.raises(ValueError, match=message):
+        build_train_loader([{"width": 2, "height": 1}], TrainingMapper([]), batch_size, 0, seed)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_test_loader_gives_every_image_once(num_workers):
+    records = test_records("small_shapes_val")
+    batches = list(build_test_loader(records, TestMapper([ResizeToFit([64], 128)]), num_workers))
+    assert [[s["image_id"] for s in batch] for batch in batches] == [[r["image_id"]] for r in records]

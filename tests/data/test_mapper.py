@@ -1,0 +1,205 @@
+"""The mappers: pixels, boxes, masks and the errors of unreadable images."""
+
+import copy
+
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+import torch
+from detectron2.data.transforms import RandomFlip
+from detectron2.structures import BoxMode
+from fvcore.transforms.transform import CropTransform
+from PIL import Image
+
+from flash_internimage.data import ResizeToFit, TestMapper, TrainingMapper
+from flash_internimage.data.mapper import read_image, segmentation_to_mask
+from flash_internimage.data.resize import resize_bilinear, resize_nearest
+from flash_internimage.data.shapes_drawing import compressed_rle, uncompressed_rle
+
+
+@pytest.fixture
+def record(tmp_path) -> dict:
+    """An image of noise, 40 pixels high and 60 wide, with a polygon, an RLE object and a crowd region."""
+    pixels = np.random.RandomState(5).randint(0, 256, (40, 60, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "noise.png")
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[10:20, 30:50] = True
+    mask[12:14, 35:40] = False
+
+    def annotation(category, box, segmentation, crowd=0):
+        return {
+            "category_id": category,
+            "bbox": box,
+            "bbox_mode": BoxMode.XYWH_ABS,
+            "segmentation": segmentation,
+            "iscrowd": crowd,
+        }
+
+    return {
+        "file_name": str(tmp_path / "noise.png"),
+        "height": 40,
+        "width": 60,
+        "image_id": 9,
+        "annotation_file": "notes.json",
+        "annotations": [
+            annotation(3, [2, 4, 10, 20], [[2, 4, 12, 4, 12, 24, 2, 24]]),
+            annotation(0, [30, 10, 20, 10], compressed_rle(mask)),
+            annotation(1, [0, 0, 60, 40], uncompressed_rle(np.ones((40, 60), dtype=bool)), crowd=1),
+        ],
+    }
+
+
+def pixels_of(record: dict) -> np.ndarray:
+    return np.asarray(Image.open(record["file_name"]))
+
+
+def test_without_augmentation(record):
+    before = copy.deepcopy(record)
+    sample = TrainingMapper([])(record)
+    assert record == before
+    assert "annotations" not in sample
+    assert sample["image"].dtype == torch.uint8
+    np.testing.assert_array_equal(sample["image"].permute(1, 2, 0).numpy(), pixels_of(record))
+    instances = sample["instances"]
+    assert instances.image_size == (40, 60)
+    assert instances.gt_classes.tolist() == [3, 0]  # the crowd region is left out
+    assert instances.gt_boxes.tensor.tolist() == [[2, 4, 12, 24], [30, 10, 50, 20]]
+    assert instances.gt_masks.tensor.sum(dim=(1, 2)).tolist() == [10 * 20, 10 * 20 - 2 * 5]
+
+
+def test_resized_image_boxes_and_masks(record):
+    sample = TrainingMapper([ResizeToFit([61], 1000)])(record)  # 40 x 60 becomes 61 x 92: 91.5 rounds up
+    image, instances = sample["image"], sample["instances"]
+    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), resize_bilinear(pixels_of(record), 61, 92))
+    x, y = 92 / 60, 61 / 40
+    expected = torch.tensor([[2 * x, 4 * y, 12 * x, 24 * y], [30 * x, 10 * y, 50 * x, 20 * y]])
+    torch.testing.assert_close(instances.gt_boxes.tensor, expected)
+    for mask, annotation in zip(instances.gt_masks.tensor, record["annotations"], strict=False):
+        bitmap = segmentation_to_mask(annotation["segmentation"], 40, 60)
+        np.testing.assert_array_equal(mask.numpy(), resize_nearest(bitmap, 61, 92).astype(bool))
+
+
+def test_flip_mirrors_all_three(record):
+    plain = TrainingMapper([])(record)
+    mirrored = TrainingMapper([RandomFlip(prob=1.0)])(record)
+    torch.testing.assert_close(mirrored["image"], plain["image"].flip(2))
+    torch.testing.assert_close(mirrored["instances"].gt_masks.tensor, plain["instances"].gt_masks.tensor.flip(2))
+    x0, y0, x1, y1 = plain["instances"].gt_boxes.tensor.unbind(1)
+    torch.testing.assert_close(mirrored["instances"].gt_boxes.tensor, torch.stack([60 - x1, y0, 60 - x0, y1], dim=1))
+
+
+def test_crop_cuts_boxes_at_the_window_and_not_to_the_mask(record):
+    # The window is 25..60 x 12..40: the first object is outside, of the second two rows are cut off.
+    sample = TrainingMapper([CropTransform(25, 12, 35, 28, 60, 40)])(record)
+    instances = sample["instances"]
+    assert instances.gt_classes.tolist() == [0]
+    assert instances.gt_boxes.tensor.tolist() == [[5, 0, 25, 8]]
+    np.testing.assert_array_equal(instances.gt_masks.tensor[0, :2, 10:15].numpy(), False)
+    assert instances.gt_masks.tensor.sum() == 20 * 8 - 10
+
+
+def test_object_counts_by_its_box_even_if_its_mask_is_cut_off(record):
+    record["annotations"][0]["segmentation"] = [[2, 4, 5, 4, 5, 24, 2, 24]]  # the left part of its box
+    instances = TrainingMapper([CropTransform(6, 0, 20, 40, 60, 40)])(record)["instances"]
+    assert instances.gt_boxes.tensor.tolist() == [[0, 4, 6, 24]]
+    assert not instances.gt_masks.tensor.any()
+
+
+@pytest.mark.parametrize("allow_empty", [True, False], ids=["kept", "refused"])
+def test_crop_without_objects(record, allow_empty):
+    sample = TrainingMapper([CropTransform(13, 0, 10, 40, 60, 40)], allow_empty=allow_empty)(record)
+    if not allow_empty:
+        assert sample is None
+        return
+    instances = sample["instances"]
+    assert len(instances) == 0
+    assert instances.gt_boxes.tensor.shape == (0, 4)
+    assert instances.gt_masks.tensor.shape == (0, 40, 10)
+
+
+def test_image_that_had_no_objects_is_not_refused(record):
+    record["annotations"] = []
+    assert len(TrainingMapper([], allow_empty=False)(record)["instances"]) == 0
+
+
+def test_boxes_beyond_the_border_are_clipped(record):
+    record["annotations"][0]["bbox"] = [-5, 30, 20, 30]
+    assert TrainingMapper([])(record)["instances"].gt_boxes.tensor[0].tolist() == [0, 30, 15, 40]
+
+
+def test_without_masks_none_are_made(record):
+    assert not TrainingMapper([], with_masks=False)(record)["instances"].has("gt_masks")
+
+
+def test_test_mapper_keeps_the_size_of_the_file(record):
+    sample = TestMapper([ResizeToFit([80], 1000)])(record)
+    assert (sample["height"], sample["width"]) == (40, 60)
+    assert sample["image"].shape == (3, 80, 120)
+    assert "annotations" not in sample
+    assert "annotations" in record
+
+
+@pytest.mark.parametrize("kind", ["polygon", "compressed", "uncompressed"])
+def test_every_kind_of_segmentation(kind):
+    mask = np.zeros((9, 7), dtype=bool)
+    mask[2:6, 1:5] = True
+    segmentation = {
+        "polygon": [[1, 2, 5, 2, 5, 6, 1, 6]],
+        "compressed": compressed_rle(mask),
+        "uncompressed": uncompressed_rle(mask),
+    }[kind]
+    np.testing.assert_array_equal(segmentation_to_mask(segmentation, 9, 7), mask)
+
+
+def test_parts_of_one_object_are_united():
+    parts = [[0, 0, 2, 0, 2, 2, 0, 2], [4, 4, 6, 4, 6, 6, 4, 6]]
+    whole = segmentation_to_mask(parts, 8, 8)
+    rles = mask_util.frPyObjects(parts, 8, 8)
+    np.testing.assert_array_equal(whole, mask_util.decode(rles).max(axis=2))
+    assert whole.sum() == 8
+
+
+def test_missing_image_names_file_and_annotation(record):
+    record["file_name"] += "x"
+    with pytest.raises(FileNotFoundError, match=r"noise\.pngx, wanted by image 9 of notes\.json, does not exist"):
+        read_image(record)
+
+
+def test_truncated_jpeg_names_file_and_annotation(record, tmp_path):
+    file = tmp_path / "cut.jpg"
+    Image.open(record["file_name"]).save(file, quality=95)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    record["file_name"] = str(file)
+    with pytest.raises(ValueError, match=r"cut\.jpg, wanted by image 9 of notes\.json, is not a readable image \(.*truncated"):
+        read_image(record)
+
+
+def test_file_that_is_no_image(record, tmp_path):
+    (tmp_path / "text.jpg").write_text("not an image")
+    record["file_name"] = str(tmp_path / "text.jpg")
+    with pytest.raises(ValueError, match=r"text\.jpg.* is not a readable image"):
+        read_image(record)
+
+
+def test_wrong_size_is_an_error(record):
+    record["width"] = 61
+    with pytest.raises(ValueError, match="should be 61 x 40 pixels as annotated, but is 60 x 40"):
+        read_image(record)
+
+
+def test_exif_orientation_is_applied(record, tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6  # the camera was turned: rotate by 270 degrees to see it upright
+    image = Image.open(record["file_name"])
+    image.save(tmp_path / "turned.png", exif=exif)
+    turned = {**record, "file_name": str(tmp_path / "turned.png"), "height": 60, "width": 40}
+    np.testing.assert_array_equal(read_image(turned), np.rot90(np.asarray(image), k=-1))
+    with pytest.raises(ValueError, match="EXIF orientation"):
+        read_image({**turned, "height": 40, "width": 60})
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK"])
+def test_other_colour_modes_become_rgb(record, tmp_path, mode):
+    file = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    Image.open(record["file_name"]).convert(mode).save(file)
+    assert read_image({**record, "file_name": str(file)}).shape == (40, 60, 3)

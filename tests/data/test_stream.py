@@ -1,0 +1,130 @@
+"""The training stream: its samples depend on the seed and the position and on nothing else."""
+
+import itertools
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flash_internimage.data.stream import TrainingStream, grouped_batches, seeded
+
+
+def take(iterable, number):
+    return list(itertools.islice(iterable, number))
+
+
+def draw_mapper(record: dict) -> dict:
+    """Instead of an augmented image, what an augmentation would draw."""
+    return {**record, "draws": (random.random(), np.random.uniform(), torch.rand(1).item())}
+
+
+def records(landscape: int, portrait: int) -> list[dict]:
+    sizes = [(20, 10)] * landscape + [(10, 20)] * portrait
+    return [{"image_id": i, "width": width, "height": height} for i, (width, height) in enumerate(sizes)]
+
+
+@given(
+    groups=st.lists(st.integers(0, 2), min_size=1, max_size=30),
+    batch_size=st.integers(1, 7),
+    seed=st.integers(0, 2**31),
+)
+def test_batches_hold_one_group_and_every_index_once_an_epoch(groups, batch_size, seed):
+    # After this many batches every index was drawn at least twice, even if every batch lags behind by all that wait.
+    number = 3 * len(groups) + 3 * batch_size
+    batches = take(grouped_batches(groups, batch_size, seed), number)
+    assert all(len(batch) == batch_size for batch in batches)
+    assert all(len({groups[i] for i in batch}) == 1 for batch in batches)
+    counts = Counter(itertools.chain(*batches))
+    epochs = number * batch_size / len(groups)
+    # What waits in a group is less than a batch; so an index misses at most the epochs that fill one batch.
+    most_missing = 2 + 3 * batch_size
+    assert all(abs(counts[i] - epochs) <= most_missing for i in range(len(groups)))
+
+
+def test_first_epoch_is_complete_when_batches_divide_it():
+    batches = take(grouped_batches([0] * 8 + [1] * 4, 4, seed=3), 3)
+    assert sorted(itertools.chain(*batches)) == list(range(12))
+
+
+def test_orders_differ_between_epochs_and_seeds():
+    first, second = take(grouped_batches([0] * 50, 50, seed=0), 2)
+    (other,) = take(grouped_batches([0] * 50, 50, seed=1), 1)
+    assert sorted(first) == sorted(second) == sorted(other)
+    assert first != second
+    assert first != other
+
+
+def test_seeded_restores_the_generators():
+    expected = [random.random(), np.random.uniform(), torch.rand(1).item()]
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    with seeded(1, 2):
+        inside = [random.random(), np.random.uniform(), torch.rand(1).item()]
+    assert [random.random(), np.random.uniform(), torch.rand(1).item()] == expected
+    with seeded(1, 2):
+        assert [random.random(), np.random.uniform(), torch.rand(1).item()] == inside
+    with seeded(2, 1):
+        assert [random.random(), np.random.uniform(), torch.rand(1).item()] != inside
+
+
+@pytest.mark.parametrize("start", [0, 1, 5, 23])
+def test_started_later_it_goes_on_as_if_never_stopped(start):
+    dataset = records(9, 6)
+    whole = take(TrainingStream(dataset, draw_mapper, batch_size=4, seed=7), 4 * 30)
+    late = take(TrainingStream(dataset, draw_mapper, batch_size=4, seed=7, start_iteration=start), 4 * (30 - start))
+    assert late == whole[4 * start :]
+
+
+def test_an_image_is_augmented_differently_each_time():
+    samples = take(TrainingStream(records(3, 0), draw_mapper, batch_size=1, seed=0), 60)
+    for i in range(3):
+        assert len(draws := [s["draws"] for s in samples if s["image_id"] == i]) == 20
+        assert len(set(draws)) == 20
+
+
+def test_samples_do_not_depend_on_the_generators_outside():
+    first = take(TrainingStream(records(5, 5), draw_mapper, batch_size=2, seed=0), 8)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    assert take(TrainingStream(records(5, 5), draw_mapper, batch_size=2, seed=0), 8) == first
+
+
+@pytest.mark.parametrize("start", [0, 3])
+def test_processes_share_out_the_batches_of_one(monkeypatch, start):
+    dataset = records(7, 8)
+    alone = take(TrainingStream(dataset, draw_mapper, batch_size=2, seed=1), 2 * 3 * 20)
+    batches = [alone[i : i + 2] for i in range(0, len(alone), 2)]
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 3)
+    for rank in range(3):
+        monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda rank=rank: rank)
+        stream = TrainingStream(dataset, draw_mapper, batch_size=2, seed=1, start_iteration=start)
+        expected = list(itertools.chain(*batches[rank + 3 * start :: 3]))
+        assert take(stream, len(expected)) == expected
+
+
+def refuse_mapper(record: dict) -> dict | None:
+    return draw_mapper(record) if record["image_id"] in (2, 4, 9) and np.random.uniform() < 0.5 else None
+
+
+def test_refused_images_are_replaced_by_others_of_their_group():
+    stream = TrainingStream(records(5, 5), refuse_mapper, batch_size=2, seed=0)
+    samples = take(stream, 60)
+    for first, second in zip(samples[::2], samples[1::2], strict=True):
+        assert (first["width"] > first["height"]) == (second["width"] > second["height"])
+    assert {s["image_id"] for s in samples} == {2, 4, 9}
+    assert take(TrainingStream(records(5, 5), refuse_mapper, 2, 0, start_iteration=10), 40) == samples[20:]
+
+
+def nothing_mapper(record: dict) -> None:
+    return None
+
+
+def test_gives_up_when_every_image_is_refused():
+    with pytest.raises(RuntimeError, match="100 augmented images"):
+        next(iter(TrainingStream(records(5, 5), nothing_mapper, batch_size=2, seed=0)))
