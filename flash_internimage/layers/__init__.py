@@ -1,7 +1,8 @@
 """Modules over the operators of :mod:`flash_internimage.ops`."""
 
+from .batch_norm import SyncBatchNorm
 from .dcnv4 import DCNv4
 from .layer_norm import LayerNorm2d
 from .ms_deform_attn import MSDeformAttn
 
-__all__ = ["DCNv4", "LayerNorm2d", "MSDeformAttn"]
+__all__ = ["DCNv4", "LayerNorm2d", "MSDeformAttn", "SyncBatchNorm"]

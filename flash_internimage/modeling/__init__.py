@@ -1,5 +1,25 @@
 """The backbone and the parts of detectors that detectron2 lacks."""
 
+from .anchor_generator import AnchorGenerator
+from .box_regression import BoxTransform
+from .boxes import PreciseBoxes
+from .cascade import CascadeRoIHeads
+from .fast_rcnn import BoxPredictor
 from .flash_intern_image import FlashInternImage
+from .matcher import OverlapMatcher
+from .poolers import RoIPooler
+from .roi_heads import RoIHeads
+from .rpn import RPN
 
-__all__ = ["FlashInternImage"]
+__all__ = [
+    "RPN",
+    "AnchorGenerator",
+    "BoxPredictor",
+    "BoxTransform",
+    "CascadeRoIHeads",
+    "FlashInternImage",
+    "OverlapMatcher",
+    "PreciseBoxes",
+    "RoIHeads",
+    "RoIPooler",
+]

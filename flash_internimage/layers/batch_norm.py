@@ -1,0 +1,60 @@
+"""Batch normalisation over the batches of all processes, on any device."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """``torch.nn.SyncBatchNorm`` for every device, backend and batch size.
+
+    torch's refuses CPU tensors, and detectron2's layers refuse it when a process has an empty batch. In a single
+    process, and in evaluation mode, this is plain batch normalisation. With several, statistics are those of all samples
+    of all processes, each sample counting once; a process without samples contributes none and still takes part.
+
+    Args:
+        num_features: C.
+        eps, momentum: as in ``torch.nn.BatchNorm2d``.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        if not self.training:
+            return super().forward(input)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            return self._forward_synchronised(input)
+        if input.numel() == 0:
+            return _scale_and_shift(input, self.weight, self.bias)
+        return super().forward(input)
+
+    def _forward_synchronised(self, input: Tensor) -> Tensor:
+        # Here, because a torch built without torch.distributed lacks it. Its all_reduce passes gradients.
+        from torch.distributed.nn.functional import all_reduce
+
+        dtype = torch.promote_types(input.dtype, torch.float32)
+        values = input.to(dtype)
+        count = values.new_tensor([values.numel() / self.num_features])
+        sums = all_reduce(torch.cat([values.sum(dim=(0, 2, 3)), count]))
+        total = sums[-1].detach()
+        mean = sums[:-1] / total.clamp(min=1)
+        centered = values - mean[:, None, None]
+        # A second pass, because the difference of two large means loses what a small variance needs.
+        variance = all_reduce(centered.square().sum(dim=(0, 2, 3))) / total.clamp(min=1)
+        self._track(mean.detach(), variance.detach(), total)
+        normalized = centered * (variance + self.eps).rsqrt()[:, None, None]
+        return _scale_and_shift(normalized, self.weight, self.bias).to(input.dtype)
+
+    def _track(self, mean: Tensor, variance: Tensor, total: Tensor) -> None:
+        """Move the running statistics; the running variance is the unbiased one, as in torch."""
+        if total <= 1:
+            return
+        self.num_batches_tracked.add_(1)
+        unbiased = variance * total / (total - 1)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+
+
+def _scale_and_shift(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return input * weight[:, None, None] + bias[:, None, None]

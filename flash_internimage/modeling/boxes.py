@@ -1,0 +1,56 @@
+"""Boxes that keep double precision, and the geometry of plain (R, 4) tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.structures import Boxes
+from torch import Tensor
+
+
+class PreciseBoxes(Boxes):
+    """``detectron2.structures.Boxes`` that keeps float64 coordinates.
+
+    ``Boxes`` rounds whatever it is given to float32, at construction and again at each copy. A model in double precision
+    would then pool its features from rounded boxes. Other dtypes become float32 as they do there.
+
+    Args:
+        tensor: (R, 4) XYXY boxes in absolute pixels.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__(tensor)
+        if isinstance(tensor, Tensor) and tensor.dtype == torch.float64:
+            self.tensor = tensor.reshape(-1, 4)
+
+    def clone(self) -> PreciseBoxes:
+        return PreciseBoxes(self.tensor.clone())
+
+    def to(self, device: torch.device) -> PreciseBoxes:
+        return PreciseBoxes(self.tensor.to(device=device))
+
+    def __getitem__(self, item: int | slice | Tensor) -> PreciseBoxes:
+        return PreciseBoxes(self.tensor[item].reshape(-1, 4))
+
+    @classmethod
+    def cat(cls, boxes_list: Sequence[Boxes]) -> PreciseBoxes:
+        if len(boxes_list) == 0:
+            return cls(torch.empty(0, 4))
+        return cls(torch.cat([boxes.tensor for boxes in boxes_list]))
+
+
+def clip_boxes(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Move corners outside of an image to its border.
+
+    Args:
+        boxes: (..., 4) XYXY in absolute pixels.
+        image_size: (height, width) in pixels, without padding.
+
+    Returns:
+        A new tensor of the same shape, within 0..width and 0..height. NaN stays NaN.
+    """
+    height, width = image_size
+    x = boxes[..., 0::2].clamp(0, width)
+    y = boxes[..., 1::2].clamp(0, height)
+    return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1)
