@@ -6,15 +6,17 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import default_writers, hooks
+from detectron2.engine import HookBase, default_writers, hooks
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from flash_internimage.checkpoint import Checkpointer
 from flash_internimage.data import class_names, require_num_classes, use_custom_data
@@ -29,6 +31,7 @@ from flash_internimage.engine.hooks import BestCheckpoint
 from flash_internimage.engine.output import RunLog, check_writable
 from flash_internimage.engine.seeding import seed_everything
 from flash_internimage.engine.trainer import StepOptions, Trainer, amp_dtype
+from flash_internimage.solver.ema import build_ema
 
 logger = logging.getLogger("flash_internimage")
 
@@ -45,43 +48,62 @@ def classes_of_data(cfg: DictConfig, split: str) -> list[str] | None:
 
 
 def evaluate_checkpoint(cfg: DictConfig, device: torch.device) -> None:
-    """Evaluate ``train.init_checkpoint``."""
+    """Evaluate ``train.init_checkpoint``, its averaged weights where ``train.ema.enabled``."""
     classes = classes_of_data(cfg, "test")
     model = instantiate(cfg.model).to(device)
     state = Checkpointer(model).load_complete(cfg.train.init_checkpoint)
     require_same_classes(state.get("classes"), classes)
-    evaluate(cfg.dataloader, model)
+    average = build_average(cfg, model, state)
+    evaluate(cfg.dataloader, model if average is None else average.module)
+
+
+def build_average(cfg: DictConfig, model: nn.Module, state: dict[str, Any]) -> AveragedModel | None:
+    """The running average of the weights where ``train.ema.enabled``: a checkpoint's, or a new one from ``model``."""
+    if not cfg.train.ema.enabled:
+        return None
+    average = build_ema(model, cfg.train.ema.momentum, cfg.train.ema.warmup_iters)
+    if "ema" in state:
+        average.load_state_dict(state["ema"])
+    return average
 
 
 def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> None:
     """Train from ``train.init_checkpoint``, or from where the last run in ``train.output_dir`` stopped."""
+    output_dir = cfg.train.output_dir
+    check_writable(output_dir)
     classes = classes_of_data(cfg, "train")
     fit_to_batch_size(cfg, comm.get_world_size())
     model = instantiate(cfg.model).to(device)
-    checkpointer = Checkpointer(model, cfg.train.output_dir)
+    checkpointer = Checkpointer(model, output_dir)
     resumed = resume and checkpointer.has_checkpoint()
     if resume and not resumed:
-        logger.warning("--resume: no checkpoint in %s, the run starts from its beginning", cfg.train.output_dir)
+        logger.warning("--resume: no checkpoint in %s, the run starts from its beginning", output_dir)
     state = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resumed)
-    start = state["iteration"] + 1 if resumed else 0
-
-    trainer = build_trainer(cfg, model, device, start)
     if resumed:
         require_same_classes(state.get("classes"), classes)
+    start = state["iteration"] + 1 if resumed else 0
+    average = build_average(cfg, model, state if resumed else {})
+    trainer = build_trainer(cfg, model, device, average, start)
+    if resumed:
         trainer.load_state_dict(state["trainer"])
+
     checkpointer.add_checkpointable("trainer", trainer)
+    if average is not None:
+        checkpointer.add_checkpointable("ema", average)
     if classes is not None:
         checkpointer.add_checkpointable("classes", ClassNames(classes))
-    trainer.register_hooks(build_hooks(cfg, model, checkpointer, resumed))
+    trainer.register_hooks(build_hooks(cfg, model if average is None else average.module, checkpointer, resumed))
     if comm.is_main_process():
-        os.makedirs(cfg.train.output_dir, exist_ok=True)
-        LazyConfig.save(cfg, os.path.join(cfg.train.output_dir, "config.yaml"))
+        os.makedirs(output_dir, exist_ok=True)
+        LazyConfig.save(cfg, os.path.join(output_dir, "config.yaml"))
     comm.synchronize()
-    log.write_to(cfg.train.output_dir)
+    log.write_to(output_dir)
     trainer.train(start, cfg.train.max_iter)
 
 
-def build_trainer(cfg: DictConfig, model: nn.Module, device: torch.device, start: int) -> Trainer:
+def build_trainer(
+    cfg: DictConfig, model: nn.Module, device: torch.device, average: AveragedModel | None, start: int
+) -> Trainer:
     """The trainer that ``cfg.train`` describes, with batches from iteration ``start`` on."""
     options = StepOptions(
         seed=cfg.train.seed,
@@ -95,12 +117,12 @@ def build_trainer(cfg: DictConfig, model: nn.Module, device: torch.device, start
     loader = deepcopy(cfg.dataloader.train)
     loader.start_iteration = start
     return Trainer(
-        distribute(model, device, **cfg.train.ddp), instantiate(loader), instantiate(optimizer), options=options, device=device
+        distribute(model, device, **cfg.train.ddp), instantiate(loader), instantiate(optimizer), options, device, average
     )
 
 
-def build_hooks(cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, resumed: bool) -> list[Any]:
-    """What happens around the steps, in order: time, schedule, checkpoint, evaluation, log."""
+def build_hooks(cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, resumed: bool) -> list[HookBase | None]:
+    """What happens around the steps, in order: time, schedule, checkpoint, evaluation of ``model``, log."""
     options = cfg.train
     on_main = comm.is_main_process()
     best = options.best_checkpoint
@@ -119,18 +141,17 @@ def run(device: torch.device, args: argparse.Namespace) -> None:
     rank = comm.get_rank()
     with reported("train_net.py" if rank == 0 else f"train_net.py (process {rank})"):
         cfg = load_config(args.config_file, args.overrides, args.eval_only)
-        log = RunLog()
         seed_everything(cfg.train.seed, rank=0, iteration=0)  # the same initial weights in all processes
-        if args.eval_only:
-            evaluate_checkpoint(cfg, device)
-        else:
-            check_writable(cfg.train.output_dir)
-            torch.backends.cudnn.benchmark = cfg.train.cudnn_benchmark
-            train(cfg, device, args.resume, log)
+        torch.backends.cudnn.benchmark = cfg.train.cudnn_benchmark and not args.eval_only
+        with RunLog() as log:
+            if args.eval_only:
+                evaluate_checkpoint(cfg, device)
+            else:
+                train(cfg, device, args.resume, log)
 
 
-def main() -> None:
-    args = parse_arguments()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_arguments(argv)
     first_process = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
     with reported("train_net.py", silent=not first_process):
         cfg = load_config(args.config_file, args.overrides, args.eval_only)  # a mistake is told before processes start

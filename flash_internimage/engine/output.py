@@ -6,6 +6,7 @@ import logging
 import logging.handlers
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from detectron2.utils import comm
@@ -23,19 +24,35 @@ class RunLog:
     def __init__(self) -> None:
         rank = comm.get_rank()
         self._kept = logging.handlers.MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
-        for name in _LOGGERS:
-            setup_logger(distributed_rank=rank, name=name).addHandler(self._kept)
+        self._loggers = [setup_logger(distributed_rank=rank, name=name) for name in _LOGGERS]
+        self._file: logging.Handler | None = None
+
+    def __enter__(self) -> RunLog:
+        self._each(logging.Logger.addHandler, self._kept)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the file; records that were only kept are gone, as they have been shown."""
+        self._each(logging.Logger.removeHandler, self._kept)
+        if self._file is not None:
+            self._each(logging.Logger.removeHandler, self._file)
+            self._file.close()
 
     def write_to(self, folder: str) -> None:
         """Write what was kept, and all that follows, to ``folder/log.txt`` (``log.txt.rank1`` … for other processes)."""
         rank = comm.get_rank()
-        handler = logging.FileHandler(Path(folder) / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"), delay=True)
-        handler.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S"))
-        self._kept.setTarget(handler)
+        self._file = logging.FileHandler(Path(folder) / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"))
+        self._file.setFormatter(
+            logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
+        )
+        self._kept.setTarget(self._file)
         self._kept.flush()
-        for name in _LOGGERS:
-            logging.getLogger(name).removeHandler(self._kept)
-            logging.getLogger(name).addHandler(handler)
+        self._each(logging.Logger.removeHandler, self._kept)
+        self._each(logging.Logger.addHandler, self._file)
+
+    def _each(self, change: Callable[[logging.Logger, logging.Handler], None], handler: logging.Handler) -> None:
+        for logger in self._loggers:
+            change(logger, handler)
 
 
 def check_writable(folder: str) -> None:

@@ -1,0 +1,82 @@
+"""A recipe at another batch size."""
+
+import logging
+
+import pytest
+from detectron2.config import LazyConfig, instantiate
+
+from flash_internimage.engine.batch_size import fit_to_batch_size
+
+
+@pytest.fixture
+def cfg(repository):
+    cfg = LazyConfig.load(str(repository / "tests/engine/tiny_config.py"))
+    cfg.train.update(reference_batch_size=16, max_iter=1000, eval_period=100, scale_to_batch_size=True)
+    cfg.train.checkpointer.period = 100
+    cfg.lr_multiplier.warmup_iters = 50
+    cfg.optimizer.lr = 0.1
+    cfg.dataloader.train.total_batch_size = 16
+    return cfg
+
+
+def schedule(cfg):
+    return (
+        cfg.optimizer.lr,
+        cfg.train.max_iter,
+        cfg.train.eval_period,
+        cfg.train.checkpointer.period,
+        cfg.lr_multiplier.warmup_iters,
+    )
+
+
+def test_published_size_changes_nothing(cfg, caplog):
+    fit_to_batch_size(cfg, 4)
+    assert schedule(cfg) == (0.1, 1000, 100, 100, 50)
+    assert caplog.text == ""
+
+
+def test_rate_and_schedule_follow(cfg, caplog):
+    cfg.dataloader.train.total_batch_size = 4
+    with caplog.at_level(logging.INFO, logger="flash_internimage"):
+        fit_to_batch_size(cfg, 1)
+    assert schedule(cfg) == (0.025, 4000, 400, 400, 200)
+    assert instantiate(cfg.lr_multiplier).milestones == [3000]
+    assert "Scaled from 16 to 4 images a step (rate 0.1, 1000 iterations, warm-up 50) to rate 0.025, 4000 iter" in caplog.text
+
+
+def test_the_saved_config_is_not_scaled_twice(cfg):
+    cfg.dataloader.train.total_batch_size = 32
+    for _ in range(2):
+        fit_to_batch_size(cfg, 1)
+    assert schedule(cfg) == (0.2, 500, 50, 50, 25)
+
+
+def test_without_the_switch_it_is_only_told(cfg, caplog):
+    cfg.train.scale_to_batch_size = False
+    cfg.dataloader.train.total_batch_size = 4
+    fit_to_batch_size(cfg, 1)
+    assert schedule(cfg) == (0.1, 1000, 100, 100, 50)
+    assert "recipe is for 16 images a step, this run has 4; train.scale_to_batch_size=true" in caplog.text
+
+
+def test_evaluation_only_at_the_end_stays_so(cfg):
+    cfg.train.eval_period = 0
+    cfg.dataloader.train.total_batch_size = 4
+    fit_to_batch_size(cfg, 1)
+    assert cfg.train.eval_period == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "world_size", "parts", "message"),
+    [
+        (16, 3, 1, "total_batch_size=16: expected a multiple of the 3 processes"),
+        (0, 1, 1, "total_batch_size=0: expected a multiple"),
+        (16, 4, 5, "accumulation_steps=5: expected 1 to 4, the images a process has in a step"),
+        (16, 4, 0, "accumulation_steps=0: expected 1 to 4"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_refused(cfg, size, world_size, parts, message):
+    cfg.dataloader.train.total_batch_size = size
+    cfg.train.accumulation_steps = parts
+    with pytest.raises(ValueError, match=message):
+        fit_to_batch_size(cfg, world_size)

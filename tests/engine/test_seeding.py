@@ -1,0 +1,25 @@
+"""Random numbers by seed, rank and iteration."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from flash_internimage.engine.seeding import seed_everything
+
+
+def draw(*place):
+    seed_everything(*place)
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+def test_the_same_place_draws_the_same():
+    first = draw(1, 2, 3)
+    draw(0, 0, 0)
+    assert draw(1, 2, 3) == first
+
+
+@pytest.mark.parametrize("other", [(2, 2, 3), (1, 3, 3), (1, 2, 4), (2, 1, 3), (1, 3, 2)])
+def test_another_place_draws_otherwise(other):
+    assert all(a != b for a, b in zip(draw(1, 2, 3), draw(*other), strict=True))
