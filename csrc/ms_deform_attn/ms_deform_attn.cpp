@@ -77,8 +77,8 @@ Geometry check(
       "ms_deform_attn: attention_weights needs the dtype of sampling_locations, ", sampling_locations.scalar_type(),
       ", got ", attention_weights.scalar_type());
   TORCH_CHECK_VALUE(
-      value.size(2) <= kMaximum && value.size(3) <= kMaximum,
-      "ms_deform_attn: value needs fewer than 2^31 heads and channels, got shape ", value.sizes());
+      value.size(1) <= kMaximum && value.size(2) <= kMaximum && value.size(3) <= kMaximum,
+      "ms_deform_attn: value needs fewer than 2^31 tokens, heads and channels, got shape ", value.sizes());
 
   Geometry geometry = {};
   geometry.batch = value.size(0);

@@ -1,0 +1,148 @@
+// The loops over queries, heads, points and channels, compiled once for each instruction set.
+// Include after cpu/isa_*.h; ms_deform_attn_cpu_includes.h lists what has to come before that.
+
+#include "../cpu/pack.h"
+#include "../cpu/point_block.h"
+#include "ms_deform_attn_cpu_points.h"
+
+namespace flash_internimage::ms_deform_attn::FLASH_INTERNIMAGE_ISA {
+
+template <typename value_t, typename points_t, typename acc_t>
+void forward_queries(const ForwardCall& call, int64_t first, int64_t last) {
+  const Geometry& geometry = call.geometry;
+  const int64_t channels = geometry.channels();
+  const value_t zeros[kWidestPack] = {};
+  Points<acc_t, points_t> points(geometry, call.sampling_locations, call.attention_weights, 0, geometry.levels);
+
+  for (int64_t query = first; query < last; ++query) {
+    const value_t* image = static_cast<const value_t*>(call.value) + query / geometry.queries * geometry.tokens * channels;
+    value_t* output = static_cast<value_t*>(call.output) + query * channels;
+    for (int32_t head = 0; head < geometry.heads; ++head) {
+      points.locate(query * geometry.heads + head);
+      for_each_pack(geometry.head_channels, [&](auto width, int64_t channel) {
+        const int64_t offset = static_cast<int64_t>(head) * geometry.head_channels + channel;
+        auto sum = Pack<acc_t, width>::zero();
+        for (const PointBlock<acc_t>& block : points.blocks()) {
+          if (block.interior) {
+            add_samples<true>(block, image + offset, channels, zeros, sum);
+          } else {
+            add_samples<false>(block, image + offset, channels, zeros, sum);
+          }
+        }
+        sum.store(output + offset);
+      });
+    }
+  }
+}
+
+/// Writes what a block of points at `first`, an index into attention_weights, contributes to the gradients of points.
+template <typename points_t, typename acc_t>
+C10_ALWAYS_INLINE void write_point_gradients(
+    const BackwardCall& call,
+    const PointBlock<acc_t>& block,
+    const CornerDots<acc_t>& dots,
+    const int32_t* heights,
+    const int32_t* widths,
+    int64_t first) {
+  const PointGradients<acc_t> gradients(block, dots);
+  if (call.grad_sampling_locations != nullptr) {
+    points_t* grad_locations = static_cast<points_t*>(call.grad_sampling_locations) + 2 * first;
+    for (int i = 0; i < block.count; ++i) {
+      grad_locations[2 * i] = static_cast<points_t>(gradients.x[i] * static_cast<acc_t>(widths[i]));
+      grad_locations[2 * i + 1] = static_cast<points_t>(gradients.y[i] * static_cast<acc_t>(heights[i]));
+    }
+  }
+  if (call.grad_attention_weights != nullptr) {
+    points_t* grad_weights = static_cast<points_t*>(call.grad_attention_weights) + first;
+    for (int i = 0; i < block.count; ++i) {
+      grad_weights[i] = static_cast<points_t>(gradients.factor[i]);
+    }
+  }
+}
+
+template <typename value_t, typename points_t, typename acc_t>
+void backward_slice(const BackwardCall& call, const BackwardSlice& slice) {
+  const Geometry& geometry = call.geometry;
+  const int64_t channels = geometry.channels();
+  const int64_t first_element = slice.image * geometry.tokens * channels;
+  const value_t* image = static_cast<const value_t*>(call.value) + first_element;
+  acc_t* grad_image = call.grad_value == nullptr ? nullptr : static_cast<acc_t*>(call.grad_value) + first_element;
+  const bool wants_points = call.grad_sampling_locations != nullptr || call.grad_attention_weights != nullptr;
+  const value_t zeros[kWidestPack] = {};
+  acc_t unread[kWidestPack] = {};
+  Points<acc_t, points_t> points(
+      geometry, call.sampling_locations, call.attention_weights, slice.first_level, slice.last_level);
+
+  const int64_t first_query = slice.image * geometry.queries;
+  for (int64_t query = first_query; query < first_query + geometry.queries; ++query) {
+    for (int32_t head = slice.first_head; head < slice.last_head; ++head) {
+      const int64_t query_head = query * geometry.heads + head;
+      points.locate(query_head);
+      const int64_t first_channel = static_cast<int64_t>(head) * geometry.head_channels;
+      const value_t* grad_output = static_cast<const value_t*>(call.grad_output) + query * channels + first_channel;
+      for (size_t index = 0; index < points.blocks().size(); ++index) {
+        const PointBlock<acc_t>& block = points.blocks()[index];
+        CornerDots<acc_t> dots = {};
+        for_each_pack(geometry.head_channels, [&](auto width, int64_t channel) {
+          const auto grad = Pack<acc_t, width>::load(grad_output + channel);
+          const int64_t offset = first_channel + channel;
+          if (wants_points) {
+            if (block.interior) {
+              add_dots<true>(block, image + offset, channels, zeros, grad, dots);
+            } else {
+              add_dots<false>(block, image + offset, channels, zeros, grad, dots);
+            }
+          }
+          if (grad_image != nullptr) {
+            if (block.interior) {
+              scatter<true>(block, block.corners, grad_image + offset, channels, unread, grad);
+            } else {
+              scatter<false>(block, block.corners, grad_image + offset, channels, unread, grad);
+            }
+          }
+        });
+        if (wants_points) {
+          write_point_gradients<points_t>(
+              call,
+              block,
+              dots,
+              points.heights(index),
+              points.widths(index),
+              points.first(query_head) + static_cast<int64_t>(index) * kBlock);
+        }
+      }
+    }
+  }
+}
+
+/// Runs the instance for a call's dtypes. Which of them go together is checked before.
+#define FLASH_INTERNIMAGE_DISPATCH(kernel, call, ...)                              \
+  do {                                                                             \
+    const bool wide_points = call.points_dtype == c10::kFloat;                     \
+    switch (call.value_dtype) {                                                    \
+      case c10::kDouble:                                                           \
+        return kernel<double, double, double>(call, __VA_ARGS__);                  \
+      case c10::kFloat:                                                            \
+        return kernel<float, float, float>(call, __VA_ARGS__);                     \
+      case c10::kBFloat16:                                                         \
+        return wide_points ? kernel<c10::BFloat16, float, float>(call, __VA_ARGS__) \
+                           : kernel<c10::BFloat16, c10::BFloat16, float>(call, __VA_ARGS__); \
+      default:                                                                     \
+        return wide_points ? kernel<c10::Half, float, float>(call, __VA_ARGS__)    \
+                           : kernel<c10::Half, c10::Half, float>(call, __VA_ARGS__); \
+    }                                                                              \
+  } while (false)
+
+void forward(const ForwardCall& call, int64_t first, int64_t last) {
+  FLASH_INTERNIMAGE_DISPATCH(forward_queries, call, first, last);
+}
+
+void backward(const BackwardCall& call, const BackwardSlice& slice) {
+  FLASH_INTERNIMAGE_DISPATCH(backward_slice, call, slice);
+}
+
+#undef FLASH_INTERNIMAGE_DISPATCH
+
+const Kernels kernels = {&forward, &backward};
+
+} // namespace flash_internimage::ms_deform_attn::FLASH_INTERNIMAGE_ISA

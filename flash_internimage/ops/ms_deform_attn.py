@@ -1,0 +1,180 @@
+"""Multi-scale deformable attention over a pyramid of feature maps.
+
+Source: Zhu et al., "Deformable DETR: Deformable Transformers for End-to-End Object Detection", arXiv:2010.04159, section 4.1.
+The kernels, and the checks that hold for every device, are in ``csrc/ms_deform_attn``.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _extension
+
+_LIBRARY = "flash_internimage"
+_LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Sequence[Sequence[int]] | Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """Weighted sum of bilinear samples from every level, separately for each query and head.
+
+    A location (x, y) lies at x * width - 0.5, y * height - 0.5 in cells of its level, so that 0 and 1 are the level's
+    edges. Cells outside the level are zero. A point counts when -1 < x < width and -1 < y < height, in cells; others,
+    among them those of NaN and infinite locations, are neither read nor given a gradient.
+
+    Args:
+        value: (N, S, heads, D), the cells of all levels, one level after the other, row by row; float32, float64, float16
+            or bfloat16.
+        spatial_shapes: (height, width) of each of L levels, at most 32; S is the sum of height * width. Given as a
+            tensor (L, 2), it is read back to the host, for which a GPU has to wait.
+        sampling_locations: (N, Q, heads, L, points, 2) as (x, y), relative to each level.
+        attention_weights: (N, Q, heads, L, points), used as they are: no softmax. Of the dtype of value, or float32
+            beside value in low precision, as sampling_locations.
+
+    Returns:
+        (N, Q, heads * D), of the dtype of value. Sums are accumulated, and locations computed, in float32 or wider.
+
+    Raises:
+        ValueError: an argument does not fit the others; the message names it.
+        RuntimeError: the compiled library is missing, or lacks kernels for the device.
+    """
+    _extension.require("ms_deform_attn")
+    return torch.ops.flash_internimage.ms_deform_attn(
+        value, _flat_shapes(spatial_shapes), *_one_dtype(sampling_locations, attention_weights)
+    )
+
+
+def _flat_shapes(spatial_shapes: Sequence[Sequence[int]] | Tensor) -> list[int]:
+    """Heights and widths, by turns."""
+    levels = spatial_shapes
+    if isinstance(levels, Tensor) and levels.dim() == 2 and not levels.is_floating_point():
+        levels = levels.tolist()
+    if (
+        isinstance(levels, Tensor)
+        or any(not isinstance(level, Sequence) or len(level) != 2 for level in levels)
+        or any(not isinstance(size, (int, torch.SymInt)) for level in levels for size in level)
+    ):
+        raise ValueError(
+            f"ms_deform_attn: spatial_shapes needs a (height, width) pair of integers for each level, got {spatial_shapes!r}"
+        )
+    return [size for level in levels for size in level]
+
+
+def _one_dtype(sampling_locations: Tensor, attention_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The wider dtype for both where one of them is in low precision: float32 locations keep their cell."""
+    if sampling_locations.dtype in _LOW_PRECISION and attention_weights.dtype == torch.float32:
+        sampling_locations = sampling_locations.float()
+    elif sampling_locations.dtype == torch.float32 and attention_weights.dtype in _LOW_PRECISION:
+        attention_weights = attention_weights.float()
+    return sampling_locations, attention_weights
+
+
+def _fake_forward(
+    value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """The output's shape. Repeats those checks of the compiled library that depend on shapes, for tracing."""
+    torch._check_value(
+        value.dim() == 4,
+        lambda: f"ms_deform_attn: value needs the shape (batch, tokens, heads, channels), got {list(value.shape)}",
+    )
+    torch._check_value(
+        sampling_locations.dim() == 6,
+        lambda: (
+            "ms_deform_attn: sampling_locations needs the shape (batch, queries, heads, levels, points, 2), "
+            f"got {list(sampling_locations.shape)}"
+        ),
+    )
+    batch, _, heads, channels = value.shape
+    queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
+    levels = len(spatial_shapes) // 2
+    locations_shape = [batch, queries, heads, levels, points, 2]
+    torch._check_value(
+        list(sampling_locations.shape) == locations_shape,
+        lambda: (
+            f"ms_deform_attn: sampling_locations needs the batch size ({batch}) and heads ({heads}) of value and the "
+            f"levels ({levels}) of spatial_shapes, got shape {list(sampling_locations.shape)}"
+        ),
+    )
+    torch._check_value(
+        list(attention_weights.shape) == locations_shape[:-1],
+        lambda: (
+            "ms_deform_attn: attention_weights needs the shape of sampling_locations without the last axis, "
+            f"{locations_shape[:-1]}, got {list(attention_weights.shape)}"
+        ),
+    )
+    return value.new_empty((batch, queries, heads * channels))
+
+
+def _fake_backward(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    *needed: bool,
+) -> tuple[Tensor, ...]:
+    """The gradients' shapes; one that is not wanted is an empty tensor."""
+    inputs = (value, sampling_locations, attention_weights)
+    return tuple(of.new_empty(of.shape if is_needed else (0,)) for of, is_needed in zip(inputs, needed, strict=True))
+
+
+def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    value, ctx.spatial_shapes, sampling_locations, attention_weights = inputs
+    needs_grad_value, _, *needs_points = ctx.needs_input_grad
+    if not (needs_grad_value or any(needs_points)):
+        return
+    if not any(needs_points):
+        # Sampling is linear in value, whose gradient therefore needs only its shape.
+        value = value.new_empty(()).expand(value.shape)
+    ctx.save_for_backward(value, sampling_locations, attention_weights)
+
+
+def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    value, sampling_locations, attention_weights = ctx.saved_tensors
+    needed = [ctx.needs_input_grad[index] for index in (0, 2, 3)]
+    grads = torch.ops.flash_internimage.ms_deform_attn_backward(
+        grad_output, value, ctx.spatial_shapes, sampling_locations, attention_weights, *needed
+    )
+    grad_value, *grad_points = (grad if is_needed else None for grad, is_needed in zip(grads, needed, strict=True))
+    return grad_value, None, *grad_points
+
+
+def _refuse_double_backward(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError(
+        "ms_deform_attn: double backward is not implemented, got a request for the gradient of its gradient; "
+        "use create_graph=False, or torch.autograd.functional with first derivatives only"
+    )
+
+
+def _autocast(device: str):
+    """The rule for one device: value goes to autocast's dtype, while points keep the precision that they come in."""
+    without_autocast = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device}"))
+
+    def cast_and_call(
+        value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
+    ) -> Tensor:
+        if value.dtype != torch.float64:
+            value = value.to(torch.get_autocast_dtype(value.device.type))
+        if sampling_locations.dtype != value.dtype and sampling_locations.dtype in _LOW_PRECISION:
+            sampling_locations, attention_weights = sampling_locations.float(), attention_weights.float()
+        with torch._C._ExcludeDispatchKeyGuard(without_autocast):
+            return torch.ops.flash_internimage.ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
+
+    return cast_and_call
+
+
+if _extension.is_available():
+    torch.library.register_fake(f"{_LIBRARY}::ms_deform_attn", _fake_forward)
+    torch.library.register_fake(f"{_LIBRARY}::ms_deform_attn_backward", _fake_backward)
+    torch.library.register_autograd(f"{_LIBRARY}::ms_deform_attn", _backward, setup_context=_save_for_backward)
+    torch.library.register_autograd(f"{_LIBRARY}::ms_deform_attn_backward", _refuse_double_backward)
+    # torch.library.register_autocast would cast every tensor, and with it the locations.
+    _registrations = torch.library.Library(_LIBRARY, "IMPL")
+    for _device in ("CPU", "CUDA"):
+        _registrations.impl("ms_deform_attn", _autocast(_device), f"Autocast{_device}")
