@@ -23,7 +23,8 @@ Axis check_axis(
     int64_t kernel_size,
     int64_t stride,
     int64_t padding,
-    int64_t dilation) {
+    int64_t dilation,
+    const at::Tensor& offset_mask) {
   // The products stay below 2^62, and what is kept is checked to fit 32 bits.
   const int64_t window = dilation * (kernel_size - 1) + 1;
   const int64_t padded = size + 2 * padding;
@@ -33,13 +34,12 @@ Axis check_axis(
       " (", padded, " with padding) and ", window);
   TORCH_CHECK_VALUE(
       window <= padded,
-      "dcnv4: the dilated kernel must fit the padded value, got a kernel of ", name, " ", window, " on ", padded,
-      " cells (", size, " + 2 x padding ", padding, "); use more padding or a smaller kernel_size or dilation");
+      "dcnv4: the dilated kernel must fit the padded value, got a kernel of ", window, " on ", padded, " cells (", size,
+      " + 2 x padding ", padding, ") in ", name, "; use more padding or a smaller kernel_size or dilation");
   const int64_t expected = (padded - window) / stride + 1;
   TORCH_CHECK_VALUE(
       output_size == expected,
-      "dcnv4: offset_mask needs a ", name, " of ", expected, ", the output's for value's ", name, " ", size,
-      ", got ", output_size);
+      "dcnv4: offset_mask needs a ", name, " of ", expected, ", got ", output_size, " in shape ", offset_mask.sizes());
   return {
       static_cast<int32_t>(size),
       static_cast<int32_t>(output_size),
@@ -93,13 +93,13 @@ Geometry check(
       " in shape ", value.sizes());
   TORCH_CHECK_VALUE(
       offset_mask.size(0) == value.size(0),
-      "dcnv4: offset_mask needs the batch size of value, ", value.size(0), ", got ", offset_mask.size(0),
+      "dcnv4: offset_mask needs a batch size of ", value.size(0), ", got ", offset_mask.size(0),
       " in shape ", offset_mask.sizes());
 
   const Axis height = check_axis(
-      "height", value.size(1), offset_mask.size(1), kernel_size[0], stride[0], padding[0], dilation[0]);
-  const Axis width =
-      check_axis("width", value.size(2), offset_mask.size(2), kernel_size[1], stride[1], padding[1], dilation[1]);
+      "height", value.size(1), offset_mask.size(1), kernel_size[0], stride[0], padding[0], dilation[0], offset_mask);
+  const Axis width = check_axis(
+      "width", value.size(2), offset_mask.size(2), kernel_size[1], stride[1], padding[1], dilation[1], offset_mask);
   const int64_t points = kernel_size[0] * kernel_size[1] - (remove_center ? 1 : 0);
   // Division first: the product of three such numbers may not fit 64 bits.
   TORCH_CHECK_VALUE(
