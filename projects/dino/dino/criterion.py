@@ -42,9 +42,7 @@ class DINOCriterion(nn.Module):
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
 
-    def forward(
-        self, output: TransformerOutput, denoising: DenoisingQueries, targets: Sequence[Target]
-    ) -> dict[str, Tensor]:
+    def forward(self, output: TransformerOutput, denoising: DenoisingQueries, targets: Sequence[Target]) -> dict[str, Tensor]:
         """
         Args:
             output: with the predictions for ``denoising`` in front.

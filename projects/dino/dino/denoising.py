@@ -126,7 +126,7 @@ class ContrastiveDenoising(nn.Module):
         labels = pad_sequence([target.labels for target in targets], batch_first=True)  # (N, M)
         boxes = pad_sequence([target.boxes for target in targets], batch_first=True)  # (N, M, 4)
         counts = torch.tensor([len(target.labels) for target in targets], device=labels.device)
-        batch, most = labels.shape
+        most = labels.shape[1]
         groups = max(self.num_queries // max(most, 1), 1)
 
         labels = labels[:, None, None].expand(-1, groups, 2, -1)  # (N, G, 2, M)

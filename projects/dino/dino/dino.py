@@ -28,7 +28,7 @@ from .transformer import DINOTransformer, TransformerOutput
 class DINO(nn.Module):
     """Backbone, neck, transformer, and the losses.
 
-    The dtype of the pixel statistics is that of images and boxes, so ``model.double()`` computes in float64 throughout.
+    The dtype of the pixel statistics is that of padded images and boxes, so after ``model.double()`` all is float64.
     """
 
     def __init__(
@@ -104,8 +104,14 @@ class DINO(nn.Module):
         ]
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalise, then pad with zeros at the right and bottom to one size that the backbone's strides divide."""
-        images = [(inputs["image"].to(self.device) - self.pixel_mean) / self.pixel_std for inputs in batched_inputs]
+        """Normalise, then pad with zeros at the right and bottom to one size that the backbone's strides divide.
+
+        As published, normalisation is in float32 even where the network is in float64: bilinear sampling has kinks, at
+        which a difference of one rounding in the image changes gradients by 1e-5.
+        """
+        mean, std = self.pixel_mean.float(), self.pixel_std.float()
+        images = [(inputs["image"].to(self.device) - mean) / std for inputs in batched_inputs]
+        images = [image.to(self.pixel_mean.dtype) for image in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
     def targets(self, batched_inputs: list[dict[str, Any]]) -> list[Target]:
@@ -127,9 +133,7 @@ class DINO(nn.Module):
         return self.transformer(levels, masks, positions, denoising)
 
 
-def detect(
-    logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]], detections_per_image: int
-) -> list[Instances]:
+def detect(logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]], detections_per_image: int) -> list[Instances]:
     """The most confident (query, class) pairs of each image; a query may be detected as several classes.
 
     Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import nn
 
 
@@ -9,7 +11,7 @@ def mlp(in_channels: int, hidden_channels: int, out_channels: int, num_layers: i
     """``num_layers`` linear layers with ReLU between them, on the last dimension; Xavier weights, zero biases."""
     widths = [in_channels, *[hidden_channels] * (num_layers - 1), out_channels]
     layers: list[nn.Module] = []
-    for channels, next_channels in zip(widths[:-1], widths[1:], strict=True):
+    for channels, next_channels in pairwise(widths):
         linear = nn.Linear(channels, next_channels)
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)

@@ -36,9 +36,7 @@ def token_boxes(centres: Tensor, spatial_shapes: Sequence[tuple[int, int]], side
     Returns:
         (N, S, 4) as (cx, cy, w, h).
     """
-    sides = [
-        centres.new_full((height * width,), side * 2.0**level) for level, (height, width) in enumerate(spatial_shapes)
-    ]
+    sides = [centres.new_full((height * width,), side * 2.0**level) for level, (height, width) in enumerate(spatial_shapes)]
     sides = torch.cat(sides)[None, :, None].expand(centres.shape[0], -1, 2)
     return torch.cat([centres, sides], dim=-1)
 

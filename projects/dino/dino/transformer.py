@@ -99,9 +99,7 @@ class DINOTransformer(nn.Module):
         placed = [p + e[:, None, None] for p, e in zip(positions, self.level_embeds, strict=True)]
 
         memory = self.encoder(flatten_levels(features), flatten_levels(placed), mask, centres, spatial_shapes, ratios)
-        selection = self.query_selection(
-            memory, mask, centres, spatial_shapes, self.class_heads[-1], self.box_heads[-1]
-        )
+        selection = self.query_selection(memory, mask, centres, spatial_shapes, self.class_heads[-1], self.box_heads[-1])
 
         batch, num_queries = selection.indices.shape
         queries = self.query_embed.weight[:num_queries].expand(batch, -1, -1)  # one a rank, whatever token has it
