@@ -55,6 +55,8 @@ def _flat_shapes(spatial_shapes: Sequence[Sequence[int]] | Tensor) -> list[int]:
     levels = spatial_shapes
     if isinstance(levels, Tensor) and levels.dim() == 2 and not levels.is_floating_point():
         levels = levels.tolist()
+    elif torch.jit.is_tracing():  # which hands the sizes of a tensor over as tensors
+        levels = [[int(size) for size in level] for level in levels]
     if (
         isinstance(levels, Tensor)
         or any(not isinstance(level, Sequence) or len(level) != 2 for level in levels)
