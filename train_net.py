@@ -19,7 +19,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flash_internimage.checkpoint import Checkpointer
-from flash_internimage.data import class_names, require_num_classes, use_custom_data
+from flash_internimage.data import class_names, require_num_classes, use_augmentation_preset, use_custom_data
 from flash_internimage.engine.arguments import parse_arguments
 from flash_internimage.engine.batch_size import fit_to_batch_size
 from flash_internimage.engine.classes import ClassNames, require_same_classes
@@ -36,15 +36,20 @@ from flash_internimage.solver.ema import build_ema
 logger = logging.getLogger("flash_internimage")
 
 
-def classes_of_data(cfg: DictConfig, split: str) -> list[str] | None:
-    """Point the config at data of the user's own, if given, and return the names of its classes, where the data has them."""
+def classes_of_data(cfg: DictConfig, *splits: str) -> list[str] | None:
+    """Point the config at data of the user's own, if given, and check the datasets of ``splits`` (``train``, ``test``).
+
+    Returns:
+        Names of their classes, where they name them.
+    """
     names = use_custom_data(cfg) if "data" in cfg else None
-    dataset = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names")
-    if names is not None or dataset is None:
+    if names is not None:
         return names
-    first = dataset if isinstance(dataset, str) else dataset[0]
-    require_num_classes(cfg, first)
-    return class_names(first)
+    given = [OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") for split in splits]
+    datasets = [name for names in given if names is not None for name in ([names] if isinstance(names, str) else names)]
+    for dataset in datasets:
+        require_num_classes(cfg, dataset)
+    return class_names(datasets[0]) if datasets else None
 
 
 def evaluate_checkpoint(cfg: DictConfig, device: torch.device) -> None:
@@ -71,7 +76,8 @@ def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> N
     """Train from ``train.init_checkpoint``, or from where the last run in ``train.output_dir`` stopped."""
     output_dir = cfg.train.output_dir
     check_writable(output_dir)
-    classes = classes_of_data(cfg, "train")
+    classes = classes_of_data(cfg, "train", "test")
+    use_augmentation_preset(cfg)
     fit_to_batch_size(cfg, comm.get_world_size())
     model = instantiate(cfg.model).to(device)
     checkpointer = Checkpointer(model, output_dir)

@@ -1,5 +1,6 @@
 """Data of one's own, given on the command line as annotation files and image folders, with no code to write."""
 
+import difflib
 import logging
 from collections.abc import Iterator
 
@@ -110,12 +111,26 @@ def use_custom_data(cfg: DictConfig) -> list[str] | None:
     return list(test.categories.values())
 
 
+def require_registered(dataset_name: str) -> None:
+    """Checks that detectron2 knows a dataset.
+
+    Raises:
+        ValueError: it does not; the nearest names are given.
+    """
+    known = DatasetCatalog.list()
+    if dataset_name not in known:
+        near = difflib.get_close_matches(dataset_name, known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "give data of your own as data.train and data.test"
+        raise ValueError(f"dataset {dataset_name!r} is not known; {hint}")
+
+
 def class_names(dataset_name: str) -> list[str] | None:
     """Names of the classes of a registered dataset in the model's order; ``None`` if it does not name them.
 
     Raises:
-        ValueError: the dataset has errors.
+        ValueError: the dataset is not known, or has errors.
     """
+    require_registered(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
     if metadata.get("thing_classes") is not None:
         return list(metadata.thing_classes)

@@ -1,15 +1,20 @@
 """Running ``train_net.py``: in this process where that is enough, else as users do."""
 
+import json
 import logging
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from detectron2.utils.logger import setup_logger
 
+from flash_internimage.data.shapes import annotation_file, write_split
+
 Result = subprocess.CompletedProcess
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def clean_environment() -> dict[str, str]:
@@ -20,11 +25,11 @@ def clean_environment() -> dict[str, str]:
 
 
 @pytest.fixture
-def train_net(capsys, monkeypatch, repository) -> Callable[..., Result]:
+def train_net(capsys, monkeypatch) -> Callable[..., Result]:
     """Call ``train_net.main`` here: exit code, stdout and stderr as of a command."""
     import train_net
 
-    monkeypatch.chdir(repository)
+    monkeypatch.chdir(REPOSITORY)
     for name in set(os.environ) - set(clean_environment()):
         monkeypatch.delenv(name)
 
@@ -44,19 +49,43 @@ def train_net(capsys, monkeypatch, repository) -> Callable[..., Result]:
     return call
 
 
-@pytest.fixture
-def command(repository) -> Callable[..., Result]:
-    """Run a Python program in a process of its own."""
+def run_python(*argv: str, **environment: str) -> Result:
+    """Run a Python program in a process of its own, from the root of the checkout."""
+    return subprocess.run(
+        [sys.executable, *(str(argument) for argument in argv)],
+        cwd=REPOSITORY,
+        env={**clean_environment(), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
 
-    def call(*argv: str, **environment: str) -> Result:
-        return subprocess.run(
-            [sys.executable, *(str(argument) for argument in argv)],
-            cwd=repository,
-            env={**clean_environment(), **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
 
-    return call
+@pytest.fixture(scope="session")
+def own_data(tmp_path_factory) -> Path:
+    """A few shapes as data of one's own: a spaced folder name, category ids with gaps, an image without objects."""
+    root = tmp_path_factory.mktemp("e2e") / "own data"
+    for split, size in (("train", 6), ("val", 2)):
+        write_split(root, split, size)
+        path = annotation_file(root, split)
+        content = json.loads(path.read_text())
+        new_id = {category["id"]: 7 + 35 * i for i, category in enumerate(content["categories"])}
+        for entry in content["categories"]:
+            entry["id"] = new_id[entry["id"]]
+        for entry in content["annotations"]:
+            entry["category_id"] = new_id[entry["category_id"]]
+        first_image = content["images"][0]["id"]
+        content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] != first_image]
+        path.write_text(json.dumps(content))
+    return root
+
+
+def data_overrides(root: Path) -> list[str]:
+    """What points a config at such data."""
+    return [
+        f"data.train.json={annotation_file(root, 'train')}",
+        f"data.train.images={root / 'train'}",
+        f"data.test.json={annotation_file(root, 'val')}",
+        f"data.test.images={root / 'val'}",
+    ]

@@ -5,6 +5,8 @@ import signal
 import pytest
 import torch
 
+from tests.e2e.conftest import run_python
+
 CONFIG = "tests/engine/tiny_config.py"
 
 # Kills itself in the middle of writing checkpoint number KILL_AT, as a full disk, a time limit or a power cut may.
@@ -62,13 +64,13 @@ def whole(train_net, tmp_path):
         pytest.param("replace", True, id="before it is renamed"),
     ],
 )
-def test_killed_while_saving(command, train_net, whole, tmp_path, function, by_name):
+def test_killed_while_saving(train_net, whole, tmp_path, function, by_name):
     script = tmp_path / "killed.py"
     script.write_text(KILLED.format(function=function, by_name=by_name))
     folder = tmp_path / "run"
     argv = ["--config-file", CONFIG, *OPTIONS, f"train.output_dir={folder}", "train.best_checkpoint.metric=null"]
     kill_at = {"fsync": 3, "replace": 2}[function]  # each checkpoint is followed by the note of its name
-    killed = command(script, kill_at, "model_", *argv, PYTHONPATH=".")
+    killed = run_python(script, kill_at, "model_", *argv, PYTHONPATH=".")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (folder / "model_final.pth").exists()
     previous = (folder / "last_checkpoint").read_text()
