@@ -49,7 +49,7 @@ def decode_boxes(references: Tensor, deltas: Tensor, stds: Sequence[float]) -> T
     centers, sizes = _centers_and_sizes(references[:, None])
     deltas = deltas.to(torch.promote_types(deltas.dtype, references.dtype))
     shape = deltas.shape
-    deltas = deltas.reshape(len(deltas), -1, 4) * deltas.new_tensor(stds)
+    deltas = deltas.unflatten(1, (-1, 4)) * deltas.new_tensor(stds)
     new_centers = centers + deltas[..., :2] * sizes
     new_sizes = sizes * deltas[..., 2:].clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
     return torch.cat([new_centers - new_sizes * 0.5, new_centers + new_sizes * 0.5], dim=-1).reshape(shape)

@@ -43,7 +43,7 @@ def select_detections(
     """
     scores = scores[:, :-1]
     num_classes = scores.shape[1]
-    boxes = clip_boxes(boxes.reshape(len(boxes), -1, 4), image_size).expand(-1, num_classes, 4)
+    boxes = clip_boxes(boxes.unflatten(1, (-1, 4)), image_size).expand(-1, num_classes, 4)
     # A region that is not finite gives no detection.
     finite = boxes.isfinite().all(dim=-1) & scores.isfinite()
     regions, classes = ((scores > score_threshold) & finite).nonzero(as_tuple=True)
@@ -145,4 +145,4 @@ def class_deltas(deltas: Tensor, classes: Tensor) -> Tensor:
     if deltas.shape[1] == 4:
         return deltas
     rows = torch.arange(len(deltas), device=deltas.device)
-    return deltas.view(len(deltas), -1, 4)[rows, classes]
+    return deltas.unflatten(1, (-1, 4))[rows, classes]

@@ -165,7 +165,7 @@ class RPN(nn.Module):
         logits, deltas = self.rpn_head(feature_list)
         # Cell by cell, as the anchors: (N, A, H, W) -> (N, H * W * A), (N, A * 4, H, W) -> (N, H * W * A, 4).
         logits = [level.permute(0, 2, 3, 1).flatten(1) for level in logits]
-        deltas = [level.permute(0, 2, 3, 1).reshape(len(level), -1, 4) for level in deltas]
+        deltas = [level.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)) for level in deltas]
 
         losses = {}
         if self.training:

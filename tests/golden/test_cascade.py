@@ -1,0 +1,136 @@
+"""Cascade Mask R-CNN against everything stored of the original, with running and with batch statistics."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from torch import Tensor
+
+from flash_internimage.modeling.cascade import refine_boxes, refinement_classes
+from tests.golden.comparison import compare
+from tests.golden.two_stage import SIZES, Arrays, Run, Step, load_published, numpy, stored_results
+from tests.reference import Reference
+
+RECIPE = "cascade_flash_intern_image_l_fpn_1x_coco"
+PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
+STAGES = range(3)
+# Every fourth proposal of a stage is stored.
+PROPOSAL_STRIDE = 4
+
+
+def build(dtype: torch.dtype, reference: Reference, configs: Path) -> torch.nn.Module:
+    model = instantiate(LazyConfig.load(str(configs / "cascade_mask_rcnn_fpn.py")).model)
+    load_published(model, RECIPE, reference)
+    return model.to(dtype)
+
+
+@torch.no_grad()
+def heads_on_stored_boxes(run: Run) -> Arrays:
+    """``box_head/stageN/*`` and ``mask_head/stageN/*``: each stage on the same boxes."""
+    heads = run.model.eval().roi_heads
+    boxes = run.stored_boxes("box_head/rois")
+    regions = heads.box_pooler(run.levels(heads.box_in_features), boxes)
+    mask_regions = heads.mask_pooler(run.levels(heads.mask_in_features), run.stored_boxes("mask_head/rois"))
+    arrays = {}
+    for stage in STAGES:
+        logits, deltas = heads.box_predictor[stage](heads.box_head[stage](regions))
+        masks = heads.mask_head[stage].layers(mask_regions)[:, :: int(run.golden["mask_head/class_stride"])]
+        sizes = [len(image) for image in boxes]
+        refined = [
+            refine_boxes(b.tensor, d, refinement_classes(c), heads.box_predictor[stage].box2box_transform, size)
+            for b, d, c, size in zip(boxes, deltas.split(sizes), logits.split(sizes), SIZES.values(), strict=True)
+        ]
+        arrays[f"box_head/stage{stage}/logits"] = numpy(logits)
+        arrays[f"box_head/stage{stage}/deltas"] = numpy(deltas)
+        arrays[f"box_head/stage{stage}/refined"] = numbered(refined)
+        arrays[f"mask_head/stage{stage}/logits"] = numpy(masks)
+    return arrays
+
+
+def numbered(boxes: list[Tensor]) -> np.ndarray:
+    """``(image, x1, y1, x2, y2)`` rows from the boxes of each image."""
+    return numpy(torch.cat([torch.cat([b.new_full((len(b), 1), n), b], dim=1) for n, b in enumerate(boxes)]))
+
+
+def detect_by_stage(run: Run, prefix: str, detections: str) -> Arrays:
+    """``<prefix>test/stageN/*``, and detections under their own prefix."""
+    stages: list[tuple[np.ndarray, np.ndarray]] = []
+    heads = run.model.roi_heads
+    original = heads._run_stage
+
+    def recording(features, proposals, stage):
+        logits, deltas = original(features, proposals, stage)
+        stages.append((numbered([image.proposal_boxes.tensor for image in proposals]), numpy(logits.max(dim=1).values)))
+        return logits, deltas
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heads, "_run_stage", recording)
+        arrays = run.detections(detections)
+    for stage, (rois, logits) in enumerate(stages):
+        arrays[f"{prefix}test/stage{stage}/rois"] = rois[::PROPOSAL_STRIDE]
+        arrays[f"{prefix}test/stage{stage}/logits_max"] = logits[::PROPOSAL_STRIDE]
+    return arrays
+
+
+def training(step: Step) -> Arrays:
+    """What is stored of a training step, without its prefix."""
+    arrays = step.rpn_arrays()
+    total = sum(loss.item() for loss in step.losses.values())
+    arrays["loss/total"] = np.array(total)
+    for stage in STAGES:
+        values = step.stage_arrays(stage)
+        arrays[f"loss/s{stage}.acc"] = values.pop("acc")
+        arrays[f"stage{stage}/box_targets"] = values.pop("target_boxes")
+        arrays |= {f"stage{stage}/{name}": value for name, value in values.items()}
+        for theirs, ours in {"loss_cls": "loss_cls", "loss_bbox": "loss_box_reg", "loss_mask": "loss_mask"}.items():
+            arrays[f"loss/s{stage}.{theirs}"] = np.array([step.losses[f"{ours}_stage{stage}"].item()])
+    return arrays
+
+
+def compute(size: str, dtype: torch.dtype, reference: Reference, configs: Path) -> Arrays:
+    golden = reference.golden(f"cascade_{size}")
+    run = Run(build(dtype, reference, configs), golden)
+    step = run.train(norm_eval=True)
+    arrays = {f"train/{name}": value for name, value in training(step).items()}
+    arrays["train/grad_norm/values"] = run.gradient_norms(step.losses)
+    del step
+    run.model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        run.features = {name: feature.detach() for name, feature in run.features.items()}
+        arrays |= run.pyramid() | run.region_proposals(int(golden["rpn_deltas_space_stride"]))
+        arrays |= heads_on_stored_boxes(run) | detect_by_stage(run, "", "detections")
+        last = run.model.roi_heads.box_predictor[-1]
+        last.test_score_thresh, usual = 0.0, last.test_score_thresh
+        arrays |= run.detections("detections_all")
+        last.test_score_thresh = usual
+        statistics = {name: buffer.clone() for name, buffer in run.model.named_buffers()}
+        arrays |= {f"train_batch_statistics/{k}": v for k, v in training(run.train(norm_eval=False)).items()}
+        for name, buffer in run.model.named_buffers():
+            buffer.copy_(statistics[name])
+        for predictor in run.model.roi_heads.box_predictor:
+            predictor.cls_score.weight *= float(golden["sharp/factor"])
+        arrays |= detect_by_stage(run, "sharp/", "sharp/detections")
+    return arrays
+
+
+REFERENCE = Reference(Path(__file__).parent.parent / "reference")
+RESULTS = stored_results(REFERENCE.golden("cascade_l"))
+
+
+@pytest.fixture(scope="module")
+def computed() -> dict[str, Arrays]:
+    """Filled as tests ask; the model runs once in each precision."""
+    return {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_equals_the_original(precision: str, name: str, computed: dict[str, Arrays], reference: Reference, repository: Path):
+    if precision not in computed:
+        computed[precision] = compute("l", PRECISIONS[precision], reference, repository / "configs" / "common" / "models")
+    stored, noise = reference.golden("cascade_l")[name], reference.float32_noise("cascade_l")
+    comparison = compare(name, computed[precision][name], stored, PRECISIONS[precision], noise)
+    assert comparison.passed, comparison

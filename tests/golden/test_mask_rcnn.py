@@ -1,0 +1,117 @@
+"""Mask R-CNN against everything stored of the original: evaluation, training, gradients, in double and single precision."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+
+from tests.golden.comparison import compare
+from tests.golden.two_stage import SIZES, Arrays, Run, load_published, numpy, stored_results
+from tests.reference import Reference
+
+PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
+# Every 32nd channel of the region features is stored.
+CHANNEL_STRIDE = 32
+
+
+def build(size: str, dtype: torch.dtype, reference: Reference, configs: Path) -> torch.nn.Module:
+    config = LazyConfig.load(str(configs / "mask_rcnn_fpn.py")).model
+    backbones = LazyConfig.load(str(configs / "flash_intern_image.py"))
+    config.backbone.bottom_up = backbones[f"flash_intern_image_{size}"]
+    config.backbone.bottom_up.with_cp = False
+    model = instantiate(config)
+    load_published(model, f"mask_rcnn_flash_intern_image_{size}_fpn_1x_coco", reference)
+    return model.to(dtype)
+
+
+def heads_on_stored_boxes(run: Run) -> Arrays:
+    """``box_head/*`` and ``mask_head/*``."""
+    heads = run.model.eval().roi_heads
+    with torch.no_grad():
+        regions = heads.box_pooler(run.levels(heads.box_in_features), run.stored_boxes("box_head/rois"))
+        logits, deltas = heads.box_predictor(heads.box_head(regions))
+        mask_regions = heads.mask_pooler(run.levels(heads.mask_in_features), run.stored_boxes("mask_head/rois"))
+        masks = heads.mask_head.layers(mask_regions)[:, :: int(run.golden["mask_head/class_stride"])]
+    return {
+        "box_head/logits": numpy(logits),
+        "box_head/deltas": numpy(deltas),
+        "box_head/roi_features": numpy(regions[:, ::CHANNEL_STRIDE]),
+        "mask_head/logits": numpy(masks),
+    }
+
+
+def training(run: Run) -> Arrays:
+    """``loss/*``, ``train/*`` and ``grad_norm/*``."""
+    step = run.train(norm_eval=False)
+    losses = {name: loss.item() for name, loss in step.losses.items()}
+    stage = step.stage_arrays(0)
+    rpn = step.rpn_arrays()
+    transform = run.model.roi_heads.box_predictor.box2box_transform
+    positives = torch.from_numpy(stage["rois"][stage["labels"] < 80, 1:])
+    arrays = {
+        **{name: value for name, value in rpn.items() if name.startswith("loss/")},
+        **{f"train/{name}": value for name, value in rpn.items() if not name.startswith("loss/")},
+        "loss/loss_cls": np.array([losses["loss_cls"]]),
+        "loss/loss_bbox": np.array([losses["loss_box_reg"]]),
+        "loss/loss_mask": np.array([losses["loss_mask"]]),
+        "loss/acc": stage["acc"],
+        "loss/total": np.array(sum(losses.values())),
+        "train/rois": stage["rois"],
+        "train/labels": stage["labels"],
+        "train/label_weights": np.ones(len(stage["labels"])),
+        "train/box_targets": numpy(transform.get_deltas(positives, torch.from_numpy(stage["target_boxes"]))),
+        "train/box_logits_mean": stage["logits_mean"],
+        "train/box_deltas_mean": stage["deltas_mean"],
+        "train/mask_targets_bits": stage["mask_targets_bits"],
+        "train/mask_targets_shape": stage["mask_targets_shape"],
+        "grad_norm/values": run.gradient_norms(step.losses),
+    }
+    for name, proposals in zip(SIZES, step.scored_proposals(), strict=True):
+        arrays[f"train/{name}/proposals"] = proposals
+        arrays[f"train/{name}/roi_counts"] = stage[f"{name}/counts"]
+        arrays[f"train/{name}/roi_positive_gt"] = stage[f"{name}/positive_gt"]
+    return arrays
+
+
+def compute(size: str, dtype: torch.dtype, reference: Reference, configs: Path) -> Arrays:
+    golden = reference.golden(f"mask_rcnn_{size}")
+    run = Run(build(size, dtype, reference, configs), golden)
+    arrays = training(run)
+    run.features = {name: feature.detach() for name, feature in run.features.items()}
+    arrays |= run.pyramid() | run.region_proposals() | heads_on_stored_boxes(run) | run.detections("detections")
+    run.model.roi_heads.box_predictor.test_score_thresh = 0.0
+    return arrays | run.detections("detections_all")
+
+
+REFERENCE = Reference(Path(__file__).parent.parent / "reference")
+CASES = [
+    pytest.param(size, precision, name, id=f"{size}-{precision}-{name}")
+    for size in "ts"
+    for precision in PRECISIONS
+    for name in stored_results(REFERENCE.golden(f"mask_rcnn_{size}"))
+]
+
+
+@pytest.fixture(scope="module")
+def computed() -> dict[tuple[str, str], Arrays]:
+    """Filled as tests ask; a model runs once in each precision."""
+    return {}
+
+
+@pytest.mark.parametrize(("size", "precision", "name"), CASES)
+def test_equals_the_original(
+    size: str,
+    precision: str,
+    name: str,
+    computed: dict[tuple[str, str], Arrays],
+    reference: Reference,
+    repository: Path,
+):
+    if (size, precision) not in computed:
+        configs = repository / "configs" / "common" / "models"
+        computed[size, precision] = compute(size, PRECISIONS[precision], reference, configs)
+    stored, noise = reference.golden(f"mask_rcnn_{size}")[name], reference.float32_noise(f"mask_rcnn_{size}")
+    comparison = compare(name, computed[size, precision][name], stored, PRECISIONS[precision], noise)
+    assert comparison.passed, comparison
