@@ -5,6 +5,7 @@ from .check import DatasetReport, check_dataset, require_valid
 from .custom import class_names, require_num_classes, use_custom_data
 from .loader import build_test_loader, build_train_loader
 from .mapper import TestMapper, TrainingMapper
+from .presets import use_augmentation_preset
 from .records import test_records, training_records
 from .shapes import make_shapes, register_shapes
 from .stream import TrainingStream
@@ -31,5 +32,6 @@ __all__ = [
     "require_valid",
     "test_records",
     "training_records",
+    "use_augmentation_preset",
     "use_custom_data",
 ]

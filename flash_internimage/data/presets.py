@@ -4,7 +4,7 @@ import copy
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from .augmentations import CropRange, OneOf, ResizeToFit, ScaleJitter
 
@@ -68,7 +68,7 @@ def use_augmentation_preset(cfg: DictConfig) -> None:
     Raises:
         ValueError: there is no such preset.
     """
-    name = cfg.data.augmentation
+    name = OmegaConf.select(cfg, "data.augmentation")
     if name is None:
         return
     as_in_evaluation = copy.deepcopy(list(cfg.dataloader.test.mapper.augmentations))

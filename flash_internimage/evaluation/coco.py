@@ -105,6 +105,8 @@ class FastCOCOEvaluator(COCOEvaluator):
     ) -> None:
         if MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id") is None:
             DatasetCatalog.get(dataset_name)  # the names and ids of classes are known once a dataset was loaded
+        if output_dir is not None and comm.is_main_process():
+            os.makedirs(output_dir, exist_ok=True)  # now, so that it does not fail when hours were spent on predictions
         super().__init__(
             dataset_name,
             tasks=None if tasks is None else tuple(tasks),
@@ -132,7 +134,6 @@ class FastCOCOEvaluator(COCOEvaluator):
                 return OrderedDict()
         results = self._to_dataset_ids(list(itertools.chain(*(p["instances"] for p in predictions))))
         if self._output_dir:
-            os.makedirs(self._output_dir, exist_ok=True)
             with open(os.path.join(self._output_dir, "coco_instances_results.json"), "w") as file:
                 json.dump(results, file)
         if not self._do_evaluation:

@@ -210,8 +210,8 @@ def test_shapes_point_upwards():
 
 
 def test_run_lengths_agree_with_pycocotools():
-    mask = np.random.RandomState(0).rand(11, 7) > 0.4
-    for mask in (mask, ~mask, np.ones((3, 2), dtype=bool), np.zeros((3, 2), dtype=bool)):
+    noise = np.random.RandomState(0).rand(11, 7) > 0.4
+    for mask in (noise, ~noise, np.ones((3, 2), dtype=bool), np.zeros((3, 2), dtype=bool)):
         plain = uncompressed_rle(mask)
         decoded = mask_util.decode(mask_util.frPyObjects(plain, *plain["size"]))
         np.testing.assert_array_equal(decoded, mask)

@@ -1,0 +1,183 @@
+"""Checking datasets: every fault gets one sentence that names the case, and sound data gets none."""
+
+import json
+import re
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from flash_internimage.data import check_dataset, require_valid
+from flash_internimage.data.boxes import is_degenerate
+from flash_internimage.data.check import check_dataset_once, missing_files
+
+
+def first(content: dict) -> dict:
+    return content["annotations"][0]
+
+
+def test_sound_dataset(write_dataset):
+    report = check_dataset(*write_dataset())
+    assert (report.errors, report.warnings) == ([], [])
+    assert list(report.categories.items()) == [(7, "spoon"), (42, "mug")]  # ascending
+    assert report.objects == {7: 1, 42: 1}
+    assert (report.num_images, report.num_annotations) == (2, 2)
+
+
+def test_data_without_annotations_is_sound(write_dataset):
+    report = check_dataset(*write_dataset(lambda c: c.pop("annotations")))
+    assert report.errors == []
+    assert report.objects == {7: 0, 42: 0}
+
+
+FAULTS = {
+    "no categories": (lambda c: c.pop("categories"), "annotations.json has no categories"),
+    "empty categories": (lambda c: c.update(categories=[]), "has no categories"),
+    "category without a name": (lambda c: c["categories"][0].pop("name"), 'every category needs an integer "id" and a "name"'),
+    "category twice": (lambda c: c["categories"].append({"id": 7, "name": "fork"}), "two categories with the same id"),
+    "no images": (lambda c: c.update(images=[], annotations=[]), 'lists no images under "images"'),
+    "image without size": (lambda c: c["images"][0].pop("width"), '1 images lack one of "id", "file_name", "height"'),
+    "image id twice": (lambda c: c["images"][1].update(id=10), r"1 image ids are used twice: 10 \(2.jpg\)"),
+    "missing image": (
+        lambda c: c["images"][1].update(file_name="sub/gone.jpg"),
+        r"1 image files are missing: .*own data/images/sub/gone.jpg, wanted by image 20",
+    ),
+    "annotation without image": (lambda c: first(c).pop("image_id"), 'annotations lack one of "id", "image_id"'),
+    "annotation id twice": (lambda c: first(c).update(id=2), "annotation ids are used twice: annotation 2 of image 20"),
+    "unknown category": (
+        lambda c: first(c).update(category_id=8),
+        r"category that the file does not list: annotation 1 of image 10 with category 8; .* 7 \(spoon\), 42 \(mug\)",
+    ),
+    "ignore": (lambda c: first(c).update(ignore=1), 'have "ignore", which detectron2 refuses'),
+    "box of three numbers": (lambda c: first(c).update(bbox=[1, 2, 3]), r"boxes are not four numbers .*: \[1, 2, 3\]"),
+    "box with NaN": (lambda c: first(c).update(bbox=[1, 2, float("nan"), 4]), "boxes are not four numbers"),
+    "no box": (lambda c: first(c).pop("bbox"), "boxes are not four numbers .*: None"),
+    "mask of another size": (
+        lambda c: first(c).update(segmentation={"size": [80, 60], "counts": [4800]}),
+        r"run-length masks do not fit their image: annotation 1 of image 10, .* size \[60, 80\] but has \[80, 60\]",
+    ),
+    "mask that is text": (lambda c: first(c).update(segmentation="x"), "neither polygons nor run-length masks"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), FAULTS.values(), ids=FAULTS.keys())
+def test_fault_is_named(write_dataset, change, message):
+    file, images = write_dataset(change)
+    report = check_dataset(file, images)
+    assert len(report.errors) == 1
+    assert str(file) in report.errors[0]
+    assert re.search(message, report.errors[0])
+
+
+LEFT_OUT = {
+    "thin box": (
+        lambda c: first(c).update(bbox=[5, 5, 0.5, 10]),
+        "1 boxes are left out of training.*: annotation 1 of",
+    ),
+    "box outside": (lambda c: first(c).update(bbox=[80, 5, 10, 10]), "1 boxes are left out of training"),
+    "image not listed": (lambda c: first(c).update(image_id=99), "1 annotations are left out because the file does not list"),
+    "two corners": (
+        lambda c: first(c).update(segmentation=[[1, 2, 3, 4]]),
+        "1 objects are left out because no polygon has",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), LEFT_OUT.values(), ids=LEFT_OUT.keys())
+def test_what_is_left_out_is_counted(write_dataset, change, message):
+    report = check_dataset(*write_dataset(change))
+    assert report.errors == []
+    assert len(report.warnings) == 1
+    assert re.search(message, report.warnings[0])
+
+
+def test_kinds_are_counted_and_the_first_is_shown(write_dataset):
+    report = check_dataset(*write_dataset(lambda c: [a.update(category_id=5) for a in c["annotations"]]))
+    assert re.search("2 annotations have a category .*: the first is annotation 1 of image 10", report.errors[0])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist; check the path"),
+        ('{"images": [', "should be JSON, but it breaks off or has an error"),
+        (b"\xff\xfe\x00", "should be JSON"),
+        ("[1, 2]", "should hold a JSON object, got a list"),
+    ],
+    ids=["missing", "truncated", "not text", "a list"],
+)
+def test_unreadable_annotation_file(tmp_path, content, message):
+    file = tmp_path / "a.json"
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    (error,) = check_dataset(file, tmp_path).errors
+    assert re.search(rf"annotation file {file} {message}", error)
+
+
+def test_missing_folder_of_images(write_dataset):
+    file, images = write_dataset()
+    (error,) = check_dataset(file, images / "typo").errors
+    assert re.search("folder of images does not exist: .*images/typo; check the path", error)
+
+
+def test_missing_files_in_sub_folders(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").touch()
+    (tmp_path / "2.jpg").touch()
+    assert missing_files(str(tmp_path), ["a/1.jpg", "2.jpg", "a/2.jpg", "b/1.jpg"]) == ["a/2.jpg", "b/1.jpg"]
+
+
+def test_is_checked_again_when_the_file_changes(write_dataset):
+    file, images = write_dataset()
+    assert check_dataset_once(str(file), str(images)) is check_dataset_once(str(file), str(images))
+    assert check_dataset_once(str(file), str(images)).errors == []
+    file.write_text(json.dumps({"images": []}))
+    assert check_dataset_once(str(file), str(images)).errors
+
+
+def test_require_valid_raises_all_kinds(write_dataset):
+    def spoil(content):
+        first(content).update(category_id=5)
+        content["images"][1]["file_name"] = "gone.jpg"
+
+    file, images = write_dataset(spoil)
+    MetadataCatalog.get("spoilt").set(json_file=str(file), image_root=str(images))
+    with pytest.raises(ValueError, match=r"(?s)2 kinds of errors in a dataset:.*image files are missing.*does not list"):
+        require_valid("spoilt")
+    MetadataCatalog.remove("spoilt")
+
+
+def test_require_valid_makes_a_dataset_that_makes_itself(small_shapes):
+    require_valid("small_shapes_train")
+
+
+def test_missing_coco_is_one_clear_sentence():
+    if "coco_2017_val" not in DatasetCatalog.list():
+        pytest.fail("detectron2 registers COCO")
+    metadata = MetadataCatalog.get("coco_2017_val")
+    report = check_dataset(metadata.json_file + ".none", metadata.image_root)
+    assert re.search("instances_val2017.json.none does not exist.*DETECTRON2_DATASETS", report.errors[0])
+
+
+def test_no_image_is_opened(write_dataset):
+    file, images = write_dataset()
+    for image in images.iterdir():
+        image.write_bytes(b"")
+    assert check_dataset(file, images).errors == []
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((0, 0, 1, 1), False),
+        ((79.5, 59.5, 5, 5), False),
+        ((0, 0, 0.99, 5), True),
+        ((0, 0, 5, -5), True),
+        ((-5, 0, 5, 5), True),
+        ((80, 0, 5, 5), True),
+        ((0, 60, 5, 5), True),
+        ((float("nan"), 0, 5, 5), True),
+        ((0, 0, 5, float("nan")), True),
+    ],
+)
+def test_degenerate_boxes(box, expected):
+    assert is_degenerate(*box, height=60, width=80) is expected
