@@ -11,7 +11,7 @@ see the same memory as (N, C, H, W) in PyTorch's channels-last format, so no ten
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -24,6 +24,10 @@ from flash_internimage.layers import DCNv4
 
 # Of every layer norm in the backbone; PyTorch's own default is 1e-5.
 NORM_EPS = 1e-6
+
+# Cells whose MLP is computed together in evaluation on a CPU: 4 MB of hidden features in the first stage of T. Fewer would
+# make the matrix products of the later stages slower (benchmarks/backbone_cpu.py).
+CELLS_AT_ONCE = 4096
 
 
 class ToChannelsLast(nn.Module):
@@ -140,11 +144,21 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, H, W, C)."""
-        if self.post_norm:
-            x = self._add(x, self.norm1(self.dcn(x)), self.gamma1)
-            return self._add(x, self.norm2(self.mlp(x)), self.gamma2)
-        x = self._add(x, self.dcn(self.norm1(x)), self.gamma1)
-        return self._add(x, self.mlp(self.norm2(x)), self.gamma2)
+        x = self._add_dcn(x)
+        # On a CPU, temporaries beyond the caches cost as much as the arithmetic, and the hidden features of the MLPs are
+        # the largest in the network. A graph for gradients or for a compiler keeps them anyway, or fuses by itself.
+        plain = torch.is_grad_enabled() or self.training or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if plain or not x.is_cpu:
+            return self._add_mlp(x)
+        return in_pieces(self._add_mlp, x, CELLS_AT_ONCE)
+
+    def _add_dcn(self, x: Tensor) -> Tensor:
+        update = self.norm1(self.dcn(x)) if self.post_norm else self.dcn(self.norm1(x))
+        return self._add(x, update, self.gamma1)
+
+    def _add_mlp(self, x: Tensor) -> Tensor:
+        update = self.norm2(self.mlp(x)) if self.post_norm else self.mlp(self.norm2(x))
+        return self._add(x, update, self.gamma2)
 
     def _add(self, x: Tensor, update: Tensor, gamma: Tensor | None) -> Tensor:
         """``x + drop_path(gamma * update)`` in one pass over the map.
@@ -154,6 +168,18 @@ class Block(nn.Module):
         scale = x.new_ones(1) if gamma is None else gamma
         scale = self.drop_path(scale.expand(x.shape[0], 1, 1, -1))
         return torch.addcmul(x, update, scale)
+
+
+def in_pieces(function: Callable[[Tensor], Tensor], x: Tensor, cells: int) -> Tensor:
+    """``function(x)``, for a function that treats every cell alike and alone, computed for some cells at a time.
+
+    Args:
+        function: (1, M, 1, C) -> the same shape, for any M.
+        x: (N, H, W, C).
+        cells: largest M.
+    """
+    pieces = x.reshape(1, -1, 1, x.shape[-1]).split(cells, dim=1)
+    return torch.cat([function(piece) for piece in pieces], dim=1).view(x.shape)
 
 
 class Stage(nn.Module):

@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from flash_internimage.layers import DCNv4
-from flash_internimage.modeling import FlashInternImage
+from flash_internimage.modeling import FlashInternImage, flash_intern_image
 from flash_internimage.modeling.flash_intern_image import layer_ids, stage_depths
 
 SMALL = {"channels": 16, "depths": (1, 2, 1, 1), "groups": (1, 2, 4, 8), "drop_path_rate": 0.0}
@@ -71,8 +71,10 @@ def test_features_are_channels_last():
     assert all(feature.is_contiguous(memory_format=torch.channels_last) for feature in features.values())
 
 
-def test_empty_batch():
-    features = FlashInternImage(**SMALL).eval()(torch.zeros(0, 3, 64, 64))
+@pytest.mark.parametrize("with_gradient", [True, False])
+def test_empty_batch(with_gradient: bool):
+    with torch.set_grad_enabled(with_gradient):
+        features = FlashInternImage(**SMALL).eval()(torch.zeros(0, 3, 64, 64))
     assert features["res5"].shape == (0, 128, 2, 2)
 
 
@@ -118,6 +120,21 @@ def test_checkpointed_equals_plain(arguments: dict):
     assert_close(losses[0], losses[1], rtol=0, atol=0)
     for name, gradient in gradients(nets[0]).items():
         assert_close(gradient, nets[1].get_parameter(name).grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@BOTH
+def test_evaluation_in_pieces_equals_the_whole(arguments: dict, monkeypatch: pytest.MonkeyPatch):
+    net = randomise(FlashInternImage(**arguments)).double().eval()
+    image = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    whole = net(image)
+    monkeypatch.setattr(flash_intern_image, "CELLS_AT_ONCE", 100)  # not a divisor of the 768 cells of the first stage
+    sizes = []
+    net.levels[0].blocks[0].mlp.register_forward_hook(lambda mlp, inputs, output: sizes.append(output.shape[1]))
+    with torch.no_grad():
+        pieces = net(image)
+    assert sizes == [100] * 7 + [68]
+    for name, feature in whole.items():
+        assert_close(pieces[name], feature, rtol=1e-12, atol=1e-12)
 
 
 def test_checkpointing_keeps_less_for_the_backward_pass():
