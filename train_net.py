@@ -19,7 +19,14 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flash_internimage.checkpoint import Checkpointer
-from flash_internimage.data import class_names, require_num_classes, use_augmentation_preset, use_custom_data
+from flash_internimage.data import (
+    class_names,
+    require_num_classes,
+    require_registered,
+    require_valid,
+    use_augmentation_preset,
+    use_custom_data,
+)
 from flash_internimage.engine.arguments import parse_arguments
 from flash_internimage.engine.batch_size import fit_to_batch_size
 from flash_internimage.engine.classes import ClassNames, require_same_classes
@@ -48,6 +55,9 @@ def classes_of_data(cfg: DictConfig, *splits: str) -> list[str] | None:
     given = [OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") for split in splits]
     datasets = [name for names in given if names is not None for name in ([names] if isinstance(names, str) else names)]
     for dataset in datasets:
+        require_registered(dataset)
+        if comm.is_main_process():
+            require_valid(dataset)
         require_num_classes(cfg, dataset)
     return class_names(datasets[0]) if datasets else None
 
