@@ -1,0 +1,49 @@
+// Properties of the device in use, and which kernel instance its pointers allow.
+
+#pragma once
+
+#include "launch.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/cuda/CUDAContext.h>
+
+#include <cstdint>
+#include <initializer_list>
+
+namespace flash_internimage::cuda {
+
+inline DeviceLimits device_limits() {
+  const cudaDeviceProp& properties = *at::cuda::getCurrentDeviceProperties();
+  return {
+      properties.warpSize,
+      properties.multiProcessorCount,
+      properties.maxThreadsPerMultiProcessor,
+      static_cast<int64_t>(properties.sharedMemPerMultiprocessor),
+      static_cast<int64_t>(properties.sharedMemPerBlock),
+      properties.maxGridSize[0]};
+}
+
+/// Whether 32-bit indices reach every element. Half their range, so that no intermediate sum overflows.
+inline bool fits_32_bits(std::initializer_list<int64_t> sizes) {
+  for (const int64_t size : sizes) {
+    if (size >= int64_t(1) << 30) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/// Whether groups of `channels` channels can be read 16 bytes at a time from all of these.
+inline bool allows_vectors(int64_t channels, int64_t element_bytes, std::initializer_list<const void*> pointers) {
+  if (channels * element_bytes % 16 != 0) {
+    return false;
+  }
+  for (const void* pointer : pointers) {
+    if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0) {
+      return false;
+    }
+  }
+  return true;
+}
+
+} // namespace flash_internimage::cuda

@@ -1,0 +1,242 @@
+// Weighted sums of bilinear samples, forward and backward, for every operator: they differ only in their points.
+//
+// A unit is one group of channels of one output. Its points are located once, by any thread of the block, into shared
+// memory; then the unit's lanes, neighbours in a warp, walk over the points, each with its own channels.
+//
+// `points_t` says where the points lie and takes their gradients:
+//
+//     using value_t, acc_t, index_t;
+//     int64_t units;   int32_t points, channels;   index_t cell_stride;
+//     Located<acc_t, index_t> locate(index_t unit, int32_t point) const;
+//     void write_gradient(index_t unit, int32_t point, acc_t y, acc_t x, acc_t modulation) const;
+//
+// The output of unit u lies at u * channels.
+
+#pragma once
+
+#include "../core/bilinear.h"
+#include "vector.cuh"
+
+namespace flash_internimage::cuda {
+
+/// A point on the map whose cell (0, 0) lies `origin` elements into the values.
+template <typename acc_t, typename index_t>
+struct Located {
+  BilinearPoint<acc_t> point;
+  acc_t modulation;
+  CellGrid<index_t> grid;
+  index_t origin;
+};
+
+/// A point as lanes need it to sample.
+template <typename acc_t, typename index_t>
+struct alignas(16) Sample {
+  acc_t weight[kCorners]; // modulation x corner weight
+  index_t first; // of corner 0, in elements of value
+  index_t row_stride;
+  int32_t corners;
+};
+
+/// And what they need beyond to differentiate. Once a point's gradient is known, it takes the place of y, x, modulation.
+template <typename acc_t, typename index_t>
+struct alignas(16) DifferentiableSample : Sample<acc_t, index_t> {
+  acc_t y;
+  acc_t x;
+  acc_t modulation;
+};
+
+/// What `launch.h` decided, as far as a kernel needs it.
+struct Shares {
+  int32_t lanes;
+  int32_t units_per_block;
+  int32_t points_per_pass;
+};
+
+template <typename acc_t, typename index_t>
+__device__ __forceinline__ void fill(const Located<acc_t, index_t>& located, Sample<acc_t, index_t>& sample) {
+#pragma unroll
+  for (int corner = 0; corner < kCorners; ++corner) {
+    sample.weight[corner] = located.modulation * corner_weight(located.point, corner);
+  }
+  sample.first = located.origin + corner_offset(located.point, 0, located.grid);
+  sample.row_stride = located.grid.row_stride;
+  sample.corners = located.point.corners;
+}
+
+template <typename acc_t, typename index_t>
+__device__ __forceinline__ void fill(
+    const Located<acc_t, index_t>& located,
+    DifferentiableSample<acc_t, index_t>& sample) {
+  fill(located, static_cast<Sample<acc_t, index_t>&>(sample));
+  sample.y = located.point.dy;
+  sample.x = located.point.dx;
+  sample.modulation = located.modulation;
+}
+
+/// Locates points [first_point, first_point + count) of the block's units, with all threads of the block.
+template <typename sample_t, typename points_t>
+__device__ __forceinline__ void locate_pass(
+    const points_t& points,
+    int64_t first_unit,
+    int32_t units,
+    int32_t first_point,
+    int32_t count,
+    sample_t* samples) {
+  for (int32_t i = threadIdx.x; i < units * count; i += blockDim.x) {
+    const auto unit = static_cast<typename points_t::index_t>(first_unit + i / count);
+    fill(points.locate(unit, first_point + i % count), samples[i]);
+  }
+}
+
+template <typename acc_t, typename index_t>
+__device__ __forceinline__ index_t
+corner_at(const Sample<acc_t, index_t>& sample, int corner, index_t cell_stride) {
+  return sample.first + (corner >> 1) * sample.row_stride + (corner & 1) * cell_stride;
+}
+
+template <int width, typename points_t>
+__global__ void forward_kernel(
+    points_t points,
+    Shares shares,
+    const typename points_t::value_t* __restrict__ value,
+    typename points_t::value_t* __restrict__ output) {
+  using acc_t = typename points_t::acc_t;
+  using sample_t = Sample<acc_t, typename points_t::index_t>;
+  extern __shared__ __align__(16) unsigned char shared[];
+  sample_t* const samples = reinterpret_cast<sample_t*>(shared);
+
+  const int32_t lane = threadIdx.x % shares.lanes;
+  const int32_t own = threadIdx.x / shares.lanes;
+  const int32_t stride = shares.lanes * width;
+  const int64_t units_per_grid = static_cast<int64_t>(gridDim.x) * shares.units_per_block;
+  const bool one_pass = points.points <= shares.points_per_pass;
+  for (int64_t first_unit = static_cast<int64_t>(blockIdx.x) * shares.units_per_block; first_unit < points.units;
+       first_unit += units_per_grid) {
+    const int32_t units = min(static_cast<int64_t>(shares.units_per_block), points.units - first_unit);
+    // All threads take every turn, because the passes contain barriers.
+    for (int32_t turn = 0; turn < points.channels; turn += stride) {
+      const int32_t channel = turn + lane * width;
+      const bool works = own < units && channel < points.channels;
+      acc_t sum[width] = {};
+      for (int32_t first_point = 0; first_point < points.points; first_point += shares.points_per_pass) {
+        const int32_t count = min(shares.points_per_pass, points.points - first_point);
+        if (!one_pass || turn == 0) {
+          __syncthreads(); // until the samples before these are no longer needed
+          locate_pass(points, first_unit, units, first_point, count, samples);
+          __syncthreads();
+        }
+        if (works) {
+          for (int32_t i = own * count; i < (own + 1) * count; ++i) {
+            const sample_t& sample = samples[i];
+#pragma unroll
+            for (int corner = 0; corner < kCorners; ++corner) {
+              if (sample.corners >> corner & 1) {
+                acc_t cell[width];
+                load<width>(value + corner_at(sample, corner, points.cell_stride) + channel, cell);
+#pragma unroll
+                for (int c = 0; c < width; ++c) {
+                  sum[c] += sample.weight[corner] * cell[c];
+                }
+              }
+            }
+          }
+        }
+      }
+      if (works) {
+        store<width>(sum, output + (first_unit + own) * points.channels + channel);
+      }
+    }
+  }
+}
+
+/// `grad_value` or the gradients of points are left out where their pointer or flag says so.
+template <int width, typename points_t>
+__global__ void backward_kernel(
+    points_t points,
+    Shares shares,
+    bool wants_points,
+    const typename points_t::value_t* __restrict__ grad_output,
+    const typename points_t::value_t* __restrict__ value,
+    typename points_t::acc_t* __restrict__ grad_value) {
+  using acc_t = typename points_t::acc_t;
+  using index_t = typename points_t::index_t;
+  using sample_t = DifferentiableSample<acc_t, index_t>;
+  extern __shared__ __align__(16) unsigned char shared[];
+  sample_t* const samples = reinterpret_cast<sample_t*>(shared);
+
+  const int32_t lane = threadIdx.x % shares.lanes;
+  const int32_t own = threadIdx.x / shares.lanes;
+  const int32_t stride = shares.lanes * width;
+  const int64_t units_per_grid = static_cast<int64_t>(gridDim.x) * shares.units_per_block;
+  for (int64_t first_unit = static_cast<int64_t>(blockIdx.x) * shares.units_per_block; first_unit < points.units;
+       first_unit += units_per_grid) {
+    const int32_t units = min(static_cast<int64_t>(shares.units_per_block), points.units - first_unit);
+    const bool has_unit = own < units;
+    const typename points_t::value_t* const unit_grad = grad_output + (first_unit + own) * points.channels;
+    acc_t grad[width] = {};
+    if (has_unit && lane * width < points.channels) {
+      load<width>(unit_grad + lane * width, grad);
+    }
+    for (int32_t first_point = 0; first_point < points.points; first_point += shares.points_per_pass) {
+      const int32_t count = min(shares.points_per_pass, points.points - first_point);
+      __syncthreads(); // until the gradients before these are written
+      locate_pass(points, first_unit, units, first_point, count, samples);
+      __syncthreads();
+      // All threads take every point, because sums over lanes are warp-wide.
+      for (int32_t i = 0; i < count; ++i) {
+        acc_t dots[kCorners] = {};
+        sample_t& sample = samples[(has_unit ? own : 0) * count + i];
+        const int32_t corners = has_unit ? sample.corners : 0;
+        for (int32_t channel = lane * width; channel < points.channels && corners != 0; channel += stride) {
+          if (points.channels > stride) {
+            load<width>(unit_grad + channel, grad);
+          }
+#pragma unroll
+          for (int corner = 0; corner < kCorners; ++corner) {
+            if (corners >> corner & 1) {
+              const index_t at = corner_at(sample, corner, points.cell_stride) + channel;
+              if (wants_points) {
+                acc_t cell[width];
+                load<width>(value + at, cell);
+#pragma unroll
+                for (int c = 0; c < width; ++c) {
+                  dots[corner] += grad[c] * cell[c];
+                }
+              }
+              if (grad_value != nullptr) {
+                add_atomically<width>(sample.weight[corner], grad, grad_value + at);
+              }
+            }
+          }
+        }
+        if (wants_points) {
+          const BilinearPoint<acc_t> point = {0, 0, sample.y, sample.x, corners};
+          const BilinearGradient<acc_t> slope = interpolate_gradient(point, dots[0], dots[1], dots[2], dots[3]);
+          const acc_t y = sum_over_lanes(slope.y, shares.lanes);
+          const acc_t x = sum_over_lanes(slope.x, shares.lanes);
+          const acc_t sampled = sum_over_lanes(interpolate(point, dots[0], dots[1], dots[2], dots[3]), shares.lanes);
+          __syncwarp(); // until every lane has read y and x
+          if (has_unit && lane == 0) {
+            // Points that do not count get exact zeros, whatever their modulation holds.
+            sample.y = corners != 0 ? y * sample.modulation : acc_t(0);
+            sample.x = corners != 0 ? x * sample.modulation : acc_t(0);
+            sample.modulation = corners != 0 ? sampled : acc_t(0);
+          }
+        }
+      }
+      if (wants_points) {
+        __syncthreads();
+        for (int32_t i = threadIdx.x; i < units * count; i += blockDim.x) {
+          points.write_gradient(
+              static_cast<index_t>(first_unit + i / count),
+              first_point + i % count,
+              samples[i].y,
+              samples[i].x,
+              samples[i].modulation);
+        }
+      }
+    }
+  }
+}
+
+} // namespace flash_internimage::cuda
