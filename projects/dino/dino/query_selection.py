@@ -89,10 +89,14 @@ class QuerySelection(nn.Module):
         tokens = self.norm(self.projection(memory.masked_fill(unusable, 0.0)))
 
         logits = class_head(tokens)
-        count = min(self.num_queries, tokens.shape[1])
-        indices = logits.detach().amax(dim=-1).topk(count, dim=1).indices
+        indices = self.rank(logits.detach())
         corrections = box_head(take(tokens, indices))
         return Selection(indices, take(logits, indices), (corrections + take(box_logits, indices)).sigmoid())
+
+    def rank(self, logits: Tensor) -> Tensor:
+        """(N, S, K) -> (N, Q): the tokens with the largest logits of any class, largest first."""
+        scores = logits.amax(dim=-1)
+        return scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices
 
 
 def take(tokens: Tensor, indices: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torchvision
-from flash_internimage.projects.dino.box_ops import generalized_iou, inverse_sigmoid, to_centre_and_size, to_corners
 from torch.testing import assert_close
+
+from flash_internimage.projects.dino.box_ops import generalized_iou, inverse_sigmoid, to_centre_and_size, to_corners
 
 
 def random_boxes(count: int) -> torch.Tensor:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from flash_internimage.projects.dino import ChannelMapper
 from torch.testing import assert_close
+
+from flash_internimage.projects.dino import ChannelMapper
 
 
 @pytest.fixture

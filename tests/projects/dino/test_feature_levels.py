@@ -3,6 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.testing import assert_close
+
 from flash_internimage.projects.dino.feature_levels import (
     cell_centres,
     flatten_levels,
@@ -11,7 +13,6 @@ from flash_internimage.projects.dino.feature_levels import (
     valid_ratios,
     valid_sizes,
 )
-from torch.testing import assert_close
 
 CPU = torch.device("cpu")
 

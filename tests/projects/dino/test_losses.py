@@ -3,10 +3,11 @@
 import math
 
 import torch
-from flash_internimage.projects.dino.losses import set_losses
-from flash_internimage.projects.dino.targets import Match, Target
 from torch.testing import assert_close
 from torchvision.ops import generalized_box_iou
+
+from flash_internimage.projects.dino.losses import set_losses
+from flash_internimage.projects.dino.targets import Match, Target
 
 NUM_CLASSES = 4
 

@@ -4,11 +4,12 @@ import itertools
 
 import pytest
 import torch
+from torch.testing import assert_close
+from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
+
 from flash_internimage.projects.dino import HungarianMatcher
 from flash_internimage.projects.dino.matcher import focal_cost
 from flash_internimage.projects.dino.targets import Target
-from torch.testing import assert_close
-from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
 
 
 def make_target(count: int, size: tuple[int, int] = (200, 300), num_classes: int = 6) -> Target:
@@ -59,7 +60,9 @@ def test_no_other_assignment_costs_less(queries, count):
     if queries < count:
         cost = cost.T
     rows, columns = cost.shape
-    best = min(sum(cost[row, column] for column, row in enumerate(rows)) for rows in itertools.permutations(range(rows), columns))
+    best = min(
+        sum(cost[row, column] for column, row in enumerate(rows)) for rows in itertools.permutations(range(rows), columns)
+    )
     matrix = matcher.cost(logits[0], boxes[0], targets[0])
     assert_close(matrix[match.queries, match.targets].sum(), best)
 

@@ -3,8 +3,9 @@
 import math
 
 import torch
-from flash_internimage.projects.dino.position_encoding import SinePositionEncoding, encode_boxes
 from torch.testing import assert_close
+
+from flash_internimage.projects.dino.position_encoding import SinePositionEncoding, encode_boxes
 
 
 def by_formula(angle: float, num_features: int, temperature: float) -> list[float]:
