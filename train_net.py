@@ -19,6 +19,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flash_internimage.checkpoint import Checkpointer
+from flash_internimage.collect_env import collect_env, format_table
 from flash_internimage.data import (
     class_names,
     require_num_classes,
@@ -34,8 +35,8 @@ from flash_internimage.engine.config import load_config
 from flash_internimage.engine.distributed import distribute, launch
 from flash_internimage.engine.errors import reported
 from flash_internimage.engine.evaluation import evaluate
-from flash_internimage.engine.hooks import BestCheckpoint
-from flash_internimage.engine.output import RunLog, check_writable
+from flash_internimage.engine.hooks import BestCheckpoint, periodic_checkpoints
+from flash_internimage.engine.output import RunLog, check_writable, require_state_of_run
 from flash_internimage.engine.seeding import seed_everything
 from flash_internimage.engine.trainer import StepOptions, Trainer, amp_dtype
 from flash_internimage.solver.ema import build_ema
@@ -62,11 +63,12 @@ def classes_of_data(cfg: DictConfig, *splits: str) -> list[str] | None:
     return class_names(datasets[0]) if datasets else None
 
 
-def evaluate_checkpoint(cfg: DictConfig, device: torch.device) -> None:
-    """Evaluate ``train.init_checkpoint``, its averaged weights where ``train.ema.enabled``."""
+def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool) -> None:
+    """Evaluate ``train.init_checkpoint`` or the last of ``train.output_dir``: averaged weights where ``train.ema.enabled``."""
     classes = classes_of_data(cfg, "test")
     model = instantiate(cfg.model).to(device)
-    state = Checkpointer(model).load_complete(cfg.train.init_checkpoint)
+    checkpointer = Checkpointer(model, cfg.train.output_dir)
+    state = checkpointer.load_complete(checkpointer.get_checkpoint_file() if last else cfg.train.init_checkpoint)
     require_same_classes(state.get("classes"), classes)
     average = build_average(cfg, model, state)
     evaluate(cfg.dataloader, model if average is None else average.module)
@@ -96,6 +98,7 @@ def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> N
         logger.warning("--resume: no checkpoint in %s, the run starts from its beginning", output_dir)
     state = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resumed)
     if resumed:
+        require_state_of_run(state, output_dir)
         require_same_classes(state.get("classes"), classes)
     start = state["iteration"] + 1 if resumed else 0
     average = build_average(cfg, model, state if resumed else {})
@@ -131,7 +134,10 @@ def build_trainer(
     optimizer = deepcopy(cfg.optimizer)  # a config that holds a model can be saved no more
     optimizer.params.model = model
     loader = deepcopy(cfg.dataloader.train)
-    loader.start_iteration = start
+    if "start_iteration" in loader:
+        loader.start_iteration = start
+    elif start > 0:
+        raise ValueError("--resume: dataloader.train has no start_iteration, so this loader cannot continue where it stopped")
     return Trainer(
         distribute(model, device, **cfg.train.ddp), instantiate(loader), instantiate(optimizer), options, device, average
     )
@@ -145,7 +151,7 @@ def build_hooks(cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, r
     return [
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-        hooks.PeriodicCheckpointer(checkpointer, **options.checkpointer) if on_main else None,
+        periodic_checkpoints(checkpointer, **options.checkpointer, resumed=resumed) if on_main else None,
         hooks.EvalHook(options.eval_period, lambda: evaluate(cfg.dataloader, model)),
         BestCheckpoint(checkpointer, options.eval_period, best.metric, best.mode, resumed) if on_main and best.metric else None,
         hooks.PeriodicWriter(default_writers(options.output_dir, options.max_iter), options.log_period) if on_main else None,
@@ -160,8 +166,10 @@ def run(device: torch.device, args: argparse.Namespace) -> None:
         seed_everything(cfg.train.seed, rank=0, iteration=0)  # the same initial weights in all processes
         torch.backends.cudnn.benchmark = cfg.train.cudnn_benchmark and not args.eval_only
         with RunLog() as log:
+            logger.info("%s with %s", args.config_file, " ".join(args.overrides) or "no overrides")
+            logger.info("Process %d of %d on %s\n%s", rank, comm.get_world_size(), device, format_table(collect_env()))
             if args.eval_only:
-                evaluate_checkpoint(cfg, device)
+                evaluate_checkpoint(cfg, device, args.resume)
             else:
                 train(cfg, device, args.resume, log)
 

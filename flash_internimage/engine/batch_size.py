@@ -39,19 +39,19 @@ def fit_to_batch_size(cfg: DictConfig, world_size: int) -> None:
             size,
         )
         return
-    before = f"rate {cfg.optimizer.lr:g}, {train.max_iter} iterations, warm-up {cfg.lr_multiplier.warmup_iters}"
+    before = _summary(cfg)
     cfg.optimizer.lr = cfg.optimizer.lr * factor
     train.max_iter = math.ceil(train.max_iter / factor)
     train.eval_period = math.ceil(train.eval_period / factor)
     train.checkpointer.period = math.ceil(train.checkpointer.period / factor)
-    cfg.lr_multiplier.warmup_iters = math.ceil(cfg.lr_multiplier.warmup_iters / factor)
+    if "warmup_iters" in cfg.lr_multiplier:  # schedulers of fvcore count in shares of the run
+        cfg.lr_multiplier.warmup_iters = math.ceil(cfg.lr_multiplier.warmup_iters / factor)
     logger.info(
-        "Scaled from %d to %d images a step (%s) to rate %g, %d iterations, warm-up %d",
-        train.reference_batch_size,
-        size,
-        before,
-        cfg.optimizer.lr,
-        train.max_iter,
-        cfg.lr_multiplier.warmup_iters,
+        "Scaled from %d to %d images a step: %s, instead of %s", train.reference_batch_size, size, _summary(cfg), before
     )
     train.reference_batch_size = size  # the saved config describes the run as it is, and is not scaled again
+
+
+def _summary(cfg: DictConfig) -> str:
+    warmup = cfg.lr_multiplier.get("warmup_iters", "as a share")
+    return f"rate {cfg.optimizer.lr:g}, {cfg.train.max_iter} iterations, warm-up {warmup}"

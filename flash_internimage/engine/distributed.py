@@ -187,6 +187,8 @@ def _run(process: Process, main: Callable[..., None], device_name: str, args: tu
     if process.world_size == 1:
         main(device, *args)
         return
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // process.local_world_size))  # as torchrun does
     _join(process, device)
     main(device, *args)
     dist.destroy_process_group()  # not after an error: it would wait for processes that are still at work

@@ -1,4 +1,4 @@
-"""The hook that detectron2 lacks: keeping the best checkpoint so that it survives a resumed run."""
+"""Checkpoints during a run: the last few and the best, counted on when the run is resumed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,29 @@ import os
 from pathlib import Path
 
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import PeriodicCheckpointer
 from fvcore.common.checkpoint import Checkpointer
 
 logger = logging.getLogger(__name__)
+
+
+def periodic_checkpoints(
+    checkpointer: Checkpointer, period: int, max_to_keep: int | None, resumed: bool
+) -> PeriodicCheckpointer:
+    """The hook that saves every ``period`` iterations, and after the last.
+
+    Args:
+        max_to_keep: of the periodic ones; those that the run left before it was resumed count. None: all.
+    """
+    if period < 1 or (max_to_keep is not None and max_to_keep < 1):
+        raise ValueError(
+            f"train.checkpointer: expected a period and a max_to_keep of 1 or more (max_to_keep=null keeps all), "
+            f"got {period} and {max_to_keep}"
+        )
+    hook = PeriodicCheckpointer(checkpointer, period, max_to_keep=max_to_keep)
+    if resumed:
+        hook.recent_checkpoints = sorted(map(str, Path(checkpointer.save_dir).glob("model_" + "[0-9]" * 7 + ".pth")))
+    return hook
 
 
 class BestCheckpoint(HookBase):

@@ -6,8 +6,9 @@ import logging
 import logging.handlers
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -73,3 +74,16 @@ def check_writable(folder: str) -> None:
             raise PermissionError(0, "permission denied")
     except OSError as error:
         raise OSError(f"train.output_dir={folder}: cannot be written to ({error.strerror}); choose another folder") from error
+
+
+def require_state_of_run(state: Mapping[str, Any], folder: str) -> None:
+    """Raise an error if what the last checkpoint of a folder holds beside the model is not a run's.
+
+    Raises:
+        ValueError: it holds weights alone.
+    """
+    if "iteration" not in state or "trainer" not in state:
+        raise ValueError(
+            f"--resume: the checkpoint that {folder}/last_checkpoint names holds weights but no state of a run; "
+            "start from it with train.init_checkpoint=PATH instead"
+        )

@@ -16,7 +16,12 @@ def seed_everything(seed: int, rank: int, iteration: int) -> None:
     Args:
         seed: of the run, 0 or more.
         iteration: 0 or more.
+
+    Raises:
+        ValueError: the seed is negative.
     """
+    if seed < 0:
+        raise ValueError(f"train.seed={seed}: expected 0 or more")
     words = np.random.SeedSequence([seed, rank, iteration]).generate_state(4, np.uint32)
     random.seed(int(words[0]))
     np.random.seed(words[1])

@@ -41,7 +41,10 @@ def test_rate_and_schedule_follow(cfg, caplog):
         fit_to_batch_size(cfg, 1)
     assert schedule(cfg) == (0.025, 4000, 400, 400, 200)
     assert instantiate(cfg.lr_multiplier).milestones == [3000]
-    assert "Scaled from 16 to 4 images a step (rate 0.1, 1000 iterations, warm-up 50) to rate 0.025, 4000 iter" in caplog.text
+    assert (
+        "Scaled from 16 to 4 images a step: rate 0.025, 4000 iterations, warm-up 200, "
+        "instead of rate 0.1, 1000 iterations, warm-up 50"
+    ) in caplog.text
 
 
 def test_the_saved_config_is_not_scaled_twice(cfg):
@@ -57,6 +60,13 @@ def test_without_the_switch_it_is_only_told(cfg, caplog):
     fit_to_batch_size(cfg, 1)
     assert schedule(cfg) == (0.1, 1000, 100, 100, 50)
     assert "recipe is for 16 images a step, this run has 4; train.scale_to_batch_size=true" in caplog.text
+
+
+def test_a_schedule_in_shares_of_the_run_needs_no_change(cfg):
+    del cfg.lr_multiplier.warmup_iters
+    cfg.dataloader.train.total_batch_size = 4
+    fit_to_batch_size(cfg, 1)
+    assert (cfg.optimizer.lr, cfg.train.max_iter) == (0.025, 4000)
 
 
 def test_evaluation_only_at_the_end_stays_so(cfg):

@@ -9,7 +9,7 @@ from detectron2.engine import hooks
 from detectron2.engine.train_loop import TrainerBase
 
 from flash_internimage.checkpoint import Checkpointer
-from flash_internimage.engine.hooks import BestCheckpoint
+from flash_internimage.engine.hooks import BestCheckpoint, periodic_checkpoints
 
 
 class Counter(TrainerBase):
@@ -31,7 +31,7 @@ def run(folder, figures, start=0, stop=None, mode="max", resumed=False, metric="
     trainer = Counter(model)
     trainer.register_hooks(
         [
-            hooks.PeriodicCheckpointer(checkpointer, period=2, max_to_keep=1),
+            periodic_checkpoints(checkpointer, period=2, max_to_keep=1, resumed=resumed),
             hooks.EvalHook(period, lambda: {"bbox": {"AP": next(figures)}}),
             BestCheckpoint(checkpointer, period, metric, mode, resumed),
         ]
@@ -102,3 +102,18 @@ def test_a_metric_that_is_not_measured_is_told(tmp_path, caplog):
 def test_mode_is_checked(tmp_path):
     with pytest.raises(ValueError, match="train.best_checkpoint.mode=largest: expected max or min"):
         BestCheckpoint(Checkpointer(torch.nn.Linear(1, 1), str(tmp_path)), 1, "bbox/AP", "largest")
+
+
+@pytest.mark.parametrize(
+    ("resumed", "kept"), [(False, ["model_0000003.pth", "model_0000007.pth"]), (True, ["model_0000007.pth"])]
+)
+def test_old_checkpoints_of_a_resumed_run_are_counted(tmp_path, resumed, kept):
+    run(tmp_path, [1, 2], stop=4)
+    run(tmp_path, [3, 4], start=4, resumed=resumed)
+    assert sorted(path.name for path in tmp_path.glob("model_0*.pth")) == kept
+
+
+@pytest.mark.parametrize(("period", "max_to_keep"), [(0, 1), (1, 0)])
+def test_numbers_are_checked(tmp_path, period, max_to_keep):
+    with pytest.raises(ValueError, match="train.checkpointer: expected a period and a max_to_keep of 1 or more"):
+        periodic_checkpoints(Checkpointer(torch.nn.Linear(1, 1), str(tmp_path)), period, max_to_keep, resumed=False)

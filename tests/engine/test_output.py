@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from flash_internimage.engine.output import RunLog, check_writable
+from flash_internimage.engine.output import RunLog, check_writable, require_state_of_run
 
 
 def test_writable_folder_is_left_as_it_is(tmp_path):
@@ -51,3 +51,9 @@ def test_a_run_that_never_starts_writes_nothing(tmp_path, monkeypatch):
     with RunLog():
         logging.getLogger("flash_internimage.test").info("before")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_alone_cannot_be_resumed():
+    require_state_of_run({"iteration": 3, "trainer": {}}, "output")
+    with pytest.raises(ValueError, match="output/last_checkpoint names holds weights but no state of a run"):
+        require_state_of_run({"classes": []}, "output")

@@ -23,3 +23,8 @@ def test_the_same_place_draws_the_same():
 @pytest.mark.parametrize("other", [(2, 2, 3), (1, 3, 3), (1, 2, 4), (2, 1, 3), (1, 3, 2)])
 def test_another_place_draws_otherwise(other):
     assert all(a != b for a, b in zip(draw(1, 2, 3), draw(*other), strict=True))
+
+
+def test_negative_seed_is_refused():
+    with pytest.raises(ValueError, match="train.seed=-1: expected 0 or more"):
+        seed_everything(-1, 0, 0)
