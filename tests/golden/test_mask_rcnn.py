@@ -5,25 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
 
 from tests.golden.comparison import compare
-from tests.golden.two_stage import SIZES, Arrays, Run, load_published, numpy, stored_results
+from tests.golden.two_stage import SIZES, Arrays, Run, build, numpy, stored_results
 from tests.reference import Reference
 
+REFERENCE = Reference(Path(__file__).parent.parent / "reference")
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 # Every 32nd channel of the region features is stored.
 CHANNEL_STRIDE = 32
-
-
-def build(size: str, dtype: torch.dtype, reference: Reference, configs: Path) -> torch.nn.Module:
-    config = LazyConfig.load(str(configs / "mask_rcnn_fpn.py")).model
-    backbones = LazyConfig.load(str(configs / "flash_intern_image.py"))
-    config.backbone.bottom_up = backbones[f"flash_intern_image_{size}"]
-    config.backbone.bottom_up.with_cp = False
-    model = instantiate(config)
-    load_published(model, f"mask_rcnn_flash_intern_image_{size}_fpn_1x_coco", reference)
-    return model.to(dtype)
 
 
 def heads_on_stored_boxes(run: Run) -> Arrays:
@@ -75,9 +65,9 @@ def training(run: Run) -> Arrays:
     return arrays
 
 
-def compute(size: str, dtype: torch.dtype, reference: Reference, configs: Path) -> Arrays:
-    golden = reference.golden(f"mask_rcnn_{size}")
-    run = Run(build(size, dtype, reference, configs), golden)
+def compute(size: str, dtype: torch.dtype, repository: Path, folder: Path) -> Arrays:
+    recipe = f"mask_rcnn_flash_intern_image_{size}_fpn_1x_coco"
+    run = Run(build(recipe, dtype, REFERENCE, repository, folder, with_cp=False), REFERENCE.golden(f"mask_rcnn_{size}"))
     arrays = training(run)
     run.features = {name: feature.detach() for name, feature in run.features.items()}
     arrays |= run.pyramid() | run.region_proposals() | heads_on_stored_boxes(run) | run.detections("detections")
@@ -85,7 +75,6 @@ def compute(size: str, dtype: torch.dtype, reference: Reference, configs: Path) 
     return arrays | run.detections("detections_all")
 
 
-REFERENCE = Reference(Path(__file__).parent.parent / "reference")
 CASES = [
     pytest.param(size, precision, name, id=f"{size}-{precision}-{name}")
     for size in "ts"
@@ -106,12 +95,11 @@ def test_equals_the_original(
     precision: str,
     name: str,
     computed: dict[tuple[str, str], Arrays],
-    reference: Reference,
     repository: Path,
+    tmp_path: Path,
 ):
     if (size, precision) not in computed:
-        configs = repository / "configs" / "common" / "models"
-        computed[size, precision] = compute(size, PRECISIONS[precision], reference, configs)
-    stored, noise = reference.golden(f"mask_rcnn_{size}")[name], reference.float32_noise(f"mask_rcnn_{size}")
+        computed[size, precision] = compute(size, PRECISIONS[precision], repository, tmp_path)
+    stored, noise = REFERENCE.golden(f"mask_rcnn_{size}")[name], REFERENCE.float32_noise(f"mask_rcnn_{size}")
     comparison = compare(name, computed[size, precision][name], stored, PRECISIONS[precision], noise)
     assert comparison.passed, comparison

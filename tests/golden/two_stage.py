@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from detectron2.config import LazyConfig, instantiate
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
-from flash_internimage.checkpoint.published import to_detectron2, to_published
+from flash_internimage.checkpoint import Checkpointer
+from flash_internimage.checkpoint.published import to_published
 from flash_internimage.modeling import PreciseBoxes, sampling
 from tests.reference import Reference
 from tests.reference.deterministic import draw_image
@@ -26,12 +28,23 @@ Arrays = dict[str, np.ndarray]
 SIZES = {"a": (224, 288), "b": (256, 192)}
 
 
-def load_published(model: nn.Module, recipe: str, reference: Reference) -> None:
-    """Fill a model with the recipe's drawn weights; every name must be known on both sides."""
-    model.load_state_dict(to_detectron2(reference.checkpoint(recipe)))
-    for module in model.modules():
-        if isinstance(module, StochasticDepth):
-            module.p = 0.0
+def build(recipe: str, dtype: torch.dtype, reference: Reference, repository: Path, folder: Path, with_cp: bool) -> nn.Module:
+    """A published model with the recipe's drawn weights, by the way that users' take: a file, the checkpointer, the config.
+
+    Args:
+        folder: where the file may be for a while.
+        with_cp: gradient checkpointing; it changes memory and time, no number.
+    """
+    config = LazyConfig.load(str(repository / "configs" / "coco" / f"{recipe}.py")).model
+    config.backbone.bottom_up.drop_path_rate = 0.0  # as the training numbers were made
+    config.backbone.bottom_up.with_cp = with_cp
+    model = instantiate(config)
+    checkpoint, path = reference.checkpoint(recipe), folder / f"{recipe}.pth"
+    torch.save({"state_dict": checkpoint, "meta": {}}, path)
+    Checkpointer(model).load_complete(str(path))
+    path.unlink()
+    assert to_published(model.state_dict()).keys() == checkpoint.keys()
+    return model.to(dtype)
 
 
 def images() -> list[dict[str, Any]]:
