@@ -7,6 +7,7 @@ built from the published model's config.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from flash_internimage.checkpoint import Checkpointer
 from flash_internimage.checkpoint.published import to_published
 from flash_internimage.projects.dino import DINO
 from tests.golden.comparison import compare
+from tests.golden.conftest import Judge
 from tests.golden.dino_arrays import Arrays, Golden, Run
 from tests.reference import Reference
 
@@ -32,9 +34,15 @@ METADATA = {"level_channel_space_strides", "decoder/class_stride", "float32_nois
 REFERENCE = Reference(Path(__file__).parent.parent / "reference")
 
 
+@cache
+def stored(size: str) -> tuple[Golden, dict[str, float]]:
+    """The stored arrays, and the noise of each in float32."""
+    return REFERENCE.golden(f"dino_{size}"), REFERENCE.float32_noise(f"dino_{size}")
+
+
 def results(size: str) -> list[str]:
     """The names of everything stored that a model is to reproduce."""
-    names = set(REFERENCE.golden(f"dino_{size}")) - METADATA
+    names = set(stored(size)[0]) - METADATA
     return sorted(name for name in names if name == "train/denoising/box_query" or not name.startswith(INPUTS))
 
 
@@ -53,7 +61,7 @@ def build(size: str, dtype: torch.dtype, repository: Path, folder: Path) -> DINO
 
 
 def compute(size: str, dtype: torch.dtype, repository: Path, folder: Path) -> Arrays:
-    golden, model = REFERENCE.golden(f"dino_{size}"), build(size, dtype, repository, folder)
+    golden, model = stored(size)[0], build(size, dtype, repository, folder)
     single = dtype == torch.float32
     run = Run(model, golden, "ab", ranking=golden["encoder/topk_indices"] if single else None)
     arrays = run.train(noise=True, gradients=not single)
@@ -66,15 +74,15 @@ def compute(size: str, dtype: torch.dtype, repository: Path, folder: Path) -> Ar
     return arrays
 
 
-def without_ties(name: str, value: np.ndarray, stored: np.ndarray, golden: Golden) -> tuple[np.ndarray, np.ndarray]:
+def without_ties(name: str, value: np.ndarray, expected: np.ndarray, golden: Golden) -> tuple[np.ndarray, np.ndarray]:
     """Both arrays with everything alike that may come in any order."""
     if name.endswith("topk_indices"):
         # Padded tokens and those near the border all have the same score, and the box (1, 1, 1, 1).
         tied = (golden[name.replace("indices", "anchors")] == 1).all(axis=-1)
-        return np.where(tied, -1, value), np.where(tied, -1, stored)
+        return np.where(tied, -1, value), np.where(tied, -1, expected)
     if "/matching/" in name:
-        return value[value[:, 1].argsort()], stored[stored[:, 1].argsort()]
-    return value, stored
+        return value[value[:, 1].argsort()], expected[expected[:, 1].argsort()]
+    return value, expected
 
 
 def by_position(name: str, arrays: Arrays, golden: Golden) -> np.ndarray:
@@ -108,19 +116,20 @@ def test_equals_the_original(
     computed: dict[tuple[str, str], Arrays],
     repository: Path,
     tmp_path: Path,
+    judge: Judge,
 ):
     dtype = PRECISIONS[precision]
     if (size, precision) not in computed:
         computed[size, precision] = compute(size, dtype, repository, tmp_path)
-    arrays, golden, noise = computed[size, precision], REFERENCE.golden(f"dino_{size}"), REFERENCE.float32_noise(f"dino_{size}")
+    arrays, (golden, noise) = computed[size, precision], stored(size)
 
-    value, stored = without_ties(name, arrays[name], golden[name], golden)
+    value, expected = without_ties(name, arrays[name], golden[name], golden)
     if dtype == torch.float32 and "detections/" in name:
-        comparison = compare(name, by_position(name, arrays, golden), stored, torch.float64, noise)
+        comparison = compare(name, by_position(name, arrays, golden), expected, torch.float64, noise)
         comparison = replace(comparison, tolerance=DETECTIONS_FLOAT32[name.rsplit("/", 1)[1]])
     elif dtype == torch.float64 and any(part in name for part in STORED_AS_FLOAT64):
-        comparison = compare(name, value, stored, dtype, noise)
+        comparison = compare(name, value, expected, dtype, noise)
         comparison = replace(comparison, tolerance=comparison.tolerance * 1e-4)
     else:
-        comparison = compare(name, value, stored, dtype, noise)
-    assert comparison.passed, comparison
+        comparison = compare(name, value, expected, dtype, noise)
+    judge(f"dino_{size}", precision, comparison)
