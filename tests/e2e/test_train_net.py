@@ -121,3 +121,24 @@ def test_two_processes_train_one_model(arguments, tmp_path):
     assert len(figures(done.stdout)) == 2
     assert {"log.txt", "log.txt.rank1", "model_final.pth"} <= {path.name for path in tmp_path.iterdir()}
     assert all(torch.isfinite(value).all() for value in load(tmp_path / "model_final.pth")["model"].values())
+
+
+def test_everything_a_step_can_do_at_once(train_net, arguments, tmp_path):
+    done = train_net(
+        *arguments,
+        "train.max_iter=2",
+        "train.amp.enabled=true",
+        "train.accumulation_steps=2",
+        "train.clip_grad.max_norm=0.1",
+        "train.ema.enabled=true",
+        "train.scale_to_batch_size=true",
+        "model.backbone.bottom_up.with_cp=true",
+        "model.backbone.bottom_up.drop_path_rate=0.1",
+        f"train.output_dir={tmp_path}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Scaled from 4 to 2 images a step: rate 0.0005, 4 iterations, warm-up 4" in done.stdout
+    checkpoint = load(tmp_path / "model_final.pth")
+    assert checkpoint["iteration"] == 3
+    assert any(not torch.equal(checkpoint["ema"][f"module.{name}"], value) for name, value in checkpoint["model"].items())
+    assert '"grad_norm"' in (tmp_path / "metrics.json").read_text()
