@@ -8,10 +8,12 @@ from .fast_rcnn import BoxPredictor
 from .flash_intern_image import FlashInternImage
 from .matcher import OverlapMatcher
 from .poolers import RoIPooler
+from .rcnn import RCNN
 from .roi_heads import RoIHeads
 from .rpn import RPN
 
 __all__ = [
+    "RCNN",
     "RPN",
     "AnchorGenerator",
     "BoxPredictor",

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from flash_internimage.modeling.cascade import refine_boxes, refinement_classes
-from tests.golden.comparison import compare
-from tests.golden.two_stage import SIZES, Arrays, Run, Step, build, numpy, stored_results
+from tests.golden.two_stage import SIZES, Arrays, Run, Step, build, judge, numpy, stored_results
 from tests.reference import Reference
 
 REFERENCE = Reference(Path(__file__).parent.parent / "reference")
+GOLDEN = REFERENCE.golden("cascade_l")
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 STAGES = range(3)
 # Every fourth proposal of a stage is stored.
@@ -83,7 +83,7 @@ def training(step: Step) -> Arrays:
 
 
 def compute(size: str, dtype: torch.dtype, repository: Path, folder: Path) -> Arrays:
-    golden = REFERENCE.golden(f"cascade_{size}")
+    golden = GOLDEN
     recipe = f"cascade_flash_intern_image_{size}_fpn_1x_coco"
     # Without gradient checkpointing this model takes more memory than a laptop has.
     run = Run(build(recipe, dtype, REFERENCE, repository, folder, with_cp=True), golden)
@@ -110,7 +110,7 @@ def compute(size: str, dtype: torch.dtype, repository: Path, folder: Path) -> Ar
     return arrays
 
 
-RESULTS = stored_results(REFERENCE.golden("cascade_l"))
+RESULTS = stored_results(GOLDEN)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,5 @@ def computed() -> dict[str, Arrays]:
 def test_equals_the_original(precision: str, name: str, computed: dict[str, Arrays], repository: Path, tmp_path: Path):
     if precision not in computed:
         computed[precision] = compute("l", PRECISIONS[precision], repository, tmp_path)
-    stored, noise = REFERENCE.golden("cascade_l")[name], REFERENCE.float32_noise("cascade_l")
-    comparison = compare(name, computed[precision][name], stored, PRECISIONS[precision], noise)
+    comparison = judge(name, computed[precision][name], GOLDEN, PRECISIONS[precision])
     assert comparison.passed, comparison

@@ -1,19 +1,24 @@
 """Mask R-CNN against everything stored of the original: evaluation, training, gradients, in double and single precision."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.golden.comparison import compare
-from tests.golden.two_stage import SIZES, Arrays, Run, build, numpy, stored_results
+from tests.golden.two_stage import SIZES, Arrays, Golden, Run, build, judge, numpy, stored_results
 from tests.reference import Reference
 
 REFERENCE = Reference(Path(__file__).parent.parent / "reference")
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 # Every 32nd channel of the region features is stored.
 CHANNEL_STRIDE = 32
+
+
+@cache
+def stored(size: str) -> Golden:
+    return REFERENCE.golden(f"mask_rcnn_{size}")
 
 
 def heads_on_stored_boxes(run: Run) -> Arrays:
@@ -67,7 +72,7 @@ def training(run: Run) -> Arrays:
 
 def compute(size: str, dtype: torch.dtype, repository: Path, folder: Path) -> Arrays:
     recipe = f"mask_rcnn_flash_intern_image_{size}_fpn_1x_coco"
-    run = Run(build(recipe, dtype, REFERENCE, repository, folder, with_cp=False), REFERENCE.golden(f"mask_rcnn_{size}"))
+    run = Run(build(recipe, dtype, REFERENCE, repository, folder, with_cp=False), stored(size))
     arrays = training(run)
     run.features = {name: feature.detach() for name, feature in run.features.items()}
     arrays |= run.pyramid() | run.region_proposals() | heads_on_stored_boxes(run) | run.detections("detections")
@@ -79,7 +84,7 @@ CASES = [
     pytest.param(size, precision, name, id=f"{size}-{precision}-{name}")
     for size in "ts"
     for precision in PRECISIONS
-    for name in stored_results(REFERENCE.golden(f"mask_rcnn_{size}"))
+    for name in stored_results(stored(size))
 ]
 
 
@@ -100,6 +105,6 @@ def test_equals_the_original(
 ):
     if (size, precision) not in computed:
         computed[size, precision] = compute(size, PRECISIONS[precision], repository, tmp_path)
-    stored, noise = REFERENCE.golden(f"mask_rcnn_{size}")[name], REFERENCE.float32_noise(f"mask_rcnn_{size}")
-    comparison = compare(name, computed[size, precision][name], stored, PRECISIONS[precision], noise)
+    golden = stored(size)
+    comparison = judge(name, computed[size, precision][name], golden, PRECISIONS[precision])
     assert comparison.passed, comparison

@@ -8,16 +8,24 @@ from functools import partial
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
-from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead, MaskRCNNConvUpsampleHead
 
 from flash_internimage.layers import LayerNorm2d
-from flash_internimage.modeling import RPN, AnchorGenerator, BoxPredictor, BoxTransform, OverlapMatcher, RoIHeads, RoIPooler
+from flash_internimage.modeling import (
+    RCNN,
+    RPN,
+    AnchorGenerator,
+    BoxPredictor,
+    BoxTransform,
+    OverlapMatcher,
+    RoIHeads,
+    RoIPooler,
+)
 
 from .flash_intern_image import flash_intern_image_t
 
-model = L(GeneralizedRCNN)(
+model = L(RCNN)(
     backbone=L(FPN)(
         bottom_up=flash_intern_image_t,
         in_features="${.bottom_up.out_features}",
