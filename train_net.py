@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from flash_internimage.checkpoint import Checkpointer
+from flash_internimage.checkpoint import Checkpointer, remove_unfinished
 from flash_internimage.collect_env import collect_env, format_table
 from flash_internimage.data import (
     class_names,
@@ -114,6 +114,7 @@ def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> N
     trainer.register_hooks(build_hooks(cfg, model if average is None else average.module, checkpointer, resumed))
     if comm.is_main_process():
         os.makedirs(output_dir, exist_ok=True)
+        remove_unfinished(output_dir)
         LazyConfig.save(cfg, os.path.join(output_dir, "config.yaml"))
     comm.synchronize()
     log.write_to(output_dir)

@@ -2,6 +2,6 @@
 
 from .checkpointer import Checkpointer
 from .convert import convert_checkpoint
-from .reading import CheckpointError, read_checkpoint
+from .reading import CheckpointError, read_checkpoint, remove_unfinished
 
-__all__ = ["CheckpointError", "Checkpointer", "convert_checkpoint", "read_checkpoint"]
+__all__ = ["CheckpointError", "Checkpointer", "convert_checkpoint", "read_checkpoint", "remove_unfinished"]

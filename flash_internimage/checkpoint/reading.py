@@ -89,6 +89,13 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]
         temporary.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: str | os.PathLike[str]) -> None:
+    """Delete what a process that was killed inside :func:`write_atomically` left of checkpoints and their note."""
+    for pattern in (".*.pth.*.pth", ".last_checkpoint.*"):
+        for path in Path(folder).glob(pattern):
+            path.unlink(missing_ok=True)
+
+
 def _check_archive(path: Path) -> None:
     """Say what is wrong with a damaged file before a reader fails inside it."""
     size = path.stat().st_size
