@@ -56,13 +56,24 @@ $(main_detectron2)/.unpacked: requirements/detectron2-main.txt $(VENV)/.requirem
 test-detectron2-main: install $(main_detectron2)/.unpacked ## Run the tests against a detectron2 close to upstream main.
 	PYTHONPATH=$(main_detectron2) $(python) -m pytest $(ARGS)
 
-demo_config := configs/shapes/mask_rcnn_flash_internimage_nano.py
-demo_output := output/demo
+shapes := configs/shapes
+demo := output/demo
 
 .PHONY: demo
 demo: install ## Train a small model on drawn shapes, evaluate it and draw its detections (CPU, minutes).
-	$(python) train_net.py --config-file $(demo_config) train.output_dir=$(demo_output)
-	$(python) train_net.py --config-file $(demo_config) --eval-only train.init_checkpoint=$(demo_output)/model_final.pth train.output_dir=$(demo_output)/evaluation
+	$(python) train_net.py --config-file $(shapes)/mask_rcnn_flash_internimage_nano.py train.output_dir=$(demo)
+	$(python) train_net.py --config-file $(shapes)/mask_rcnn_flash_internimage_nano.py --eval-only train.init_checkpoint=$(demo)/model_final.pth train.output_dir=$(demo)/evaluation
+	$(python) tools/draw_detections.py --dataset shapes_val --predictions $(demo)/evaluation/inference/coco_instances_results.json --output $(demo)/pictures
+
+.PHONY: train-shapes
+train-shapes: install ## Train the small Cascade, DINO and RetinaNet on drawn shapes (CPU, within the hour).
+	$(python) train_net.py --config-file $(shapes)/cascade_flash_internimage_nano.py train.output_dir=output/shapes-cascade
+	$(python) train_net.py --config-file $(shapes)/dino_flash_internimage_nano.py train.output_dir=output/shapes-dino
+	$(python) train_net.py --config-file $(shapes)/retinanet_flash_internimage_nano.py train.output_dir=output/shapes-retinanet
+
+.PHONY: parity
+parity: install ## Print how far every stage of the models is from the original's stored numbers.
+	$(python) -m pytest tests/golden --parity $(ARGS)
 
 .PHONY: lint
 lint: install ## Check style: ruff and clang-format.

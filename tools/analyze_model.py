@@ -29,12 +29,12 @@ from flash_internimage.engine.config import load_config
 from flash_internimage.ops.flops import FLOP_HANDLES
 
 # Cheap, element by element, or selections: fvcore has no count for them, and detectron2 leaves them out as well.
-IGNORED = (
-    "aten::add aten::add_ aten::argmax aten::argsort aten::batch_norm aten::constant_pad_nd aten::div aten::div_ aten::exp "
-    "aten::log2 aten::max_pool2d aten::meshgrid aten::mul aten::mul_ aten::neg aten::nonzero_numpy aten::reciprocal "
-    "aten::repeat_interleave aten::rsub aten::sigmoid aten::sigmoid_ aten::softmax aten::sort aten::sqrt aten::sub "
-    "torchvision::nms torchvision::roi_align"
-).split()
+IGNORED = {
+    "aten": "add add_ argmax argsort batch_norm constant_pad_nd div div_ exp log2 max_pool2d meshgrid mul mul_ neg "
+    "nonzero_numpy reciprocal repeat_interleave rsub sigmoid sigmoid_ softmax sort sqrt sub",
+    "torchvision": "nms roi_align",
+}
+IGNORED_HANDLES = {f"{library}::{name}": None for library, names in IGNORED.items() for name in names.split()}
 
 
 class OneImage(nn.Module):
@@ -64,10 +64,11 @@ def count_flops(model: nn.Module, height: int, width: int) -> Counter[str]:
     """Multiply-adds of one image of height x width pixels, by top-level part of the model; ``""`` is the whole."""
     image = torch.rand(3, height, width) * 255
     analysis = FlopCountAnalysis(OneImage(model.eval()), image)
-    analysis.set_op_handle(**FLOP_HANDLES).set_op_handle(**dict.fromkeys(IGNORED))
+    analysis.set_op_handle(**FLOP_HANDLES).set_op_handle(**IGNORED_HANDLES)
     with quiet(), torch.no_grad():
         by_module = analysis.by_module()
-    return Counter({name.removeprefix("detector").lstrip("."): flops for name, flops in by_module.items() if name.count(".") < 2})
+    parts = {name.removeprefix("detector").lstrip("."): flops for name, flops in by_module.items()}
+    return Counter({name: flops for name, flops in parts.items() if "." not in name})
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -93,7 +94,8 @@ def row(path: Path, height: int, width: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="+", type=Path)
-    parser.add_argument("--size", nargs=2, type=int, default=(800, 1280), metavar=("HEIGHT", "WIDTH"), help="in pixels (800 1280)")
+    size = {"default": (800, 1280), "metavar": ("HEIGHT", "WIDTH"), "help": "in pixels (800 1280)"}
+    parser.add_argument("--size", nargs=2, type=int, **size)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     rows = ["| config | parameters (M) | GFLOPs | of these, backbone |", "| --- | ---: | ---: | ---: |"]
