@@ -52,6 +52,16 @@ def test_losses_and_all_gradients_are_there_and_finite(batch: str):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+def test_tensors_follow_the_model_to_its_device(device: torch.device):
+    model, batch = small_dino().to(device), HARD_BATCHES["usual"]()
+    losses = model.train()(batch)
+    total(losses).backward()
+    with torch.no_grad():
+        instances = model.eval()(batch)[0]["instances"]
+    assert {loss.device.type for loss in losses.values()} == {device.type}
+    assert instances.pred_boxes.device.type == instances.scores.device.type == instances.pred_classes.device.type == device.type
+
+
 def test_a_batch_without_objects_teaches_classes_but_no_boxes():
     model = small_dino().train()
     losses = model(HARD_BATCHES["no object at all"]())
