@@ -80,6 +80,6 @@ class HungarianMatcher(nn.Module):
 
 def _assign(cost: Tensor) -> Match:
     # scipy refuses NaN. A diverged model is better stopped by whoever looks at its losses than by an error from here.
-    matrix = torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy()
+    matrix = torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6).double().cpu().numpy()
     queries, targets = linear_sum_assignment(matrix)
     return Match(torch.from_numpy(queries).to(cost.device), torch.from_numpy(targets).to(cost.device))

@@ -67,7 +67,8 @@ class SinePositionEncoding(nn.Module):
         """
         axes = []
         for axis in (1, 2):
-            count = (~padding_mask).cumsum(dim=axis, dtype=dtype)
+            # In integers: a GPU's sum of floats is refused by torch.use_deterministic_algorithms.
+            count = (~padding_mask).cumsum(dim=axis).to(dtype)
             last = count.narrow(axis, -1, 1)
             angles = count / (last + self.eps) * (2 * math.pi)
             axes.append(sine_features(angles, self.embed_dim // 2, self.temperature))
