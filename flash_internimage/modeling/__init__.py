@@ -6,6 +6,7 @@ from .boxes import PreciseBoxes
 from .cascade import CascadeRoIHeads
 from .fast_rcnn import BoxPredictor
 from .flash_intern_image import FlashInternImage
+from .mask_head import MaskHead
 from .matcher import OverlapMatcher
 from .poolers import RoIPooler
 from .rcnn import RCNN
@@ -20,6 +21,7 @@ __all__ = [
     "BoxTransform",
     "CascadeRoIHeads",
     "FlashInternImage",
+    "MaskHead",
     "OverlapMatcher",
     "PreciseBoxes",
     "RoIHeads",

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Instances
 from torch import Tensor
 
 from flash_internimage.modeling.cascade import refine_boxes, refinement_classes
@@ -47,23 +48,27 @@ def numbered(boxes: list[Tensor]) -> np.ndarray:
     return numpy(torch.cat([torch.cat([b.new_full((len(b), 1), n), b], dim=1) for n, b in enumerate(boxes)]))
 
 
-def detect_by_stage(run: Run, prefix: str, detections: str) -> Arrays:
-    """``<prefix>test/stageN/*``, and detections under their own prefix."""
-    stages: list[tuple[np.ndarray, np.ndarray]] = []
+def detect_by_stage(run: Run, prefix: str, detections: str, every_detection: str | None = None) -> Arrays:
+    """``<prefix>test/stageN/*``, detections, and those without a threshold on scores under another name."""
     heads = run.model.roi_heads
-    original = heads._run_stage
+    run_stage = heads._run_stage
+    outputs: dict[int, tuple[Tensor, Tensor]] = {}
+    arrays: Arrays = {}
 
-    def recording(features, proposals, stage):
-        logits, deltas = original(features, proposals, stage)
-        stages.append((numbered([image.proposal_boxes.tensor for image in proposals]), numpy(logits.max(dim=1).values)))
-        return logits, deltas
+    def recording(features: dict[str, Tensor], proposals: list[Instances], stage: int) -> tuple[Tensor, Tensor]:
+        if stage not in outputs:  # the thresholds come after the last stage
+            outputs[stage] = run_stage(features, proposals, stage)
+            rois = numbered([image.proposal_boxes.tensor for image in proposals])
+            arrays[f"{prefix}test/stage{stage}/rois"] = rois[::PROPOSAL_STRIDE]
+            arrays[f"{prefix}test/stage{stage}/logits_max"] = numpy(outputs[stage][0].max(dim=1).values)[::PROPOSAL_STRIDE]
+        return outputs[stage]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(heads, "_run_stage", recording)
-        arrays = run.detections(detections)
-    for stage, (rois, logits) in enumerate(stages):
-        arrays[f"{prefix}test/stage{stage}/rois"] = rois[::PROPOSAL_STRIDE]
-        arrays[f"{prefix}test/stage{stage}/logits_max"] = logits[::PROPOSAL_STRIDE]
+        arrays |= run.detections(detections)
+        if every_detection is not None:
+            patch.setattr(heads.box_predictor[-1], "test_score_thresh", 0.0)
+            arrays |= run.detections(every_detection)
     return arrays
 
 
@@ -95,11 +100,7 @@ def compute(size: str, dtype: torch.dtype, repository: Path, folder: Path) -> Ar
     with torch.no_grad():
         run.features = {name: feature.detach() for name, feature in run.features.items()}
         arrays |= run.pyramid() | run.region_proposals(int(golden["rpn_deltas_space_stride"]))
-        arrays |= heads_on_stored_boxes(run) | detect_by_stage(run, "", "detections")
-        last = run.model.roi_heads.box_predictor[-1]
-        last.test_score_thresh, usual = 0.0, last.test_score_thresh
-        arrays |= run.detections("detections_all")
-        last.test_score_thresh = usual
+        arrays |= heads_on_stored_boxes(run) | detect_by_stage(run, "", "detections", "detections_all")
         statistics = {name: buffer.clone() for name, buffer in run.model.named_buffers()}
         arrays |= {f"train_batch_statistics/{k}": v for k, v in training(run.train(norm_eval=False)).items()}
         for name, buffer in run.model.named_buffers():

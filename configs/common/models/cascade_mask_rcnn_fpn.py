@@ -2,10 +2,10 @@
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.roi_heads import FastRCNNConvFCHead, MaskRCNNConvUpsampleHead
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 
 from flash_internimage.layers import SyncBatchNorm
-from flash_internimage.modeling import BoxPredictor, BoxTransform, CascadeRoIHeads, OverlapMatcher, RoIPooler
+from flash_internimage.modeling import BoxPredictor, BoxTransform, CascadeRoIHeads, MaskHead, OverlapMatcher, RoIPooler
 
 from .flash_intern_image import flash_intern_image_l
 from .mask_rcnn_fpn import model
@@ -50,7 +50,7 @@ model.roi_heads = L(CascadeRoIHeads)(
     mask_in_features="${.box_in_features}",
     mask_pooler=L(RoIPooler)(output_size=14, strides=[4, 8, 16, 32]),
     mask_heads=[
-        L(MaskRCNNConvUpsampleHead)(
+        L(MaskHead)(
             input_shape=L(ShapeSpec)(channels="${.....backbone.out_channels}", height=14, width=14),
             num_classes="${...num_classes}",
             conv_dims=[256, 256, 256, 256, 256],

@@ -9,7 +9,7 @@ from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
-from detectron2.modeling.roi_heads import FastRCNNConvFCHead, MaskRCNNConvUpsampleHead
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 
 from flash_internimage.layers import LayerNorm2d
 from flash_internimage.modeling import (
@@ -18,6 +18,7 @@ from flash_internimage.modeling import (
     AnchorGenerator,
     BoxPredictor,
     BoxTransform,
+    MaskHead,
     OverlapMatcher,
     RoIHeads,
     RoIPooler,
@@ -74,7 +75,7 @@ model = L(RCNN)(
         ),
         mask_in_features="${.box_in_features}",
         mask_pooler=L(RoIPooler)(output_size=14, strides=[4, 8, 16, 32]),
-        mask_head=L(MaskRCNNConvUpsampleHead)(
+        mask_head=L(MaskHead)(
             input_shape=L(ShapeSpec)(channels="${....backbone.out_channels}", height=14, width=14),
             num_classes="${..num_classes}",
             conv_dims=[256, 256, 256, 256, 256],  # four convolutions and the upsampling
