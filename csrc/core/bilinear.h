@@ -29,8 +29,8 @@ struct CellGrid {
   index_t cell_stride;
 };
 
-/// Where a point lies among the cells. `corners` has bit i set where corner i lies on the map; it is 0, and the rest is
-/// a harmless cell of the map, for a point that does not count.
+/// Where a point lies among the cells. `corners` has bit i set where corner i lies on the map; it is 0 for a
+/// point that does not count, and the rest is then a place on or just off the map.
 template <typename acc_t>
 struct BilinearPoint {
   int32_t row;
@@ -51,23 +51,25 @@ constexpr int kCorners = 4;
 constexpr int32_t kAllCorners = 0xF;
 
 /// The point at (y, x), in cells. A point counts when -1 < y < height and -1 < x < width. The comparisons are false for
-/// NaN, and they come before the conversion to an integer, which is undefined for values that do not fit.
-/// Free of branches, so that loops over points vectorise.
+/// NaN, and what they leave of a coordinate fits an integer.
+/// Minima, maxima and integer masks instead of conditions on bool: compilers turn those into vectors.
 template <typename acc_t>
 C10_HOST_DEVICE C10_ALWAYS_INLINE BilinearPoint<acc_t> locate(acc_t y, acc_t x, int32_t height, int32_t width) {
-  const bool counts = (y > acc_t(-1)) & (x > acc_t(-1)) & (y < static_cast<acc_t>(height)) &
-      (x < static_cast<acc_t>(width));
-  y = counts ? y : acc_t(0);
-  x = counts ? x : acc_t(0);
+  const acc_t bottom = static_cast<acc_t>(height);
+  const acc_t right = static_cast<acc_t>(width);
+  const int32_t counts =
+      (y > acc_t(-1) ? ~0 : 0) & (x > acc_t(-1) ? ~0 : 0) & (y < bottom ? ~0 : 0) & (x < right ? ~0 : 0);
+  y = y > acc_t(-1) ? y : acc_t(-1);
+  y = y < bottom ? y : bottom;
+  x = x > acc_t(-1) ? x : acc_t(-1);
+  x = x < right ? x : right;
   // Conversion truncates; only (-1, 0) truncates upwards.
-  const int32_t row = static_cast<int32_t>(y) - static_cast<int32_t>(y < acc_t(0));
-  const int32_t column = static_cast<int32_t>(x) - static_cast<int32_t>(x < acc_t(0));
-  const int32_t top = row >= 0;
-  const int32_t left = column >= 0;
-  const int32_t bottom = row + 1 < height;
-  const int32_t right = column + 1 < width;
-  const int32_t corners = (top & left) | (top & right) << 1 | (bottom & left) << 2 | (bottom & right) << 3;
-  return {row, column, y - static_cast<acc_t>(row), x - static_cast<acc_t>(column), counts ? corners : 0};
+  const int32_t row = static_cast<int32_t>(y) - (y < acc_t(0) ? 1 : 0);
+  const int32_t column = static_cast<int32_t>(x) - (x < acc_t(0) ? 1 : 0);
+  // Each comparison takes away the two corners on the side where it fails.
+  const int32_t corners = (row >= 0 ? 0xF : 0xC) & (column >= 0 ? 0xF : 0xA) & (row + 1 < height ? 0xF : 0x3) &
+      (column + 1 < width ? 0xF : 0x5);
+  return {row, column, y - static_cast<acc_t>(row), x - static_cast<acc_t>(column), counts & corners};
 }
 
 template <typename acc_t>

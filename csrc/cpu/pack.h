@@ -155,30 +155,18 @@ struct Pack {
   }
 };
 
-/// Calls `body(std::integral_constant<int, width>, first)` for packs that cover `channels` channels, widest first.
-template <typename body_t>
-C10_ALWAYS_INLINE void for_each_pack(int64_t channels, const body_t& body) {
-  int64_t first = 0;
-  for (; first + 16 <= channels; first += 16) {
-    body(std::integral_constant<int, 16>{}, first);
+constexpr int kWidestPack = 16;
+
+/// Calls `body(std::integral_constant<int, width>{}, first)` for packs that cover the channels from `first` on, widest
+/// first.
+template <int widest = kWidestPack, typename body_t>
+C10_ALWAYS_INLINE void for_each_pack(int64_t channels, const body_t& body, int64_t first = 0) {
+  for (; first + widest <= channels; first += widest) {
+    body(std::integral_constant<int, widest>{}, first);
   }
-  if (channels & 8) {
-    body(std::integral_constant<int, 8>{}, first);
-    first += 8;
-  }
-  if (channels & 4) {
-    body(std::integral_constant<int, 4>{}, first);
-    first += 4;
-  }
-  if (channels & 2) {
-    body(std::integral_constant<int, 2>{}, first);
-    first += 2;
-  }
-  if (channels & 1) {
-    body(std::integral_constant<int, 1>{}, first);
+  if constexpr (widest > 1) {
+    for_each_pack<widest / 2>(channels, body, first);
   }
 }
-
-constexpr int kWidestPack = 16;
 
 } // namespace flash_internimage::FLASH_INTERNIMAGE_ISA

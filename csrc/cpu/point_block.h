@@ -21,7 +21,7 @@ struct PointBlock {
   acc_t dy[kBlock];
   acc_t dx[kBlock];
   acc_t factor[kBlock]; // what the operator multiplies the sample by
-  acc_t weight[kCorners][kBlock]; // factor x corner weight, zero for corners off the map
+  acc_t weight[kCorners][kBlock]; // factor x corner weight
 
   C10_ALWAYS_INLINE void set(int i, const BilinearPoint<acc_t>& point, int32_t first_cell, int32_t width, acc_t new_factor) {
     cell[i] = first_cell + point.row * width + point.column;
@@ -30,46 +30,36 @@ struct PointBlock {
     dy[i] = point.dy;
     dx[i] = point.dx;
     factor[i] = new_factor;
-    weight[0][i] = (point.corners & 1) ? new_factor * corner_weight(point, 0) : acc_t(0);
-    weight[1][i] = (point.corners & 2) ? new_factor * corner_weight(point, 1) : acc_t(0);
-    weight[2][i] = (point.corners & 4) ? new_factor * corner_weight(point, 2) : acc_t(0);
-    weight[3][i] = (point.corners & 8) ? new_factor * corner_weight(point, 3) : acc_t(0);
+    weight[0][i] = new_factor * corner_weight(point, 0);
+    weight[1][i] = new_factor * corner_weight(point, 1);
+    weight[2][i] = new_factor * corner_weight(point, 2);
+    weight[3][i] = new_factor * corner_weight(point, 3);
   }
 };
 
-/// Corner pointers of one point. Missing corners point to `missing`, so that the loops over channels need no branch:
-/// zeros to read from, or a place to write what nobody reads.
-template <bool interior, typename scalar_t>
-struct Corners {
-  scalar_t* at[kCorners];
-
-  template <typename acc_t>
-  C10_ALWAYS_INLINE Corners(
-      scalar_t* map, const PointBlock<acc_t>& block, int i, int32_t present, int64_t cell_stride, scalar_t* missing) {
-    scalar_t* upper = map + block.cell[i] * cell_stride;
-    scalar_t* lower = upper + block.below[i] * cell_stride;
-    scalar_t* const all[kCorners] = {upper, upper + cell_stride, lower, lower + cell_stride};
+/// Calls `body(corner, offset)` with each corner of point `i` that lies on its map, `offset` being in elements from the
+/// map's first cell. `interior` says that all do, which spares the questions.
+template <bool interior, typename acc_t, typename body_t>
+C10_ALWAYS_INLINE void for_each_corner(const PointBlock<acc_t>& block, int i, int64_t cell_stride, const body_t& body) {
+  const int64_t upper = block.cell[i] * cell_stride;
+  const int64_t lower = upper + block.below[i] * cell_stride;
+  const int64_t offsets[kCorners] = {upper, upper + cell_stride, lower, lower + cell_stride};
 #pragma GCC unroll 4
-    for (int corner = 0; corner < kCorners; ++corner) {
-      at[corner] = (interior || (present >> corner & 1)) ? all[corner] : missing;
+  for (int corner = 0; corner < kCorners; ++corner) {
+    if (interior || (block.corners[i] >> corner & 1)) {
+      body(corner, offsets[corner]);
     }
   }
-};
+}
 
 /// Adds the weighted samples of a block to `sum`.
 template <bool interior, typename acc_t, int width, typename value_t>
 C10_ALWAYS_INLINE void add_samples(
-    const PointBlock<acc_t>& block,
-    const value_t* map,
-    int64_t cell_stride,
-    const value_t* zeros,
-    Pack<acc_t, width>& sum) {
+    const PointBlock<acc_t>& block, const value_t* map, int64_t cell_stride, Pack<acc_t, width>& sum) {
   for (int i = 0; i < block.count; ++i) {
-    const Corners<interior, const value_t> corners(map, block, i, block.corners[i], cell_stride, zeros);
-#pragma GCC unroll 4
-    for (int corner = 0; corner < kCorners; ++corner) {
-      sum.add(block.weight[corner][i], Pack<acc_t, width>::load(corners.at[corner]));
-    }
+    for_each_corner<interior>(block, i, cell_stride, [&](int corner, int64_t offset) {
+      sum.add(block.weight[corner][i], Pack<acc_t, width>::load(map + offset));
+    });
   }
 }
 
@@ -79,41 +69,28 @@ struct CornerDots {
   acc_t at[kCorners][kBlock];
 };
 
-template <bool interior, typename acc_t, int width, typename value_t>
-C10_ALWAYS_INLINE void add_dots(
+/// Adds to `dots`, and to the corners in `grad_map` each point's share of the output's gradient, as far as wanted: one
+/// walk over the points, because finding the corners costs as much as using them.
+template <bool interior, bool wants_dots, bool wants_grad, typename acc_t, int width, typename value_t>
+C10_ALWAYS_INLINE void differentiate(
     const PointBlock<acc_t>& block,
     const value_t* map,
-    int64_t cell_stride,
-    const value_t* zeros,
-    const Pack<acc_t, width>& grad,
-    CornerDots<acc_t>& dots) {
-  for (int i = 0; i < block.count; ++i) {
-    const Corners<interior, const value_t> corners(map, block, i, block.corners[i], cell_stride, zeros);
-#pragma GCC unroll 4
-    for (int corner = 0; corner < kCorners; ++corner) {
-      dots.at[corner][i] +=
-          sum_lanes<acc_t, Pack<acc_t, width>::kLanes>(grad.multiply(Pack<acc_t, width>::load(corners.at[corner])));
-    }
-  }
-}
-
-/// Adds each point's share of the output's gradient to the corners that `present` has.
-template <bool interior, typename acc_t, int width>
-C10_ALWAYS_INLINE void scatter(
-    const PointBlock<acc_t>& block,
-    const int32_t* present,
     acc_t* grad_map,
     int64_t cell_stride,
-    acc_t* unread,
-    const Pack<acc_t, width>& grad) {
+    const Pack<acc_t, width>& grad,
+    CornerDots<acc_t>& dots) {
+  using pack_t = Pack<acc_t, width>;
   for (int i = 0; i < block.count; ++i) {
-    const Corners<interior, acc_t> corners(grad_map, block, i, present[i], cell_stride, unread);
-#pragma GCC unroll 4
-    for (int corner = 0; corner < kCorners; ++corner) {
-      auto sum = Pack<acc_t, width>::load(corners.at[corner]);
-      sum.add(block.weight[corner][i], grad);
-      sum.store(corners.at[corner]);
-    }
+    for_each_corner<interior>(block, i, cell_stride, [&](int corner, int64_t offset) {
+      if constexpr (wants_dots) {
+        dots.at[corner][i] += sum_lanes<acc_t, pack_t::kLanes>(grad.multiply(pack_t::load(map + offset)));
+      }
+      if constexpr (wants_grad) {
+        auto sum = pack_t::load(grad_map + offset);
+        sum.add(block.weight[corner][i], grad);
+        sum.store(grad_map + offset);
+      }
+    });
   }
 }
 

@@ -100,6 +100,9 @@ Geometry check(
       "height", value.size(1), offset_mask.size(1), kernel_size[0], stride[0], padding[0], dilation[0], offset_mask);
   const Axis width = check_axis(
       "width", value.size(2), offset_mask.size(2), kernel_size[1], stride[1], padding[1], dilation[1], offset_mask);
+  TORCH_CHECK_VALUE(
+      (value.size(1) + 1) * (value.size(2) + 1) <= kMaximum,
+      "dcnv4: value needs fewer than 2^31 cells in an image, got ", value.size(1), " x ", value.size(2));
   const int64_t points = kernel_size[0] * kernel_size[1] - (remove_center ? 1 : 0);
   // Division first: the product of three such numbers may not fit 64 bits.
   TORCH_CHECK_VALUE(

@@ -116,9 +116,13 @@ std::tuple<at::Tensor, at::Tensor> backward_cpu(
   } else {
     grad_offset_mask = at::empty({0}, offset_mask.options());
   }
+  if (!needs_grad_value && !needs_grad_offset_mask) {
+    return {grad_sum, grad_offset_mask};
+  }
   if (grad_output.numel() > 0 && value.numel() > 0) {
     const at::Tensor grad_cells = grad_output.contiguous();
-    const at::Tensor value_cells = value.contiguous();
+    // Without gradients of points the values are not read, and a caller may pass their shape alone.
+    const at::Tensor value_cells = needs_grad_offset_mask ? value.contiguous() : value;
     const at::Tensor points = offset_mask.contiguous();
     backward_slices(
         chosen_kernels(),

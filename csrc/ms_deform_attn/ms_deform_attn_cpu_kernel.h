@@ -7,11 +7,13 @@
 
 namespace flash_internimage::ms_deform_attn::FLASH_INTERNIMAGE_ISA {
 
+/// A usual head in one go, so that the points are walked once.
+constexpr int kHeadPack = 32;
+
 template <typename value_t, typename points_t, typename acc_t>
 void forward_queries(const ForwardCall& call, int64_t first, int64_t last) {
   const Geometry& geometry = call.geometry;
   const int64_t channels = geometry.channels();
-  const value_t zeros[kWidestPack] = {};
   Points<acc_t, points_t> points(geometry, call.sampling_locations, call.attention_weights, 0, geometry.levels);
 
   for (int64_t query = first; query < last; ++query) {
@@ -19,14 +21,14 @@ void forward_queries(const ForwardCall& call, int64_t first, int64_t last) {
     value_t* output = static_cast<value_t*>(call.output) + query * channels;
     for (int32_t head = 0; head < geometry.heads; ++head) {
       points.locate(query * geometry.heads + head);
-      for_each_pack(geometry.head_channels, [&](auto width, int64_t channel) {
+      for_each_pack<kHeadPack>(geometry.head_channels, [&](auto width, int64_t channel) {
         const int64_t offset = static_cast<int64_t>(head) * geometry.head_channels + channel;
         auto sum = Pack<acc_t, width>::zero();
         for (const PointBlock<acc_t>& block : points.blocks()) {
           if (block.interior) {
-            add_samples<true>(block, image + offset, channels, zeros, sum);
+            add_samples<true>(block, image + offset, channels, sum);
           } else {
-            add_samples<false>(block, image + offset, channels, zeros, sum);
+            add_samples<false>(block, image + offset, channels, sum);
           }
         }
         sum.store(output + offset);
@@ -60,16 +62,13 @@ C10_ALWAYS_INLINE void write_point_gradients(
   }
 }
 
-template <typename value_t, typename points_t, typename acc_t>
-void backward_slice(const BackwardCall& call, const BackwardSlice& slice) {
+template <bool wants_points, bool wants_grad_value, typename value_t, typename points_t, typename acc_t>
+void walk_slice(const BackwardCall& call, const BackwardSlice& slice) {
   const Geometry& geometry = call.geometry;
   const int64_t channels = geometry.channels();
   const int64_t first_element = slice.image * geometry.tokens * channels;
   const value_t* image = static_cast<const value_t*>(call.value) + first_element;
-  acc_t* grad_image = call.grad_value == nullptr ? nullptr : static_cast<acc_t*>(call.grad_value) + first_element;
-  const bool wants_points = call.grad_sampling_locations != nullptr || call.grad_attention_weights != nullptr;
-  const value_t zeros[kWidestPack] = {};
-  acc_t unread[kWidestPack] = {};
+  acc_t* grad_image = wants_grad_value ? static_cast<acc_t*>(call.grad_value) + first_element : nullptr;
   Points<acc_t, points_t> points(
       geometry, call.sampling_locations, call.attention_weights, slice.first_level, slice.last_level);
 
@@ -83,22 +82,14 @@ void backward_slice(const BackwardCall& call, const BackwardSlice& slice) {
       for (size_t index = 0; index < points.blocks().size(); ++index) {
         const PointBlock<acc_t>& block = points.blocks()[index];
         CornerDots<acc_t> dots = {};
-        for_each_pack(geometry.head_channels, [&](auto width, int64_t channel) {
+        for_each_pack<kHeadPack>(geometry.head_channels, [&](auto width, int64_t channel) {
           const auto grad = Pack<acc_t, width>::load(grad_output + channel);
-          const int64_t offset = first_channel + channel;
-          if (wants_points) {
-            if (block.interior) {
-              add_dots<true>(block, image + offset, channels, zeros, grad, dots);
-            } else {
-              add_dots<false>(block, image + offset, channels, zeros, grad, dots);
-            }
-          }
-          if (grad_image != nullptr) {
-            if (block.interior) {
-              scatter<true>(block, block.corners, grad_image + offset, channels, unread, grad);
-            } else {
-              scatter<false>(block, block.corners, grad_image + offset, channels, unread, grad);
-            }
+          const value_t* map = image + first_channel + channel;
+          acc_t* grad_map = wants_grad_value ? grad_image + first_channel + channel : nullptr;
+          if (block.interior) {
+            differentiate<true, wants_points, wants_grad_value>(block, map, grad_map, channels, grad, dots);
+          } else {
+            differentiate<false, wants_points, wants_grad_value>(block, map, grad_map, channels, grad, dots);
           }
         });
         if (wants_points) {
@@ -112,6 +103,17 @@ void backward_slice(const BackwardCall& call, const BackwardSlice& slice) {
         }
       }
     }
+  }
+}
+
+template <typename value_t, typename points_t, typename acc_t>
+void backward_slice(const BackwardCall& call, const BackwardSlice& slice) {
+  if (call.grad_sampling_locations == nullptr && call.grad_attention_weights == nullptr) {
+    walk_slice<false, true, value_t, points_t, acc_t>(call, slice);
+  } else if (call.grad_value == nullptr) {
+    walk_slice<true, false, value_t, points_t, acc_t>(call, slice);
+  } else {
+    walk_slice<true, true, value_t, points_t, acc_t>(call, slice);
   }
 }
 

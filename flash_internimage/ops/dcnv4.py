@@ -117,8 +117,7 @@ def _fake_forward(
     torch._check_value(
         offset_mask.dim() == 4,
         lambda: (
-            "dcnv4: offset_mask needs the shape (batch, output height, output width, channels), "
-            f"got {list(offset_mask.shape)}"
+            f"dcnv4: offset_mask needs the shape (batch, output height, output width, channels), got {list(offset_mask.shape)}"
         ),
     )
     batch, height, width, channels = value.shape
@@ -135,8 +134,7 @@ def _fake_forward(
         torch._check_value(
             offset_mask.shape[axis] == size,
             lambda name=name, size=size, axis=axis: (
-                f"dcnv4: offset_mask needs a {name} of {size}, got {offset_mask.shape[axis]} "
-                f"in shape {list(offset_mask.shape)}"
+                f"dcnv4: offset_mask needs a {name} of {size}, got {offset_mask.shape[axis]} in shape {list(offset_mask.shape)}"
             ),
         )
     points = kernel_size[0] * kernel_size[1] - int(remove_center)

@@ -50,10 +50,10 @@ class Case:
     def draw(self, spread: float = 1.0, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor]:
         """value and offset_mask; offsets have a standard deviation of `spread` cells."""
         generator = torch.Generator().manual_seed(seed)
-        value = torch.randn(
-            self.batch, *self.size, self.groups * self.group_channels, generator=generator, dtype=torch.float64
+        value = torch.randn(self.batch, *self.size, self.groups * self.group_channels, generator=generator, dtype=torch.float64)
+        points = torch.randn(
+            self.batch, *self.output_size, self.groups, 3, self.points, generator=generator, dtype=torch.float64
         )
-        points = torch.randn(self.batch, *self.output_size, self.groups, 3, self.points, generator=generator, dtype=torch.float64)
         points[..., :2, :] *= spread
         tail = torch.full((self.batch, *self.output_size, self.tail), float("nan"), dtype=torch.float64)
         return value.to(dtype), torch.cat([points.flatten(3), tail], dim=-1).to(dtype)
