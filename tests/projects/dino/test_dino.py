@@ -69,6 +69,22 @@ def test_a_batch_without_objects_teaches_classes_but_no_boxes():
         assert (loss > 0) == (name.endswith("loss_cls") and "dn_" not in name), name
 
 
+def test_boxes_are_handed_on_without_their_gradient_but_predicted_with_it():
+    model = small_dino().double().train()
+    losses = model([image(64, 64, BOXES)])
+    heads = model.transformer.box_heads
+
+    def reached(loss: Tensor) -> list[bool]:
+        gradients = torch.autograd.grad(loss, [head[0].weight for head in heads], retain_graph=True, allow_unused=True)
+        return [gradient is not None and bool(gradient.any()) for gradient in gradients]
+
+    # Look forward twice: a layer's loss reaches its own head and that of the layer before, never the selection's.
+    assert reached(losses["d0.loss_bbox"]) == [True, False, False, False]
+    assert reached(losses["d1.loss_bbox"]) == [True, True, False, False]
+    assert reached(losses["loss_bbox"]) == [False, True, True, False]
+    assert reached(losses["interm_loss_bbox"]) == [False, False, False, True]
+
+
 def test_normalisers_are_the_numbers_of_boxes_and_of_their_noisy_copies():
     model = small_dino().double().train()
     batch = [image(64, 64, BOXES), image(64, 64, BOXES[:1])]
