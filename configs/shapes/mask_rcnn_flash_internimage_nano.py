@@ -17,9 +17,9 @@ model.roi_heads.batch_size_per_image = 64
 model.roi_heads.box_head.fc_dims = [256, 256]
 model.roi_heads.mask_head.conv_dims = [64, 64, 64]
 
-train.max_iter = 1500
-train.eval_period = 750
-train.checkpointer.period = 500
+train.max_iter = 800
+train.eval_period = 400
+train.checkpointer.period = 400
 train.reference_batch_size = 4
 
 lr_multiplier = multi_step(epochs=10, steps=[7, 9])
