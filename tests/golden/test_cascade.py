@@ -9,7 +9,8 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from flash_internimage.modeling.cascade import refine_boxes, refinement_classes
-from tests.golden.two_stage import SIZES, Arrays, Run, Step, build, judge, numpy, stored_results
+from tests.golden.conftest import Judge
+from tests.golden.two_stage import SIZES, Arrays, Run, Step, build, compare_stored, numpy, stored_results
 from tests.reference import Reference
 
 REFERENCE = Reference(Path(__file__).parent.parent / "reference")
@@ -111,20 +112,30 @@ def compute(size: str, dtype: torch.dtype, repository: Path, folder: Path) -> Ar
     return arrays
 
 
-RESULTS = stored_results(GOLDEN)
-
-
 @pytest.fixture(scope="module")
 def computed() -> dict[str, Arrays]:
     """Filled as tests ask; the model runs once in each precision."""
     return {}
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every stored number in double precision; ``--parity`` adds single, which takes minutes more."""
+    precisions = PRECISIONS if metafunc.config.getoption("--parity", default=False) else ["float64"]
+    cases = [(precision, name) for precision in precisions for name in stored_results(GOLDEN)]
+    metafunc.parametrize(("precision", "name"), cases, ids=["-".join(case) for case in cases])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RESULTS)
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_equals_the_original(precision: str, name: str, computed: dict[str, Arrays], repository: Path, tmp_path: Path):
+@pytest.mark.timeout(3600)  # for the first of them, which runs the model
+def test_equals_the_original(
+    precision: str,
+    name: str,
+    computed: dict[str, Arrays],
+    repository: Path,
+    tmp_path: Path,
+    judge: Judge,
+):
+    dtype = PRECISIONS[precision]
     if precision not in computed:
-        computed[precision] = compute("l", PRECISIONS[precision], repository, tmp_path)
-    comparison = judge(name, computed[precision][name], GOLDEN, PRECISIONS[precision])
-    assert comparison.passed, comparison
+        computed[precision] = compute("l", dtype, repository, tmp_path)
+    judge("cascade_l", precision, compare_stored(name, computed[precision][name], GOLDEN, dtype))

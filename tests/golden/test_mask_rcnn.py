@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.golden.two_stage import SIZES, Arrays, Golden, Run, build, judge, numpy, stored_results
+from tests.golden.conftest import Judge
+from tests.golden.two_stage import SIZES, Arrays, Golden, Run, build, compare_stored, numpy, stored_results
 from tests.reference import Reference
 
 REFERENCE = Reference(Path(__file__).parent.parent / "reference")
@@ -80,21 +81,21 @@ def compute(size: str, dtype: torch.dtype, repository: Path, folder: Path) -> Ar
     return arrays | run.detections("detections_all")
 
 
-CASES = [
-    pytest.param(size, precision, name, id=f"{size}-{precision}-{name}")
-    for size in "ts"
-    for precision in PRECISIONS
-    for name in stored_results(stored(size))
-]
-
-
 @pytest.fixture(scope="module")
 def computed() -> dict[tuple[str, str], Arrays]:
     """Filled as tests ask; a model runs once in each precision."""
     return {}
 
 
-@pytest.mark.parametrize(("size", "precision", "name"), CASES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every stored number of T in both precisions and of S in double; ``--parity`` adds the rest."""
+    runs = [("t", "float64"), ("t", "float32"), ("s", "float64")]
+    if metafunc.config.getoption("--parity", default=False):
+        runs.append(("s", "float32"))
+    cases = [(size, precision, name) for size, precision in runs for name in stored_results(stored(size))]
+    metafunc.parametrize(("size", "precision", "name"), cases, ids=["-".join(case) for case in cases])
+
+
 def test_equals_the_original(
     size: str,
     precision: str,
@@ -102,9 +103,9 @@ def test_equals_the_original(
     computed: dict[tuple[str, str], Arrays],
     repository: Path,
     tmp_path: Path,
+    judge: Judge,
 ):
+    dtype = PRECISIONS[precision]
     if (size, precision) not in computed:
-        computed[size, precision] = compute(size, PRECISIONS[precision], repository, tmp_path)
-    golden = stored(size)
-    comparison = judge(name, computed[size, precision][name], golden, PRECISIONS[precision])
-    assert comparison.passed, comparison
+        computed[size, precision] = compute(size, dtype, repository, tmp_path)
+    judge(f"mask_rcnn_{size}", precision, compare_stored(name, computed[size, precision][name], stored(size), dtype))

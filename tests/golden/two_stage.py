@@ -80,7 +80,7 @@ def stored_results(golden: Golden) -> list[str]:
     return [n for n in golden if n not in inputs and not n.startswith("targets/") and not n.endswith("grad_norm/names")]
 
 
-def judge(name: str, value: np.ndarray, golden: Golden, dtype: torch.dtype) -> Comparison:
+def compare_stored(name: str, value: np.ndarray, golden: Golden, dtype: torch.dtype) -> Comparison:
     """:func:`~tests.golden.comparison.compare`; what was not rounded when it was stored must agree to 1e-10."""
     comparison = compare(name, value, golden[name], dtype, json.loads(str(golden["float32_noise"])))
     if dtype == torch.float64 and golden[name].dtype == np.float64:
