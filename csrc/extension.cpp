@@ -67,11 +67,7 @@ pybind11::dict plan_cuda_launch(
   constexpr int64_t kBlocksPerGrid = (int64_t(1) << 31) - 1;
   const auto launch = flash_internimage::cuda::plan_launch(
       {units, channels, vector_width, points, bytes_per_point},
-      {kWarpSize,
-       multiprocessors,
-       threads_per_multiprocessor,
-       shared_bytes_per_multiprocessor,
-       shared_bytes_per_block,
+      {kWarpSize, multiprocessors, threads_per_multiprocessor, shared_bytes_per_multiprocessor, shared_bytes_per_block,
        kBlocksPerGrid});
   pybind11::dict plan;
   plan["lanes"] = launch.lanes;
@@ -87,8 +83,8 @@ pybind11::dict plan_cuda_launch(
 /// Stands in for every CUDA kernel of a build without them, so that the error says what to do.
 void refuse_cuda(const c10::OperatorHandle& op, torch::jit::Stack*) {
   TORCH_CHECK(
-      false,
-      op.schema().name(), ": flash_internimage was built without CUDA kernels, got a CUDA tensor; reinstall it where a "
+      false, op.schema().name(),
+      ": flash_internimage was built without CUDA kernels, got a CUDA tensor; reinstall it where a "
       "CUDA toolkit is found, or with FORCE_CUDA=1 to see what is missing");
 }
 #endif
@@ -106,15 +102,8 @@ at::Tensor dcnv4(
     double offset_scale,
     bool remove_center) {
   using signature_t = at::Tensor(
-      const at::Tensor&,
-      const at::Tensor&,
-      at::IntArrayRef,
-      at::IntArrayRef,
-      at::IntArrayRef,
-      at::IntArrayRef,
-      int64_t,
-      double,
-      bool);
+      const at::Tensor&, const at::Tensor&, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, int64_t,
+      double, bool);
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("flash_internimage::dcnv4", "").typed<signature_t>();
   at::AutoDispatchBelowADInplaceOrView below_autograd;
@@ -135,34 +124,14 @@ std::tuple<at::Tensor, at::Tensor> dcnv4_backward(
     bool needs_grad_value,
     bool needs_grad_offset_mask) {
   using signature_t = std::tuple<at::Tensor, at::Tensor>(
-      const at::Tensor&,
-      const at::Tensor&,
-      const at::Tensor&,
-      at::IntArrayRef,
-      at::IntArrayRef,
-      at::IntArrayRef,
-      at::IntArrayRef,
-      int64_t,
-      double,
-      bool,
-      bool,
-      bool);
+      const at::Tensor&, const at::Tensor&, const at::Tensor&, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef,
+      at::IntArrayRef, int64_t, double, bool, bool, bool);
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("flash_internimage::dcnv4_backward", "").typed<signature_t>();
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   return op.call(
-      grad_output,
-      value,
-      offset_mask,
-      kernel_size,
-      stride,
-      padding,
-      dilation,
-      groups,
-      offset_scale,
-      remove_center,
-      needs_grad_value,
-      needs_grad_offset_mask);
+      grad_output, value, offset_mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center,
+      needs_grad_value, needs_grad_offset_mask);
 }
 
 at::Tensor ms_deform_attn(
@@ -187,27 +156,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> ms_deform_attn_backward(
     bool needs_grad_sampling_locations,
     bool needs_grad_attention_weights) {
   using signature_t = std::tuple<at::Tensor, at::Tensor, at::Tensor>(
-      const at::Tensor&,
-      const at::Tensor&,
-      c10::SymIntArrayRef,
-      const at::Tensor&,
-      const at::Tensor&,
-      bool,
-      bool,
+      const at::Tensor&, const at::Tensor&, c10::SymIntArrayRef, const at::Tensor&, const at::Tensor&, bool, bool,
       bool);
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("flash_internimage::ms_deform_attn_backward", "")
                              .typed<signature_t>();
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   return op.call(
-      grad_output,
-      value,
-      c10::fromIntArrayRefSlow(spatial_shapes),
-      sampling_locations,
-      attention_weights,
-      needs_grad_value,
-      needs_grad_sampling_locations,
-      needs_grad_attention_weights);
+      grad_output, value, c10::fromIntArrayRefSlow(spatial_shapes), sampling_locations, attention_weights,
+      needs_grad_value, needs_grad_sampling_locations, needs_grad_attention_weights);
 }
 
 } // namespace
@@ -241,18 +198,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.doc() = "Compiled operators of flash_internimage.";
   module.def("build_info", &build_info, "How this library was built, and the CPU instruction set that it uses here.");
   module.def(
-      "plan_cuda_launch",
-      &plan_cuda_launch,
-      "The grid and block that a CUDA kernel would get on a device with these properties.",
-      pybind11::arg("units"),
-      pybind11::arg("channels"),
-      pybind11::arg("vector_width"),
-      pybind11::arg("points"),
-      pybind11::arg("bytes_per_point"),
-      pybind11::arg("multiprocessors"),
-      pybind11::arg("threads_per_multiprocessor"),
-      pybind11::arg("shared_bytes_per_multiprocessor"),
-      pybind11::arg("shared_bytes_per_block"));
+      "plan_cuda_launch", &plan_cuda_launch,
+      "The grid and block that a CUDA kernel would get on a device with these properties.", pybind11::arg("units"),
+      pybind11::arg("channels"), pybind11::arg("vector_width"), pybind11::arg("points"),
+      pybind11::arg("bytes_per_point"), pybind11::arg("multiprocessors"), pybind11::arg("threads_per_multiprocessor"),
+      pybind11::arg("shared_bytes_per_multiprocessor"), pybind11::arg("shared_bytes_per_block"));
   module.def("dcnv4", &dcnv4);
   module.def("dcnv4_backward", &dcnv4_backward);
   module.def("ms_deform_attn", &ms_deform_attn);

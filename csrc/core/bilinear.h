@@ -105,8 +105,8 @@ interpolate(const BilinearPoint<acc_t>& point, acc_t v0, acc_t v1, acc_t v2, acc
 /// Interpolation is linear in the corner values, so passing the dot products of the output's gradient with each corner's
 /// channels gives the gradient of the loss in one call, rather than one call a channel.
 template <typename acc_t>
-C10_HOST_DEVICE C10_ALWAYS_INLINE BilinearGradient<acc_t>
-interpolate_gradient(const BilinearPoint<acc_t>& point, acc_t v0, acc_t v1, acc_t v2, acc_t v3) {
+C10_HOST_DEVICE C10_ALWAYS_INLINE BilinearGradient<acc_t> interpolate_gradient(
+    const BilinearPoint<acc_t>& point, acc_t v0, acc_t v1, acc_t v2, acc_t v3) {
   return {
       (acc_t(1) - point.dx) * (v2 - v0) + point.dx * (v3 - v1),
       (acc_t(1) - point.dy) * (v1 - v0) + point.dy * (v3 - v2)};

@@ -6,7 +6,7 @@
 #define FLASH_INTERNIMAGE_VECTOR_BYTES 64
 #define FLASH_INTERNIMAGE_F16C
 #if defined(__clang__)
-#pragma clang attribute push(                                                                      \
+#pragma clang attribute push(                                                                       \
     __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,fma,f16c,prefer-vector-width=512"))), \
     apply_to = function)
 #define FLASH_INTERNIMAGE_POP_TARGET

@@ -23,7 +23,8 @@ struct PointBlock {
   acc_t factor[kBlock]; // what the operator multiplies the sample by
   acc_t weight[kCorners][kBlock]; // factor x corner weight
 
-  C10_ALWAYS_INLINE void set(int i, const BilinearPoint<acc_t>& point, int32_t first_cell, int32_t width, acc_t new_factor) {
+  C10_ALWAYS_INLINE void set(
+      int i, const BilinearPoint<acc_t>& point, int32_t first_cell, int32_t width, acc_t new_factor) {
     cell[i] = first_cell + point.row * width + point.column;
     below[i] = width;
     corners[i] = point.corners;

@@ -43,8 +43,7 @@ inline Launch plan_launch(const Work& work, const DeviceLimits& limits) {
   }
   // Four warps hide each other's waiting at barriers; fewer where the blocks would not fill the device twice.
   launch.threads = 4 * limits.warp_size;
-  while (launch.threads > limits.warp_size &&
-         work.units * launch.lanes < 2 * limits.multiprocessors * launch.threads) {
+  while (launch.threads > limits.warp_size && work.units * launch.lanes < 2 * limits.multiprocessors * launch.threads) {
     launch.threads /= 2;
   }
   launch.units_per_block = launch.threads / launch.lanes;

@@ -35,8 +35,7 @@ void launch(const points_t& points, const Buffers& buffers) {
   const Launch plan =
       plan_launch({points.units, points.channels, width, planned_points, sizeof(sample_t)}, device_limits());
   const Shares shares = {
-      static_cast<int32_t>(plan.lanes),
-      static_cast<int32_t>(plan.units_per_block),
+      static_cast<int32_t>(plan.lanes), static_cast<int32_t>(plan.units_per_block),
       static_cast<int32_t>(plan.points_per_pass)};
   const cudaStream_t stream = at::cuda::getCurrentCUDAStream();
   if constexpr (is_forward) {
@@ -44,12 +43,8 @@ void launch(const points_t& points, const Buffers& buffers) {
         points, shares, buffers.value.const_data_ptr<value_t>(), buffers.output.mutable_data_ptr<value_t>());
   } else {
     backward_kernel<width, points_t><<<plan.blocks, plan.threads, plan.shared_bytes, stream>>>(
-        points,
-        shares,
-        buffers.wants_points,
-        buffers.output.const_data_ptr<value_t>(),
-        buffers.value.const_data_ptr<value_t>(),
-        static_cast<acc_t*>(buffers.grad_value));
+        points, shares, buffers.wants_points, buffers.output.const_data_ptr<value_t>(),
+        buffers.value.const_data_ptr<value_t>(), static_cast<acc_t*>(buffers.grad_value));
   }
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
@@ -60,8 +55,7 @@ void run(const points_t& points, const Buffers& buffers) {
   using value_t = typename points_t::value_t;
   // A gradient that is summed in a wider type is aligned as its allocation, so by more than any vector.
   const bool vectors = allows_vectors(
-      points.channels,
-      sizeof(value_t),
+      points.channels, sizeof(value_t),
       {buffers.value.const_data_ptr(), buffers.output.const_data_ptr(), buffers.grad_value});
   vectors ? launch<16 / sizeof(value_t), is_forward>(points, buffers) : launch<1, is_forward>(points, buffers);
 }

@@ -65,8 +65,7 @@ __device__ __forceinline__ void fill(const Located<acc_t, index_t>& located, Sam
 
 template <typename acc_t, typename index_t>
 __device__ __forceinline__ void fill(
-    const Located<acc_t, index_t>& located,
-    DifferentiableSample<acc_t, index_t>& sample) {
+    const Located<acc_t, index_t>& located, DifferentiableSample<acc_t, index_t>& sample) {
   fill(located, static_cast<Sample<acc_t, index_t>&>(sample));
   sample.y = located.point.dy;
   sample.x = located.point.dx;
@@ -76,12 +75,7 @@ __device__ __forceinline__ void fill(
 /// Locates points [first_point, first_point + count) of the block's units, with all threads of the block.
 template <typename sample_t, typename points_t>
 __device__ __forceinline__ void locate_pass(
-    const points_t& points,
-    int64_t first_unit,
-    int32_t units,
-    int32_t first_point,
-    int32_t count,
-    sample_t* samples) {
+    const points_t& points, int64_t first_unit, int32_t units, int32_t first_point, int32_t count, sample_t* samples) {
   for (int32_t i = threadIdx.x; i < units * count; i += blockDim.x) {
     const auto unit = static_cast<typename points_t::index_t>(first_unit + i / count);
     fill(points.locate(unit, first_point + i % count), samples[i]);
@@ -89,8 +83,7 @@ __device__ __forceinline__ void locate_pass(
 }
 
 template <typename acc_t, typename index_t>
-__device__ __forceinline__ index_t
-corner_at(const Sample<acc_t, index_t>& sample, int corner, index_t cell_stride) {
+__device__ __forceinline__ index_t corner_at(const Sample<acc_t, index_t>& sample, int corner, index_t cell_stride) {
   return sample.first + (corner >> 1) * sample.row_stride + (corner & 1) * cell_stride;
 }
 
@@ -228,10 +221,7 @@ __global__ void backward_kernel(
         __syncthreads();
         for (int32_t i = threadIdx.x; i < units * count; i += blockDim.x) {
           points.write_gradient(
-              static_cast<index_t>(first_unit + i / count),
-              first_point + i % count,
-              samples[i].y,
-              samples[i].x,
+              static_cast<index_t>(first_unit + i / count), first_point + i % count, samples[i].y, samples[i].x,
               samples[i].modulation);
         }
       }

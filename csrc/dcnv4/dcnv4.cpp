@@ -29,24 +29,19 @@ Axis check_axis(
   const int64_t window = dilation * (kernel_size - 1) + 1;
   const int64_t padded = size + 2 * padding;
   TORCH_CHECK_VALUE(
-      size <= kMaximum && window <= kMaximum && padded <= kMaximum,
-      "dcnv4: ", name, " of value and of the dilated kernel must stay below 2^31 cells, got ", size,
-      " (", padded, " with padding) and ", window);
+      size <= kMaximum && window <= kMaximum && padded <= kMaximum, "dcnv4: ", name,
+      " of value and of the dilated kernel must stay below 2^31 cells, got ", size, " (", padded, " with padding) and ",
+      window);
   TORCH_CHECK_VALUE(
-      window <= padded,
-      "dcnv4: the dilated kernel must fit the padded value, got a kernel of ", window, " on ", padded, " cells (", size,
-      " + 2 x padding ", padding, ") in ", name, "; use more padding or a smaller kernel_size or dilation");
+      window <= padded, "dcnv4: the dilated kernel must fit the padded value, got a kernel of ", window, " on ", padded,
+      " cells (", size, " + 2 x padding ", padding, ") in ", name,
+      "; use more padding or a smaller kernel_size or dilation");
   const int64_t expected = (padded - window) / stride + 1;
   TORCH_CHECK_VALUE(
-      output_size == expected,
-      "dcnv4: offset_mask needs a ", name, " of ", expected, ", got ", output_size, " in shape ", offset_mask.sizes());
-  return {
-      static_cast<int32_t>(size),
-      static_cast<int32_t>(output_size),
-      static_cast<int32_t>(kernel_size),
-      static_cast<int32_t>(stride),
-      static_cast<int32_t>(padding),
-      static_cast<int32_t>(dilation)};
+      output_size == expected, "dcnv4: offset_mask needs a ", name, " of ", expected, ", got ", output_size,
+      " in shape ", offset_mask.sizes());
+  return {static_cast<int32_t>(size),   static_cast<int32_t>(output_size), static_cast<int32_t>(kernel_size),
+          static_cast<int32_t>(stride), static_cast<int32_t>(padding),     static_cast<int32_t>(dilation)};
 }
 
 } // namespace
@@ -64,8 +59,8 @@ Geometry check(
   TORCH_CHECK_VALUE(
       value.dim() == 4, "dcnv4: value needs the shape (batch, height, width, channels), got ", value.sizes());
   TORCH_CHECK_VALUE(
-      offset_mask.dim() == 4,
-      "dcnv4: offset_mask needs the shape (batch, output height, output width, channels), got ", offset_mask.sizes());
+      offset_mask.dim() == 4, "dcnv4: offset_mask needs the shape (batch, output height, output width, channels), got ",
+      offset_mask.sizes());
   const auto dtype = value.scalar_type();
   const bool low_precision = dtype == at::kHalf || dtype == at::kBFloat16;
   TORCH_CHECK_VALUE(
@@ -76,8 +71,8 @@ Geometry check(
       "dcnv4: offset_mask needs the dtype of value, ", dtype, (low_precision ? ", or Float" : ""), ", got ",
       offset_mask.scalar_type());
   TORCH_CHECK_VALUE(
-      offset_mask.device() == value.device(),
-      "dcnv4: offset_mask needs the device of value, ", value.device(), ", got ", offset_mask.device());
+      offset_mask.device() == value.device(), "dcnv4: offset_mask needs the device of value, ", value.device(),
+      ", got ", offset_mask.device());
 
   check_pair("kernel_size", kernel_size, 1);
   check_pair("stride", stride, 1);
@@ -89,12 +84,11 @@ Geometry check(
   TORCH_CHECK_VALUE(groups >= 1, "dcnv4: groups needs to be at least 1, got ", groups);
   TORCH_CHECK_VALUE(
       value.size(3) % groups == 0 && value.size(3) / groups <= kMaximum && groups <= kMaximum,
-      "dcnv4: value needs a number of channels that groups (", groups, ") divides, got ", value.size(3),
-      " in shape ", value.sizes());
+      "dcnv4: value needs a number of channels that groups (", groups, ") divides, got ", value.size(3), " in shape ",
+      value.sizes());
   TORCH_CHECK_VALUE(
-      offset_mask.size(0) == value.size(0),
-      "dcnv4: offset_mask needs a batch size of ", value.size(0), ", got ", offset_mask.size(0),
-      " in shape ", offset_mask.sizes());
+      offset_mask.size(0) == value.size(0), "dcnv4: offset_mask needs a batch size of ", value.size(0), ", got ",
+      offset_mask.size(0), " in shape ", offset_mask.sizes());
 
   const Axis height = check_axis(
       "height", value.size(1), offset_mask.size(1), kernel_size[0], stride[0], padding[0], dilation[0], offset_mask);
@@ -106,9 +100,9 @@ Geometry check(
   const int64_t points = kernel_size[0] * kernel_size[1] - (remove_center ? 1 : 0);
   // Division first: the product of three such numbers may not fit 64 bits.
   TORCH_CHECK_VALUE(
-      points <= kMaximum && offset_mask.size(3) / 3 / groups >= points,
-      "dcnv4: offset_mask needs at least ", 3 * points * groups, " channels (3 x ", points, " points x ", groups,
-      " groups), got ", offset_mask.size(3), " in shape ", offset_mask.sizes());
+      points <= kMaximum && offset_mask.size(3) / 3 / groups >= points, "dcnv4: offset_mask needs at least ",
+      3 * points * groups, " channels (3 x ", points, " points x ", groups, " groups), got ", offset_mask.size(3),
+      " in shape ", offset_mask.sizes());
   return {
       value.size(0),
       height,
@@ -127,9 +121,9 @@ void check_grad_output(const at::Tensor& grad_output, const at::Tensor& value, c
   TORCH_CHECK_VALUE(
       grad_output.sizes() == at::IntArrayRef(expected) && grad_output.scalar_type() == value.scalar_type() &&
           grad_output.device() == value.device(),
-      "dcnv4: grad_output needs the shape ", at::IntArrayRef(expected), ", dtype ", value.scalar_type(),
-      " and device ", value.device(), " of the output, got ", grad_output.sizes(), ", ", grad_output.scalar_type(),
-      " and ", grad_output.device());
+      "dcnv4: grad_output needs the shape ", at::IntArrayRef(expected), ", dtype ", value.scalar_type(), " and device ",
+      value.device(), " of the output, got ", grad_output.sizes(), ", ", grad_output.scalar_type(), " and ",
+      grad_output.device());
 }
 
 } // namespace flash_internimage::dcnv4

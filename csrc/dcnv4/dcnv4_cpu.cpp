@@ -40,13 +40,12 @@ at::Tensor forward_cpu(
   }
   const at::Tensor value_cells = value.contiguous();
   const at::Tensor points = offset_mask.contiguous();
-  const ForwardCall call = {
-      geometry,
-      value.scalar_type(),
-      offset_mask.scalar_type(),
-      value_cells.const_data_ptr(),
-      points.const_data_ptr(),
-      output.data_ptr()};
+  const ForwardCall call = {geometry,
+                            value.scalar_type(),
+                            offset_mask.scalar_type(),
+                            value_cells.const_data_ptr(),
+                            points.const_data_ptr(),
+                            output.data_ptr()};
   const int64_t work = std::max<int64_t>(1, geometry.channels() * geometry.points);
   const int64_t grain = std::max<int64_t>(1, kWorthAThread / work);
   const Kernels& kernels = chosen_kernels();
@@ -62,10 +61,9 @@ void backward_slices(const Kernels& kernels, const BackwardCall& call) {
   const Geometry& geometry = call.geometry;
   const int64_t slices = geometry.batch * geometry.groups;
   const int64_t threads = at::get_num_threads();
-  const int64_t bands = std::min<int64_t>(slices >= threads ? 1 : (threads + slices - 1) / slices, geometry.height.size);
-  const auto band_start = [&](int64_t rows, int64_t band) {
-    return static_cast<int32_t>(rows * band / bands);
-  };
+  const int64_t bands =
+      std::min<int64_t>(slices >= threads ? 1 : (threads + slices - 1) / slices, geometry.height.size);
+  const auto band_start = [&](int64_t rows, int64_t band) { return static_cast<int32_t>(rows * band / bands); };
   at::parallel_for(0, slices * bands, 1, [&](int64_t first, int64_t last) {
     while (first < last) {
       const int64_t band = first % bands;
@@ -74,13 +72,9 @@ void backward_slices(const Kernels& kernels, const BackwardCall& call) {
       const int64_t together = bands > 1 ? 1 : std::min(last - first, geometry.groups - group);
       kernels.backward(
           call,
-          {first / bands / geometry.groups,
-           static_cast<int32_t>(group),
-           static_cast<int32_t>(group + together),
-           band_start(geometry.height.size, band),
-           band_start(geometry.height.size, band + 1),
-           band_start(geometry.height.output_size, band),
-           band_start(geometry.height.output_size, band + 1)});
+          {first / bands / geometry.groups, static_cast<int32_t>(group), static_cast<int32_t>(group + together),
+           band_start(geometry.height.size, band), band_start(geometry.height.size, band + 1),
+           band_start(geometry.height.output_size, band), band_start(geometry.height.output_size, band + 1)});
       first += together;
     }
   });
@@ -126,13 +120,8 @@ std::tuple<at::Tensor, at::Tensor> backward_cpu(
     const at::Tensor points = offset_mask.contiguous();
     backward_slices(
         chosen_kernels(),
-        {geometry,
-         value.scalar_type(),
-         offset_mask.scalar_type(),
-         grad_cells.const_data_ptr(),
-         value_cells.const_data_ptr(),
-         points.const_data_ptr(),
-         needs_grad_value ? grad_sum.data_ptr() : nullptr,
+        {geometry, value.scalar_type(), offset_mask.scalar_type(), grad_cells.const_data_ptr(),
+         value_cells.const_data_ptr(), points.const_data_ptr(), needs_grad_value ? grad_sum.data_ptr() : nullptr,
          needs_grad_offset_mask ? grad_offset_mask.data_ptr() : nullptr});
   } else {
     grad_offset_mask.zero_();

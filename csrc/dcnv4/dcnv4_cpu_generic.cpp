@@ -3,4 +3,3 @@
 #include "../cpu/isa_generic.h"
 
 #include "dcnv4_cpu_kernel.h"
-

@@ -56,11 +56,9 @@ C10_ALWAYS_INLINE void differentiate_group(
     const auto grad = Pack<acc_t, width>::load(grad_output + channel);
     acc_t* grad_channel = wants_grad ? grad_map + channel : nullptr;
     if (block.interior) {
-      differentiate<true, wants_dots, wants_grad>(
-          block, map + channel, grad_channel, geometry.channels(), grad, dots);
+      differentiate<true, wants_dots, wants_grad>(block, map + channel, grad_channel, geometry.channels(), grad, dots);
     } else {
-      differentiate<false, wants_dots, wants_grad>(
-          block, map + channel, grad_channel, geometry.channels(), grad, dots);
+      differentiate<false, wants_dots, wants_grad>(block, map + channel, grad_channel, geometry.channels(), grad, dots);
     }
   });
 }
@@ -119,13 +117,10 @@ void walk_slice(const BackwardCall& call, const BackwardSlice& slice) {
             }
           }
           if (wants_points && owns_row) {
-            offset_t* gradients = static_cast<offset_t*>(call.grad_offset_mask) +
-                cell * geometry.offset_mask_channels + int64_t(3) * geometry.points * group;
+            offset_t* gradients = static_cast<offset_t*>(call.grad_offset_mask) + cell * geometry.offset_mask_channels +
+                int64_t(3) * geometry.points * group;
             write_point_gradients(
-                block,
-                dots,
-                offset_scale,
-                gradients + 2 * kBlock * index,
+                block, dots, offset_scale, gradients + 2 * kBlock * index,
                 gradients + 2 * int64_t(geometry.points) + kBlock * index);
           }
         }
@@ -146,22 +141,21 @@ void backward_slice(const BackwardCall& call, const BackwardSlice& slice) {
 }
 
 /// Runs the instance for a call's dtypes. Which of them go together is checked before.
-#define FLASH_INTERNIMAGE_DISPATCH(kernel, call, ...)                       \
-  do {                                                                      \
-    const bool wide_offsets = call.offset_mask_dtype == c10::kFloat;        \
-    switch (call.value_dtype) {                                             \
-      case c10::kDouble:                                                    \
-        return kernel<double, double, double>(call, __VA_ARGS__);           \
-      case c10::kFloat:                                                     \
-        return kernel<float, float, float>(call, __VA_ARGS__);              \
-      case c10::kBFloat16:                                                  \
-        return wide_offsets                                                 \
-            ? kernel<c10::BFloat16, float, float>(call, __VA_ARGS__)        \
-            : kernel<c10::BFloat16, c10::BFloat16, float>(call, __VA_ARGS__); \
-      default:                                                              \
-        return wide_offsets ? kernel<c10::Half, float, float>(call, __VA_ARGS__) \
-                            : kernel<c10::Half, c10::Half, float>(call, __VA_ARGS__); \
-    }                                                                       \
+#define FLASH_INTERNIMAGE_DISPATCH(kernel, call, ...)                                         \
+  do {                                                                                        \
+    const bool wide_offsets = call.offset_mask_dtype == c10::kFloat;                          \
+    switch (call.value_dtype) {                                                               \
+      case c10::kDouble:                                                                      \
+        return kernel<double, double, double>(call, __VA_ARGS__);                             \
+      case c10::kFloat:                                                                       \
+        return kernel<float, float, float>(call, __VA_ARGS__);                                \
+      case c10::kBFloat16:                                                                    \
+        return wide_offsets ? kernel<c10::BFloat16, float, float>(call, __VA_ARGS__)          \
+                            : kernel<c10::BFloat16, c10::BFloat16, float>(call, __VA_ARGS__); \
+      default:                                                                                \
+        return wide_offsets ? kernel<c10::Half, float, float>(call, __VA_ARGS__)              \
+                            : kernel<c10::Half, c10::Half, float>(call, __VA_ARGS__);         \
+    }                                                                                         \
   } while (false)
 
 void forward(const ForwardCall& call, int64_t first, int64_t last) {

@@ -72,11 +72,7 @@ class Points {
 
  private:
   C10_ALWAYS_INLINE void locate_block(
-      const offset_t* offsets,
-      const offset_t* modulations,
-      acc_t center_y,
-      acc_t center_x,
-      size_t index) {
+      const offset_t* offsets, const offset_t* modulations, acc_t center_y, acc_t center_x, size_t index) {
     PointBlock<acc_t>& block = blocks_[index];
     const acc_t* tap_y = tap_y_.data() + index * kBlock;
     const acc_t* tap_x = tap_x_.data() + index * kBlock;

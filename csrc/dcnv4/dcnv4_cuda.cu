@@ -16,28 +16,23 @@ namespace {
 /// `grad_offset_mask` is null in a forward, or where it is not wanted. Both are contiguous.
 template <bool is_forward>
 void run(
-    const Geometry& geometry,
-    const at::Tensor& offset_mask,
-    void* grad_offset_mask,
-    const cuda::Buffers& buffers) {
-  cuda::for_dtypes(
-      buffers.value.scalar_type(), offset_mask.scalar_type(), [&](auto value_zero, auto offset_zero) {
-        using value_t = decltype(value_zero);
-        using offset_t = decltype(offset_zero);
-        cuda::for_index_type(
-            {buffers.value.numel(), offset_mask.numel(), buffers.output.numel()}, [&](auto index_zero) {
-              using index_t = decltype(index_zero);
-              const Points<value_t, offset_t, at::opmath_type<value_t>, index_t> points = {
-                  geometry.batch * geometry.output_cells() * geometry.groups,
-                  geometry.points,
-                  geometry.group_channels,
-                  static_cast<index_t>(geometry.channels()),
-                  geometry,
-                  offset_mask.const_data_ptr<offset_t>(),
-                  static_cast<offset_t*>(grad_offset_mask)};
-              cuda::run<is_forward>(points, buffers);
-            });
-      });
+    const Geometry& geometry, const at::Tensor& offset_mask, void* grad_offset_mask, const cuda::Buffers& buffers) {
+  cuda::for_dtypes(buffers.value.scalar_type(), offset_mask.scalar_type(), [&](auto value_zero, auto offset_zero) {
+    using value_t = decltype(value_zero);
+    using offset_t = decltype(offset_zero);
+    cuda::for_index_type({buffers.value.numel(), offset_mask.numel(), buffers.output.numel()}, [&](auto index_zero) {
+      using index_t = decltype(index_zero);
+      const Points<value_t, offset_t, at::opmath_type<value_t>, index_t> points = {
+          geometry.batch * geometry.output_cells() * geometry.groups,
+          geometry.points,
+          geometry.group_channels,
+          static_cast<index_t>(geometry.channels()),
+          geometry,
+          offset_mask.const_data_ptr<offset_t>(),
+          static_cast<offset_t*>(grad_offset_mask)};
+      cuda::run<is_forward>(points, buffers);
+    });
+  });
 }
 
 at::Tensor forward_cuda(
@@ -84,8 +79,8 @@ std::tuple<at::Tensor, at::Tensor> backward_cuda(
   const auto sum_options = value.options().dtype(at::toOpMathType(value.scalar_type()));
   const at::Tensor grad_sum =
       needs_grad_value ? at::zeros(value.sizes(), sum_options) : at::empty({0}, value.options());
-  const at::Tensor grad_offset_mask =
-      needs_grad_offset_mask ? at::empty(offset_mask.sizes(), offset_mask.options()) : at::empty({0}, offset_mask.options());
+  const at::Tensor grad_offset_mask = needs_grad_offset_mask ? at::empty(offset_mask.sizes(), offset_mask.options())
+                                                             : at::empty({0}, offset_mask.options());
   if (grad_output.numel() == 0 || value.numel() == 0) {
     grad_offset_mask.zero_();
   } else if (needs_grad_value || needs_grad_offset_mask) {
@@ -94,13 +89,9 @@ std::tuple<at::Tensor, at::Tensor> backward_cuda(
       grad_offset_mask.narrow(-1, used, geometry.offset_mask_channels - used).zero_();
     }
     run<false>(
-        geometry,
-        offset_mask.contiguous(),
-        needs_grad_offset_mask ? grad_offset_mask.data_ptr() : nullptr,
-        {needs_grad_offset_mask ? value.contiguous() : value,
-         grad_output.contiguous(),
-         needs_grad_value ? grad_sum.data_ptr() : nullptr,
-         needs_grad_offset_mask});
+        geometry, offset_mask.contiguous(), needs_grad_offset_mask ? grad_offset_mask.data_ptr() : nullptr,
+        {needs_grad_offset_mask ? value.contiguous() : value, grad_output.contiguous(),
+         needs_grad_value ? grad_sum.data_ptr() : nullptr, needs_grad_offset_mask});
   }
   return {grad_sum.to(value.scalar_type()), grad_offset_mask};
 }

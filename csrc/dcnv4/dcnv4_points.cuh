@@ -36,15 +36,11 @@ struct Points {
     const Tap place = tap(geometry, point);
     const auto offset_scale = static_cast<acc_t>(geometry.offset_scale);
     const acc_t x = coordinate(
-        static_cast<acc_t>(window_center(geometry.width, column)),
-        static_cast<acc_t>(place.x),
-        static_cast<acc_t>(offsets[2 * point]),
-        offset_scale);
+        static_cast<acc_t>(window_center(geometry.width, column)), static_cast<acc_t>(place.x),
+        static_cast<acc_t>(offsets[2 * point]), offset_scale);
     const acc_t y = coordinate(
-        static_cast<acc_t>(window_center(geometry.height, row)),
-        static_cast<acc_t>(place.y),
-        static_cast<acc_t>(offsets[2 * point + 1]),
-        offset_scale);
+        static_cast<acc_t>(window_center(geometry.height, row)), static_cast<acc_t>(place.y),
+        static_cast<acc_t>(offsets[2 * point + 1]), offset_scale);
     const index_t row_stride = geometry.width.size * cell_stride;
     return {
         flash_internimage::locate(y, x, geometry.height.size, geometry.width.size),
@@ -53,8 +49,8 @@ struct Points {
         image * geometry.height.size * row_stride + group * channels};
   }
 
-  __device__ __forceinline__ void
-  write_gradient(index_t unit, int32_t point, acc_t y, acc_t x, acc_t modulation) const {
+  __device__ __forceinline__ void write_gradient(
+      index_t unit, int32_t point, acc_t y, acc_t x, acc_t modulation) const {
     offset_t* const gradients = grad_offset_mask + slice(unit / geometry.groups, unit % geometry.groups);
     const auto offset_scale = static_cast<acc_t>(geometry.offset_scale);
     gradients[2 * point] = static_cast<offset_t>(x * offset_scale);

@@ -19,14 +19,14 @@ void check_companion(const char* name, const at::Tensor& companion, const at::Te
       "ms_deform_attn: ", name, " needs the dtype of value, ", dtype, (low_precision ? ", or Float" : ""), ", got ",
       companion.scalar_type());
   TORCH_CHECK_VALUE(
-      companion.device() == value.device(),
-      "ms_deform_attn: ", name, " needs the device of value, ", value.device(), ", got ", companion.device());
+      companion.device() == value.device(), "ms_deform_attn: ", name, " needs the device of value, ", value.device(),
+      ", got ", companion.device());
 }
 
 void set_levels(Geometry& geometry, at::IntArrayRef spatial_shapes) {
   TORCH_CHECK_VALUE(
-      spatial_shapes.size() % 2 == 0,
-      "ms_deform_attn: spatial_shapes needs a height and a width for each level, got ", spatial_shapes);
+      spatial_shapes.size() % 2 == 0, "ms_deform_attn: spatial_shapes needs a height and a width for each level, got ",
+      spatial_shapes);
   const auto levels = static_cast<int64_t>(spatial_shapes.size() / 2);
   TORCH_CHECK_VALUE(
       levels <= kMaxLevels, "ms_deform_attn: spatial_shapes needs at most ", kMaxLevels, " levels, got ", levels);
@@ -42,14 +42,13 @@ void set_levels(Geometry& geometry, at::IntArrayRef spatial_shapes) {
     // Checked level by level, so that the sum cannot overflow.
     TORCH_CHECK_VALUE(
         height * width <= geometry.tokens - start,
-        "ms_deform_attn: value needs as many tokens as spatial_shapes has cells, more than ", geometry.tokens,
-        " for ", spatial_shapes);
+        "ms_deform_attn: value needs as many tokens as spatial_shapes has cells, more than ", geometry.tokens, " for ",
+        spatial_shapes);
     start += height * width;
   }
   TORCH_CHECK_VALUE(
-      start == geometry.tokens,
-      "ms_deform_attn: value needs as many tokens as spatial_shapes has cells, ", start, " for ", spatial_shapes,
-      ", got ", geometry.tokens);
+      start == geometry.tokens, "ms_deform_attn: value needs as many tokens as spatial_shapes has cells, ", start,
+      " for ", spatial_shapes, ", got ", geometry.tokens);
   geometry.levels = static_cast<int32_t>(levels);
 }
 
@@ -89,8 +88,8 @@ Geometry check(
   set_levels(geometry, spatial_shapes);
 
   const int64_t points = sampling_locations.size(4);
-  const std::array<int64_t, 6> locations = {
-      geometry.batch, geometry.queries, geometry.heads, geometry.levels, points, 2};
+  const std::array<int64_t, 6> locations = {geometry.batch,  geometry.queries, geometry.heads,
+                                            geometry.levels, points,           2};
   TORCH_CHECK_VALUE(
       sampling_locations.sizes() == at::IntArrayRef(locations),
       "ms_deform_attn: sampling_locations needs the batch size (", geometry.batch, ") and heads (", geometry.heads,
@@ -100,8 +99,8 @@ Geometry check(
       "ms_deform_attn: attention_weights needs the shape of sampling_locations without the last axis, ",
       sampling_locations.sizes().slice(0, 5), ", got ", attention_weights.sizes());
   TORCH_CHECK_VALUE(
-      points <= kMaximum / kMaxLevels,
-      "ms_deform_attn: sampling_locations needs fewer than ", kMaximum / kMaxLevels, " points, got ", points);
+      points <= kMaximum / kMaxLevels, "ms_deform_attn: sampling_locations needs fewer than ", kMaximum / kMaxLevels,
+      " points, got ", points);
   geometry.points = static_cast<int32_t>(points);
   return geometry;
 }

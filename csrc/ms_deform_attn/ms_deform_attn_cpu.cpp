@@ -64,10 +64,7 @@ void backward_slices(const Kernels& kernels, const BackwardCall& call) {
       const auto level = static_cast<int32_t>(first % parts);
       kernels.backward(
           call,
-          {first / parts / geometry.heads,
-           static_cast<int32_t>(head),
-           static_cast<int32_t>(head + together),
-           level,
+          {first / parts / geometry.heads, static_cast<int32_t>(head), static_cast<int32_t>(head + together), level,
            split_levels ? level + 1 : geometry.levels});
       first += together;
     }
@@ -100,14 +97,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(
   const at::Tensor weights = attention_weights.contiguous();
   backward_slices(
       chosen_kernels(),
-      {geometry,
-       value.scalar_type(),
-       locations.scalar_type(),
-       grad_queries.const_data_ptr(),
-       tokens.const_data_ptr(),
-       locations.const_data_ptr(),
-       weights.const_data_ptr(),
-       needs_grad_value ? grad_sum.data_ptr() : nullptr,
+      {geometry, value.scalar_type(), locations.scalar_type(), grad_queries.const_data_ptr(), tokens.const_data_ptr(),
+       locations.const_data_ptr(), weights.const_data_ptr(), needs_grad_value ? grad_sum.data_ptr() : nullptr,
        needs_grad_sampling_locations ? grad_locations.data_ptr() : nullptr,
        needs_grad_attention_weights ? grad_weights.data_ptr() : nullptr});
   return {grad_sum.to(value.scalar_type()), grad_locations, grad_weights};

@@ -17,7 +17,8 @@ void forward_queries(const ForwardCall& call, int64_t first, int64_t last) {
   Points<acc_t, points_t> points(geometry, call.sampling_locations, call.attention_weights, 0, geometry.levels);
 
   for (int64_t query = first; query < last; ++query) {
-    const value_t* image = static_cast<const value_t*>(call.value) + query / geometry.queries * geometry.tokens * channels;
+    const value_t* image =
+        static_cast<const value_t*>(call.value) + query / geometry.queries * geometry.tokens * channels;
     value_t* output = static_cast<value_t*>(call.output) + query * channels;
     for (int32_t head = 0; head < geometry.heads; ++head) {
       points.locate(query * geometry.heads + head);
@@ -94,11 +95,7 @@ void walk_slice(const BackwardCall& call, const BackwardSlice& slice) {
         });
         if (wants_points) {
           write_point_gradients<points_t>(
-              call,
-              block,
-              dots,
-              points.heights(index),
-              points.widths(index),
+              call, block, dots, points.heights(index), points.widths(index),
               points.first(query_head) + static_cast<int64_t>(index) * kBlock);
         }
       }
@@ -118,21 +115,21 @@ void backward_slice(const BackwardCall& call, const BackwardSlice& slice) {
 }
 
 /// Runs the instance for a call's dtypes. Which of them go together is checked before.
-#define FLASH_INTERNIMAGE_DISPATCH(kernel, call, ...)                              \
-  do {                                                                             \
-    const bool wide_points = call.points_dtype == c10::kFloat;                     \
-    switch (call.value_dtype) {                                                    \
-      case c10::kDouble:                                                           \
-        return kernel<double, double, double>(call, __VA_ARGS__);                  \
-      case c10::kFloat:                                                            \
-        return kernel<float, float, float>(call, __VA_ARGS__);                     \
-      case c10::kBFloat16:                                                         \
-        return wide_points ? kernel<c10::BFloat16, float, float>(call, __VA_ARGS__) \
+#define FLASH_INTERNIMAGE_DISPATCH(kernel, call, ...)                                        \
+  do {                                                                                       \
+    const bool wide_points = call.points_dtype == c10::kFloat;                               \
+    switch (call.value_dtype) {                                                              \
+      case c10::kDouble:                                                                     \
+        return kernel<double, double, double>(call, __VA_ARGS__);                            \
+      case c10::kFloat:                                                                      \
+        return kernel<float, float, float>(call, __VA_ARGS__);                               \
+      case c10::kBFloat16:                                                                   \
+        return wide_points ? kernel<c10::BFloat16, float, float>(call, __VA_ARGS__)          \
                            : kernel<c10::BFloat16, c10::BFloat16, float>(call, __VA_ARGS__); \
-      default:                                                                     \
-        return wide_points ? kernel<c10::Half, float, float>(call, __VA_ARGS__)    \
-                           : kernel<c10::Half, c10::Half, float>(call, __VA_ARGS__); \
-    }                                                                              \
+      default:                                                                               \
+        return wide_points ? kernel<c10::Half, float, float>(call, __VA_ARGS__)              \
+                           : kernel<c10::Half, c10::Half, float>(call, __VA_ARGS__);         \
+    }                                                                                        \
   } while (false)
 
 void forward(const ForwardCall& call, int64_t first, int64_t last) {

@@ -24,8 +24,10 @@ def layer() -> MSDeformAttn:
 
 
 def draw(box: bool = False, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.randn(2, 5, 24, dtype=dtype), torch.randn(2, TOKENS, 24, dtype=dtype), torch.rand(
-        2, 5, 3, 4 if box else 2, dtype=dtype
+    return (
+        torch.randn(2, 5, 24, dtype=dtype),
+        torch.randn(2, TOKENS, 24, dtype=dtype),
+        torch.rand(2, 5, 3, 4 if box else 2, dtype=dtype),
     )
 
 

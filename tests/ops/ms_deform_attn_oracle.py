@@ -14,7 +14,7 @@ def ms_deform_attn_oracle(
     the zeros, -1 and H or W), the rule -1 < y < H, -1 < x < W decides, before grid_sample sees the point.
     """
     batch, _, heads, channels = value.shape
-    queries, levels, points = sampling_locations.shape[1], len(spatial_shapes), sampling_locations.shape[4]
+    queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
     output = value.new_zeros(batch * heads, channels, queries)
     start = 0
     for level, (height, width) in enumerate(spatial_shapes):

@@ -1,10 +1,8 @@
 """The attention operator against grid_sample, against stored numbers, and against what it promises."""
 
 import json
-import re
 
 import hypothesis
-import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -12,7 +10,6 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from flash_internimage.ops import ms_deform_attn
-
 from tests.ops.ms_deform_attn_oracle import ms_deform_attn_oracle
 
 Inputs = tuple[Tensor, list[tuple[int, int]], Tensor, Tensor]
@@ -75,7 +72,9 @@ def test_short_types_accumulate_in_float32(case, dtype, wide_locations):
         locations, weights = locations.float() + 1e-3, weights.float() + 1e-3
     grad_output = torch.randn(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3]).to(dtype)
     actual = value_and_gradients(ms_deform_attn, value, shapes, locations, weights, grad_output)
-    exact = value_and_gradients(ms_deform_attn_oracle, value.double(), shapes, locations.double(), weights.double(), grad_output)
+    exact = value_and_gradients(
+        ms_deform_attn_oracle, value.double(), shapes, locations.double(), weights.double(), grad_output
+    )
     assert [x.dtype for x in actual] == [dtype, dtype, locations.dtype, weights.dtype]
     for result, expected in zip(actual, exact, strict=True):
         # One rounding, of the result, and what float32 leaves.
@@ -97,7 +96,7 @@ def test_by_hand():
 def test_gradcheck():
     value, shapes, locations, weights = draw(**CASES["odd everything"] | dict(batch=1, queries=3))
     leaves = [tensor.requires_grad_() for tensor in (value, locations, weights)]
-    assert torch.autograd.gradcheck(lambda v, l, w: ms_deform_attn(v, shapes, l, w), leaves)
+    assert torch.autograd.gradcheck(lambda v, p, w: ms_deform_attn(v, shapes, p, w), leaves)
 
 
 @pytest.mark.parametrize("wanted", ["value", "sampling_locations", "attention_weights"])
@@ -153,7 +152,9 @@ def test_an_empty_level_reads_as_zero():
     value = torch.cat([value[:, :35], value[:, 39:]], dim=1)
     actual = ms_deform_attn(value, with_empty, locations, weights)
     kept = [0, 2]
-    assert_close(actual, ms_deform_attn_oracle(value, shapes[:1] + shapes[2:], locations[:, :, :, kept], weights[:, :, :, kept]))
+    assert_close(
+        actual, ms_deform_attn_oracle(value, shapes[:1] + shapes[2:], locations[:, :, :, kept], weights[:, :, :, kept])
+    )
 
 
 def test_strides_do_not_matter():
