@@ -14,3 +14,6 @@ for _box_head, _mask_head in zip(model.roi_heads.box_heads, model.roi_heads.mask
     _box_head.conv_dims = [64]
     _box_head.fc_dims = [256]
     _mask_head.conv_dims = [64, 64, 64]
+
+train.max_iter = 500
+train.eval_period = 250

@@ -21,8 +21,8 @@ model.transformer.query_selection.num_queries = 40
 model.denoising.num_queries = 20
 model.detections_per_image = 40
 
-train.max_iter = 2000
-train.eval_period = 1000
+train.max_iter = 1200
+train.eval_period = 400
 train.reference_batch_size = 8
 train.clip_grad.max_norm = 0.1
 
