@@ -71,8 +71,9 @@ def compare(
     else:
         difference, scale = np.abs(value - stored.astype(np.float64)), float(np.abs(stored).max()) or 1.0
     if name.endswith("grad_norm/values"):
-        # Norms of different parameters lie orders of magnitude apart; each is judged by its own size.
-        difference, scale, name = difference / stored, 1.0, f"{name} (relative)"
+        # Norms of different parameters lie orders of magnitude apart; each is judged by its own size, if it has one (the
+        # last map of a pyramid gets no gradient where no region is that large).
+        difference, scale, name = difference / np.where(stored == 0, 1.0, stored), 1.0, f"{name} (relative)"
     largest = float(difference.max())
     if dtype == torch.float64:
         return Comparison(name, largest, largest / scale, 0.0 if exact else FLOAT64_TOLERANCE * scale)
