@@ -11,6 +11,9 @@ native_sources := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h'
 clang_format := $(VENV)/bin/clang-format
 main_detectron2 := .cache/detectron2-main
 
+# As in train_net.py, for the tests: a compiler may be at work beside them.
+export OMP_WAIT_POLICY ?= passive
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
