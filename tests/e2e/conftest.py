@@ -5,10 +5,11 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.utils.logger import setup_logger
 
 from flash_internimage.data.shapes import annotation_file, write_split
@@ -25,7 +26,16 @@ def clean_environment() -> dict[str, str]:
 
 
 @pytest.fixture
-def train_net(capsys, monkeypatch) -> Callable[..., Result]:
+def one_thread() -> Iterator[None]:
+    """As the programs that ``run_python`` starts: torch's sums depend on the number of threads, and weights are compared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def train_net(capsys, monkeypatch, one_thread) -> Callable[..., Result]:
     """Call ``train_net.main`` here: exit code, stdout and stderr as of a command."""
     import train_net
 
