@@ -191,6 +191,7 @@ def _run(process: Process, main: Callable[..., None], device_name: str, args: tu
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // process.local_world_size))  # as torchrun does
     _join(process, device)
     main(device, *args)
+    dist.barrier()  # a process that leaves while another still sends makes that one abort
     dist.destroy_process_group()  # not after an error: it would wait for processes that are still at work
 
 

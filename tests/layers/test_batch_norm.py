@@ -68,6 +68,7 @@ def _run_process(rank: int, port: int, folder: str) -> None:
             dist.all_reduce(parameter.grad)
         arrays = {"output": output.detach(), "input": input.grad, "weight": norm.weight.grad, "bias": norm.bias.grad}
         torch.save({**arrays, "state": norm.state_dict()}, f"{folder}/{name} {rank}.pt")
+    dist.barrier()  # a process that leaves while the other still sends makes that one abort
     dist.destroy_process_group()
 
 

@@ -91,6 +91,7 @@ def _train(rank: int, port: int) -> None:
             sum(losses.values()).backward()
             assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
             model.zero_grad()
+    dist.barrier()  # a process that leaves while the other still sends makes that one abort
     dist.destroy_process_group()
 
 

@@ -264,6 +264,7 @@ def _train(rank: int, port: int, folder: str) -> None:
         losses = model([image(64, 64, BOXES if rank == 0 else [])])
         total(losses).backward()
     torch.save([parameter.grad for parameter in model.parameters()], f"{folder}/{rank}.pth")
+    dist.barrier()  # a process that leaves while the other still sends makes that one abort
     dist.destroy_process_group()
 
 
