@@ -1,0 +1,60 @@
+"""How PyTorch sees the attention operator: opcheck, tracing, autocast, and the messages for what it refuses."""
+
+import pytest
+import torch
+
+from flash_internimage.ops import ms_deform_attn
+
+SHAPES = [(4, 5), (2, 3)]
+
+
+def draw(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    return [torch.rand(2, 26, 3, 5, dtype=dtype), torch.rand(2, 4, 3, 2, 2, 2, dtype=dtype), torch.rand(2, 4, 3, 2, 2, dtype=dtype)]
+
+
+@pytest.mark.parametrize("requires_grad", [False, True], ids=["inference", "training"])
+def test_opcheck(requires_grad):
+    value, locations, weights = (tensor.requires_grad_(requires_grad) for tensor in draw())
+    torch.library.opcheck(torch.ops.flash_internimage.ms_deform_attn.default, (value, [4, 5, 2, 3], locations, weights))
+
+
+def test_compiles_as_one_graph():
+    value, locations, weights = draw()
+    compiled = torch.compile(lambda v, l, w: ms_deform_attn(v, SHAPES, l, w), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(value, locations, weights), ms_deform_attn(value, SHAPES, locations, weights))
+
+
+def test_double_backward_is_refused_by_name():
+    inputs = [tensor.requires_grad_() for tensor in draw()]
+    output = ms_deform_attn(inputs[0], SHAPES, inputs[1], inputs[2])
+    (gradient,) = torch.autograd.grad(output.square().sum(), inputs[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="ms_deform_attn: double backward is not implemented"):
+        gradient.sum().backward()
+
+
+def test_autocast_keeps_points_wide():
+    value, locations, weights = draw()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = ms_deform_attn(value, SHAPES, locations, weights)
+    assert torch.equal(output, ms_deform_attn(value.bfloat16(), SHAPES, locations, weights))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(value=torch.rand(26, 3, 5)), r"value needs the shape \(batch, tokens, heads, channels\)"),
+        (dict(value=torch.zeros(2, 26, 3, 5, dtype=torch.int64)), "value needs the dtype float32"),
+        (dict(value=torch.rand(2, 25, 3, 5)), "value needs as many tokens as spatial_shapes has cells"),
+        (dict(spatial_shapes=[(4, 5)]), "value needs as many tokens as spatial_shapes has cells"),
+        (dict(spatial_shapes=[4, 5]), "spatial_shapes needs a .height, width. pair of integers for each level"),
+        (dict(sampling_locations=torch.rand(2, 4, 3, 2, 2)), "sampling_locations needs the shape"),
+        (dict(attention_weights=torch.rand(2, 4, 3, 2, 1)), "attention_weights needs the shape of sampling_locations"),
+        (dict(attention_weights=torch.rand(2, 4, 3, 2, 2).double()), "attention_weights needs the dtype of value"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_messages(change, message):
+    value, locations, weights = draw()
+    inputs = dict(value=value, spatial_shapes=SHAPES, sampling_locations=locations, attention_weights=weights)
+    with pytest.raises(ValueError, match=message):
+        ms_deform_attn(**inputs | change)
