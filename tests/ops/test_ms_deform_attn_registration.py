@@ -9,7 +9,8 @@ SHAPES = [(4, 5), (2, 3)]
 
 
 def draw(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
-    return [torch.rand(2, 26, 3, 5, dtype=dtype), torch.rand(2, 4, 3, 2, 2, 2, dtype=dtype), torch.rand(2, 4, 3, 2, 2, dtype=dtype)]
+    shapes = [(2, 26, 3, 5), (2, 4, 3, 2, 2, 2), (2, 4, 3, 2, 2)]
+    return [torch.rand(*shape, dtype=dtype) for shape in shapes]
 
 
 @pytest.mark.parametrize("requires_grad", [False, True], ids=["inference", "training"])
@@ -20,7 +21,7 @@ def test_opcheck(requires_grad):
 
 def test_compiles_as_one_graph():
     value, locations, weights = draw()
-    compiled = torch.compile(lambda v, l, w: ms_deform_attn(v, SHAPES, l, w), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(lambda v, p, w: ms_deform_attn(v, SHAPES, p, w), fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(value, locations, weights), ms_deform_attn(value, SHAPES, locations, weights))
 
 
