@@ -59,3 +59,17 @@ def test_messages(change, message):
     inputs = dict(value=value, spatial_shapes=SHAPES, sampling_locations=locations, attention_weights=weights)
     with pytest.raises(ValueError, match=message):
         ms_deform_attn(**inputs | change)
+
+
+class Attention(torch.nn.Module):
+    """The operator as the module that torch.export takes."""
+
+    def forward(self, value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        return ms_deform_attn(value, SHAPES, locations, weights)
+
+
+def test_exports():
+    inputs = tuple(draw())
+    exported = torch.export.export(Attention(), inputs)
+    assert "flash_internimage.ms_deform_attn" in exported.graph_module.code
+    assert torch.equal(exported.module()(*inputs), ms_deform_attn(inputs[0], SHAPES, *inputs[1:]))
