@@ -13,7 +13,6 @@ import argparse
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any
 
 import torch
 from detectron2.config import LazyConfig, instantiate
@@ -44,7 +43,7 @@ from flash_internimage.engine.hooks import BestCheckpoint, periodic_checkpoints
 from flash_internimage.engine.output import RunLog, check_writable, require_state_of_run
 from flash_internimage.engine.seeding import seed_everything
 from flash_internimage.engine.trainer import StepOptions, Trainer, amp_dtype
-from flash_internimage.solver.ema import build_ema
+from flash_internimage.solver.ema import ema_of_run
 
 logger = logging.getLogger("flash_internimage")
 
@@ -75,18 +74,8 @@ def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool) -> No
     checkpointer = Checkpointer(model, cfg.train.output_dir)
     state = checkpointer.load_complete(checkpointer.get_checkpoint_file() if last else cfg.train.init_checkpoint)
     require_same_classes(state.get("classes"), classes)
-    average = build_average(cfg, model, state)
+    average = ema_of_run(cfg.train.ema, model, state)
     evaluate(cfg.dataloader, model if average is None else average.module)
-
-
-def build_average(cfg: DictConfig, model: nn.Module, state: dict[str, Any]) -> AveragedModel | None:
-    """The running average of the weights where ``train.ema.enabled``: a checkpoint's, or a new one from ``model``."""
-    if not cfg.train.ema.enabled:
-        return None
-    average = build_ema(model, cfg.train.ema.momentum, cfg.train.ema.warmup_iters)
-    if "ema" in state:
-        average.load_state_dict(state["ema"])
-    return average
 
 
 def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> None:
@@ -106,7 +95,7 @@ def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> N
         require_state_of_run(state, output_dir)
         require_same_classes(state.get("classes"), classes)
     start = state["iteration"] + 1 if resumed else 0
-    average = build_average(cfg, model, state if resumed else {})
+    average = ema_of_run(cfg.train.ema, model, state if resumed else {})
     trainer = build_trainer(cfg, model, device, average, start)
     if resumed:
         trainer.load_state_dict(state["trainer"])

@@ -1,3 +1,18 @@
 """DCNv4 and FlashInternImage for detectron2."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .predictor import Predictor
+
 __version__ = "0.1.0"
+__all__ = ["Predictor", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``Predictor`` when it is first used: it needs detectron2, which takes seconds to import."""
+    if name == "Predictor":
+        from .predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

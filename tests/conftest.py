@@ -69,3 +69,24 @@ def repository() -> Path:
 def reference() -> Reference:
     """The stored numbers of the original implementation (``tests/reference/README.md``)."""
     return Reference(Path(__file__).resolve().parent / "reference")
+
+
+@pytest.fixture(scope="session")
+def nano_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of ``configs/shapes/mask_rcnn_flash_internimage_nano.py``, as a run of three classes would save them.
+
+    Most scores lie near a quarter, and boxes everywhere: enough to look at what is done with detections.
+    """
+    from detectron2.config import instantiate
+
+    from flash_internimage import model_zoo
+    from flash_internimage.checkpoint import Checkpointer
+    from flash_internimage.engine.classes import ClassNames
+
+    cfg = model_zoo.get_config("mask_rcnn_flash_internimage_nano")
+    cfg.model.roi_heads.num_classes = 3
+    torch.manual_seed(0)
+    checkpointer = Checkpointer(instantiate(cfg.model), str(tmp_path_factory.mktemp("nano")))
+    checkpointer.add_checkpointable("classes", ClassNames(["mug", "spoon", "US$ fork"]))
+    checkpointer.save("model")
+    return Path(checkpointer.save_dir) / "model.pth"

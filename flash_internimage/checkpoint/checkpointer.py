@@ -11,10 +11,12 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 
+from flash_internimage.files import write_atomically
+
 from . import hub
 from .formats import recognise
 from .matching import Match, examples, match
-from .reading import CheckpointError, read_checkpoint, write_atomically
+from .reading import CheckpointError, read_checkpoint
 
 hub.register(PathManager)
 

@@ -10,9 +10,11 @@ from typing import Any, Literal
 import torch
 from detectron2.utils.file_io import PathManager
 
+from flash_internimage.files import write_atomically
+
 from .formats import state_dict_of
 from .published import Family, detectron2_family, published_family, to_detectron2, to_published
-from .reading import CheckpointError, read_checkpoint, write_atomically
+from .reading import CheckpointError, read_checkpoint
 
 Direction = Literal["detectron2", "published"]
 SUFFIXES = (".pth", ".safetensors")

@@ -1,12 +1,11 @@
-"""Reading a checkpoint file without trusting it, and writing one so that a kill leaves the old file whole."""
+"""Reading a checkpoint file without trusting it."""
 
 from __future__ import annotations
 
 import os
 import pickle
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -67,30 +66,8 @@ def read_checkpoint(path: str | os.PathLike[str], allow: Iterable[str] = ()) -> 
     return dict(contents)
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
-    """Let ``write`` make a file beside ``path``, then put it in the place of ``path`` in one step.
-
-    A reader, or a process that is killed at any moment, sees the old file or the new one, never a part of either.
-    """
-    path = Path(path)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        # mkstemp makes files for their owner alone; a checkpoint is as readable as any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def remove_unfinished(folder: str | os.PathLike[str]) -> None:
-    """Delete what a process that was killed inside :func:`write_atomically` left of checkpoints and their note."""
+    """Delete what a process that was killed inside :func:`.files.write_atomically` left of checkpoints and their note."""
     for pattern in (".*.pth.*.pth", ".last_checkpoint.*"):
         for path in Path(folder).glob(pattern):
             path.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from .augmentations import CropRange, ExactResizeTransform, OneOf, ResizeToFit, ScaleJitter
 from .check import DatasetReport, check_dataset, require_valid
-from .custom import class_names, require_num_classes, require_registered, use_custom_data
+from .custom import class_names, literal_num_classes, require_num_classes, require_registered, use_custom_data
 from .loader import build_test_loader, build_train_loader
 from .mapper import TestMapper, TrainingMapper
 from .presets import use_augmentation_preset
@@ -26,6 +26,7 @@ __all__ = [
     "build_train_loader",
     "check_dataset",
     "class_names",
+    "literal_num_classes",
     "make_shapes",
     "register_shapes",
     "require_num_classes",

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
-from detectron2.data import detection_utils
 from detectron2.data.transforms import AugInput, Augmentation, AugmentationList, Transform, TransformList
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 
 from .boxes import boxes_of
+from .images import UnreadableImage, read_rgb
 
 
 def read_image(record: dict) -> np.ndarray:
@@ -33,11 +33,13 @@ def read_image(record: dict) -> np.ndarray:
     file_name = record["file_name"]
     wanted_by = f"image {record.get('image_id')} of {record.get('annotation_file', 'its dataset')}"
     try:
-        image = detection_utils.read_image(file_name, format="RGB")
+        image = read_rgb(file_name)
     except FileNotFoundError:
         raise FileNotFoundError(f"{file_name}, wanted by {wanted_by}, does not exist") from None
-    except (OSError, SyntaxError) as error:  # SyntaxError: what PIL raises for a broken PNG
-        raise ValueError(f"{file_name}, wanted by {wanted_by}, is not a readable image ({error}); replace the file") from error
+    except UnreadableImage as error:
+        raise ValueError(
+            f"{file_name}, wanted by {wanted_by}, is not a readable image ({error.reason}); replace the file"
+        ) from error
     height, width = image.shape[:2]
     expected = (record.get("height", height), record.get("width", width))
     if (height, width) != expected:
@@ -153,7 +155,11 @@ class TestMapper:
     def __call__(self, record: dict) -> dict:
         """The record without annotations, with ``image``, (3, H, W) of ``uint8`` in RGB; its sizes stay those of the file."""
         record = {key: value for key, value in record.items() if key != "annotations"}
-        aug_input = AugInput(read_image(record))
-        self.augmentations(aug_input)
-        record["image"] = _to_tensor(aug_input.image)
+        record["image"] = self.resized(read_image(record))
         return record
+
+    def resized(self, image: np.ndarray) -> torch.Tensor:
+        """An image, (H, W, 3) of ``uint8`` in RGB, as the model is fed it: (3, H', W') of ``uint8``."""
+        aug_input = AugInput(image)
+        self.augmentations(aug_input)
+        return _to_tensor(aug_input.image)

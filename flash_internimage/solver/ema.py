@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,24 @@ def build_ema(model: nn.Module, momentum: float = 1e-4, warmup_iters: int = 2000
     # AveragedModel would replace the initial weights in its first update instead of averaging; they count here.
     averaged.n_averaged.fill_(1)
     return averaged
+
+
+def ema_of_run(options: Mapping[str, Any], model: nn.Module, state: Mapping[str, Any]) -> AveragedModel | None:
+    """The running average of the weights that a run's options ask for: a checkpoint's, or a new one from ``model``.
+
+    Args:
+        options: the section ``train.ema`` of a config.
+        state: what a checkpoint holds beside the model; may be empty.
+
+    Returns:
+        None where the options ask for none.
+    """
+    if not options["enabled"]:
+        return None
+    average = build_ema(model, options["momentum"], options["warmup_iters"])
+    if "ema" in state:
+        average.load_state_dict(state["ema"])
+    return average
 
 
 def ema_momentum(iteration: int, momentum: float, warmup_iters: int) -> float:

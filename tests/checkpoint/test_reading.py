@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flash_internimage.checkpoint.reading import CheckpointError, read_checkpoint, write_atomically
+from flash_internimage.checkpoint.reading import CheckpointError, read_checkpoint
 
 
 class RunsCode:
@@ -105,17 +105,3 @@ def test_a_missing_file_and_a_list_are_described(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match="expected a dictionary of tensors, got list"):
         read_checkpoint(tmp_path / "list.pth")
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "a.txt"
-    write_atomically(path, lambda temporary: temporary.write_text("old"))
-
-    def fails(temporary: Path) -> None:
-        temporary.write_text("half of the n")
-        raise RuntimeError("disk full")
-
-    with pytest.raises(RuntimeError, match="disk full"):
-        write_atomically(path, fails)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]

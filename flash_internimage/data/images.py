@@ -1,0 +1,59 @@
+"""Images as RGB arrays, upright: from files, and from what PIL has opened."""
+
+import os
+
+import numpy as np
+from detectron2.data import detection_utils
+from PIL import Image, ImageOps
+
+
+class UnreadableImage(ValueError):
+    """What should be an image is none, or damaged.
+
+    Attributes:
+        reason: what PIL found, in a few words.
+    """
+
+    def __init__(self, name: str, cause: Exception) -> None:
+        reason = str(cause) or type(cause).__name__
+        # Here PIL repeats the name, or gives the address of a file object.
+        self.reason = "it has no image format that PIL knows" if "cannot identify image file" in reason else reason
+        super().__init__(f"{name}: not a readable image ({self.reason})")
+
+
+def read_rgb(file_name: str | os.PathLike[str]) -> np.ndarray:
+    """Reads an image file.
+
+    Args:
+        file_name: a local path, or any that detectron2's path manager knows.
+
+    Returns:
+        (H, W, 3) of ``uint8`` in RGB, turned upright if the file has an EXIF orientation.
+
+    Raises:
+        OSError: the file cannot be opened: there is none, or it may not be read.
+        UnreadableImage: it is no image, or a damaged one.
+    """
+    file_name = os.fspath(file_name)
+    try:
+        return detection_utils.read_image(file_name, format="RGB")
+    except OSError as error:
+        if error.filename is not None:  # the file system's; PIL's own name no file
+            raise
+        raise UnreadableImage(file_name, error) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL's decoders raise many kinds: SyntaxError for a PNG, struct.error, DecompressionBombError
+        raise UnreadableImage(file_name, error) from error
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """What PIL has opened as (H, W, 3) of ``uint8`` in RGB, turned upright if it has an EXIF orientation.
+
+    Raises:
+        UnreadableImage: it is damaged.
+    """
+    try:
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise UnreadableImage(getattr(image, "filename", "") or "image", error) from error
