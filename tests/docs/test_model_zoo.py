@@ -70,7 +70,5 @@ def test_schedules_of_one_model_have_its_cost(rows):
 
 
 def test_both_tables_agree(repository):
-    readme, docs = (
-        ROW.findall((repository / file).read_text(encoding="utf-8")) for file in ("README.md", "docs/model_zoo.md")
-    )
+    readme, docs = (ROW.findall((repository / file).read_text(encoding="utf-8")) for file in ("README.md", "docs/model_zoo.md"))
     assert readme == docs

@@ -4,6 +4,7 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
+from flash_internimage.layers import DCNv4, MSDeformAttn
 from flash_internimage.ops import dcnv4, ms_deform_attn
 from flash_internimage.ops.flops import FLOP_HANDLES
 
@@ -37,3 +38,18 @@ def test_ms_deform_attn():
     value = torch.randn(1, 26, 2, 3)
     locations, weights = torch.rand(1, 10, 2, 2, 4, 2), torch.rand(1, 10, 2, 2, 4)
     assert counted(lambda v, p, w: ms_deform_attn(v, shapes, p, w), value, locations, weights) == 10 * 6 * 8 * 4
+
+
+def test_dcnv4_layer():
+    # 5 x 7 cells of 32 channels; offsets and modulation of 2 groups of 9 points are 54 channels, rounded up to 56
+    layer = DCNv4(channels=32, group=2)
+    assert counted(layer, torch.randn(1, 5, 7, 32)) == 5 * 7 * (32 * 32 + 32 * 56 + 32 * 9 * 4 + 32 * 32)
+
+
+def test_ms_deform_attn_layer():
+    # 26 values and 10 queries of 8 channels; offsets of 2 heads x 2 levels x 3 points x 2, as many weights without the x 2
+    layer = MSDeformAttn(embed_dim=8, num_heads=2, num_levels=2, num_points=3).requires_grad_(False)
+    query, value, boxes = torch.randn(1, 10, 8), torch.randn(1, 26, 8), torch.rand(1, 10, 2, 4)
+    dense = 26 * 8 * 8 + 10 * 8 * 24 + 10 * 8 * 12 + 10 * 8 * 8
+    sampled = 10 * 8 * (2 * 3) * 4
+    assert counted(lambda q, v, b: layer(q, v, b, [(4, 5), (2, 3)]), query, value, boxes) == dense + sampled
