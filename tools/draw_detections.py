@@ -17,16 +17,13 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-import torch
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data import detection_utils as utils
 from detectron2.data.datasets import register_coco_instances
-from detectron2.structures import Boxes, BoxMode, Instances
-from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 from tqdm import tqdm
 
-import flash_internimage.data  # noqa: F401  registers "shapes"
+from flash_internimage.data.images import read_rgb
+from flash_internimage.evaluation.drawing import draw_annotations, side_by_side
 
 
 def group_by_image(predictions: list[dict], threshold: float) -> dict[object, list[dict]]:
@@ -38,26 +35,13 @@ def group_by_image(predictions: list[dict], threshold: float) -> dict[object, li
     return groups
 
 
-def to_instances(predictions: list[dict], image_size: tuple[int, int], metadata: Metadata) -> Instances:
-    """Predictions of one image as detectron2's Instances; boxes in absolute XYXY pixels."""
-    class_of = metadata.get("thing_dataset_id_to_contiguous_id")
-    instances = Instances(image_size)
-    boxes = [BoxMode.convert(p["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for p in predictions]
-    instances.pred_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4))
-    instances.scores = torch.tensor([p["score"] for p in predictions])
-    instances.pred_classes = torch.tensor([class_of[p["category_id"]] for p in predictions], dtype=torch.long)
-    if predictions and "segmentation" in predictions[0]:
-        instances.pred_masks = [p["segmentation"] for p in predictions]
-    return instances
-
-
-def side_by_side(record: dict, predictions: list[dict], metadata: Metadata, scale: float) -> np.ndarray:
-    """Ground truth on the left, detections on the right, as an RGB image (height, 2 x width, 3)."""
-    image = utils.read_image(record["file_name"], "RGB")
-    truth = Visualizer(image, metadata, scale).draw_dataset_dict(record)
-    instances = to_instances(predictions, image.shape[:2], metadata)
-    detected = Visualizer(image, metadata, scale).draw_instance_predictions(instances)
-    return np.concatenate([truth.get_image(), detected.get_image()], axis=1)
+def ground_truth_and_detections(record: dict, predictions: list[dict], metadata: Metadata, scale: float) -> np.ndarray:
+    """Ground truth on the left, detections on the right, as an RGB image."""
+    image = read_rgb(record["file_name"])
+    names = metadata.thing_classes
+    truth = draw_annotations(image, record["annotations"], names, scale=scale)
+    class_of = metadata.thing_dataset_id_to_contiguous_id
+    return side_by_side(truth, draw_annotations(image, predictions, names, class_of, scale=scale))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -91,7 +75,7 @@ def main() -> None:
     by_image = group_by_image(predictions, arguments.threshold)
     arguments.output.mkdir(parents=True, exist_ok=True)
     for record in tqdm(records, desc="drawing", unit="image"):
-        picture = side_by_side(record, by_image[record["image_id"]], MetadataCatalog.get(name), arguments.scale)
+        picture = ground_truth_and_detections(record, by_image[record["image_id"]], MetadataCatalog.get(name), arguments.scale)
         Image.fromarray(picture).save(arguments.output / f"{Path(record['file_name']).stem}.png")
     print(f"{len(records)} pictures in {arguments.output}: ground truth on the left, detections on the right")
 

@@ -1,6 +1,9 @@
-"""Images as RGB arrays, upright: from files, and from what PIL has opened."""
+"""Images as RGB arrays, upright: from files, from bytes, and from what PIL has opened."""
 
+import contextlib
+import io
 import os
+from collections.abc import Iterator
 
 import numpy as np
 from detectron2.data import detection_utils
@@ -35,16 +38,22 @@ def read_rgb(file_name: str | os.PathLike[str]) -> np.ndarray:
         UnreadableImage: it is no image, or a damaged one.
     """
     file_name = os.fspath(file_name)
-    try:
+    with _decoding(file_name):
         return detection_utils.read_image(file_name, format="RGB")
-    except OSError as error:
-        if error.filename is not None:  # the file system's; PIL's own name no file
-            raise
-        raise UnreadableImage(file_name, error) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # PIL's decoders raise many kinds: SyntaxError for a PNG, struct.error, DecompressionBombError
-        raise UnreadableImage(file_name, error) from error
+
+
+def decode_rgb(contents: bytes, name: str) -> np.ndarray:
+    """The image in the contents of a file, as ``read_rgb`` gives it.
+
+    Args:
+        contents: of a file in any format that PIL knows.
+        name: what messages call it.
+
+    Raises:
+        UnreadableImage: it is no image, or a damaged one.
+    """
+    with _decoding(name):
+        return to_rgb(Image.open(io.BytesIO(contents)))
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
@@ -53,7 +62,20 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     Raises:
         UnreadableImage: it is damaged.
     """
-    try:
+    with _decoding(getattr(image, "filename", "") or "image"):
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise UnreadableImage(getattr(image, "filename", "") or "image", error) from error
+
+
+@contextlib.contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """What PIL's decoders raise becomes an ``UnreadableImage``: many kinds, such as SyntaxError for a PNG, or struct.error."""
+    try:
+        yield
+    except (MemoryError, UnreadableImage):
+        raise
+    except OSError as error:
+        if error.filename is not None:  # the file system's error; PIL's own name no file
+            raise
+        raise UnreadableImage(name, error) from error
+    except Exception as error:
+        raise UnreadableImage(name, error) from error

@@ -17,7 +17,7 @@ SHOW_TRACEBACK = "FLASH_INTERNIMAGE_TRACEBACK"
 """Environment variable: when set to anything but 0, every error is shown with its traceback."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_OWN_CODE = (_PACKAGE, _PACKAGE.parent / "projects", _PACKAGE.parent / "train_net.py")
+_OWN_CODE = (_PACKAGE, *(_PACKAGE.parent / name for name in ("projects", "train_net.py", "tools", "demo")))
 _REPORTED_TYPES = (ValueError, RuntimeError, OSError, FloatingPointError)
 _FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+), in .+$', re.MULTILINE)
 

@@ -1,0 +1,118 @@
+"""Objects drawn into pictures by detectron2's Visualizer, in the same colour for the same class everywhere."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.structures import BoxMode, Instances
+from detectron2.utils.visualizer import Visualizer
+
+_LEGIBLE_SIDE = 480  # a picture whose longer side is shorter is enlarged to this, in pixels, so that labels are legible
+_GAP = 8  # white pixels between two pictures
+
+
+def class_colour(number: int) -> tuple[float, float, float]:
+    """RGB in 0..1. Steps of the golden ratio around the colour circle keep the colours of few classes far apart."""
+    return colorsys.hsv_to_rgb((0.08 + number * 0.618034) % 1, 0.75, 1.0)
+
+
+def legible_scale(height: int, width: int) -> float:
+    """How much a picture of this size, in pixels, is enlarged: 1 or more."""
+    return max(1.0, _LEGIBLE_SIDE / max(height, width))
+
+
+def draw_objects(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    classes: Sequence[int],
+    names: Sequence[str],
+    *,
+    labels: Sequence[str] | None = None,
+    masks: Sequence[Any] | None = None,
+    scale: float | None = None,
+) -> np.ndarray:
+    """An image with boxes, labels and masks.
+
+    Args:
+        image: (H, W, 3) of ``uint8`` in RGB.
+        boxes: (N, 4) XYXY in pixels.
+        classes: of each object, an index into ``names``.
+        names: of the classes.
+        labels: text behind each object's class, such as its score.
+        masks: of each object: a (H, W) array, COCO's polygons or a run-length mask.
+        scale: magnification; None: enough for labels to be legible.
+
+    Returns:
+        (scale · H, scale · W, 3) of ``uint8`` in RGB.
+    """
+    scale = legible_scale(*image.shape[:2]) if scale is None else scale
+    labels = [""] * len(classes) if labels is None else labels
+    texts = [f"{names[c]} {label}".strip() for c, label in zip(classes, labels, strict=True)]
+    visualizer = Visualizer(image, scale=scale)
+    visualizer.overlay_instances(
+        boxes=np.asarray(boxes, dtype=float).reshape(-1, 4),
+        labels=[text.replace("$", r"\$") for text in texts],  # it would start a formula
+        masks=masks if masks else None,
+        assigned_colors=[class_colour(c) for c in classes],
+    )
+    return visualizer.output.get_image()
+
+
+def draw_instances(
+    image: np.ndarray, instances: Instances, names: Sequence[str], min_score: float = 0.0, scale: float | None = None
+) -> np.ndarray:
+    """What a detector found in an image: the fields ``pred_boxes``, ``pred_classes``, ``scores`` and perhaps ``pred_masks``."""
+    kept = instances[instances.scores >= min_score].to("cpu")
+    return draw_objects(
+        image,
+        kept.pred_boxes.tensor.numpy(),
+        kept.pred_classes.tolist(),
+        names,
+        labels=[f"{score:.0%}" for score in kept.scores.tolist()],
+        masks=list(kept.pred_masks.numpy()) if kept.has("pred_masks") else None,
+        scale=scale,
+    )
+
+
+def draw_annotations(
+    image: np.ndarray,
+    annotations: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    class_of: Mapping[int, int] | None = None,
+    scale: float | None = None,
+) -> np.ndarray:
+    """Objects in COCO's format, of the ground truth or (with ``score``) of predictions, drawn into their image.
+
+    Args:
+        annotations: with ``bbox`` (XYWH in pixels, unless ``bbox_mode`` says otherwise), ``category_id`` and, perhaps,
+            ``segmentation``, ``score`` and ``iscrowd``.
+        names: of the classes.
+        class_of: the class of each category id; None: the ids are the classes.
+    """
+    boxes = [BoxMode.convert(list(a["bbox"]), a.get("bbox_mode", BoxMode.XYWH_ABS), BoxMode.XYXY_ABS) for a in annotations]
+    classes = [a["category_id"] if class_of is None else class_of[a["category_id"]] for a in annotations]
+    with_masks = all(a.get("segmentation") for a in annotations)
+    return draw_objects(
+        image,
+        np.array(boxes),
+        classes,
+        names,
+        labels=[_label(a) for a in annotations],
+        masks=[a["segmentation"] for a in annotations] if with_masks else None,
+        scale=scale,
+    )
+
+
+def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Two pictures of one height as one, with a white gap between them."""
+    gap = np.full((left.shape[0], _GAP, 3), 255, dtype=np.uint8)
+    return np.concatenate([left, gap, right], axis=1)
+
+
+def _label(annotation: Mapping[str, Any]) -> str:
+    if "score" in annotation:
+        return f"{annotation['score']:.0%}"
+    return "(crowd)" if annotation.get("iscrowd") else ""

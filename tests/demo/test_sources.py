@@ -1,0 +1,55 @@
+"""What the demo's ``--input`` means."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def find(demo_modules, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "b.JPG",
+        "a.png",
+        "sub/c.jpg",
+        "sub/a.webp",
+        "clip.MP4",
+        "notes.txt",
+        "report.pdf",
+        ".hidden.jpg",
+        "odd[1].jpg",
+    ):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+
+    def find(*inputs):
+        sources, passed_over = demo_modules["sources"].find_sources(inputs)
+        return [(source.path, source.name) for source in sources], passed_over
+
+    return find
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        pytest.param(["a.png"], [("a.png", "a")], id="file"),
+        pytest.param(["missing.jpg"], [("missing.jpg", "missing")], id="missing file"),
+        pytest.param(["."], [("a.png", "a"), ("b.JPG", "b"), ("clip.MP4", "clip"), ("odd[1].jpg", "odd[1]")], id="folder"),
+        pytest.param(["**/*.jpg"], [("odd[1].jpg", "odd[1]"), ("sub/c.jpg", "c")], id="pattern through folders"),
+        pytest.param(["odd[1].jpg"], [("odd[1].jpg", "odd[1]")], id="file named like a pattern"),
+        pytest.param(["-"], [("-", "stdin")], id="standard input"),
+        pytest.param(["a.png", "sub", "a.png"], [("a.png", "a"), ("sub/a.webp", "a_2"), ("sub/c.jpg", "c")], id="same names"),
+    ],
+)
+def test_found(find, inputs, expected):
+    assert find(*inputs)[0] == expected
+
+
+def test_other_files_of_a_folder_are_told(find):
+    assert find(".")[1] == ["notes.txt", "report.pdf"]
+
+
+def test_videos_are_told_by_their_suffix(demo_modules):
+    source = demo_modules["sources"].Source
+    assert source("a/clip.MP4", "clip").is_video
+    assert not source("a/clip.jpg", "clip").is_video
