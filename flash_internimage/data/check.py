@@ -1,7 +1,7 @@
 """Says what is wrong with a dataset in COCO format before hours are spent on it. No image is opened.
 
-What makes training wrong or impossible is an error; what detectron2 or the training records leave out is a warning,
-with its count. Each kind of problem is one sentence that names the first case.
+What makes training wrong or impossible is an error; what detectron2 or the training records leave out, and what is likely
+to be a mistake, is a warning, with its count. Each kind of problem is one sentence that names the first case.
 """
 
 import functools
@@ -18,6 +18,10 @@ from detectron2.utils.file_io import PathManager
 from .boxes import is_degenerate
 
 _MOST_SHOWN = 10
+_TOLERANCE = 1.0  # pixels by which a box may reach out of its image: rounding, also COCO's own
+
+OBJECT_SIZES = {"small": 32**2, "medium": 96**2, "large": math.inf}
+"""COCO's classes of size, each with the area in square pixels at which it ends."""
 
 
 @dataclass
@@ -31,8 +35,12 @@ class DatasetReport:
         objects: number of objects of each category id, without crowd regions.
         num_images: images listed.
         num_annotations: annotations listed, crowd regions included.
+        images_with: number of images with objects of each category id.
+        image_sizes: number of images of each (height, width) in pixels, as the annotation file states them.
+        objects_by_size: number of objects of each of ``OBJECT_SIZES``, by the area of their boxes.
+        num_without_objects: images without an object.
         errors: one sentence for each kind of problem that must be mended.
-        warnings: one sentence for each kind of thing that is left out.
+        warnings: one sentence for each kind of thing that is left out or looks like a mistake.
     """
 
     annotation_file: str
@@ -41,6 +49,10 @@ class DatasetReport:
     objects: dict[int, int] = field(default_factory=dict)
     num_images: int = 0
     num_annotations: int = 0
+    images_with: dict[int, int] = field(default_factory=dict)
+    image_sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    objects_by_size: Counter[str] = field(default_factory=Counter)
+    num_without_objects: int = 0
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -122,7 +134,7 @@ def missing_files(image_root: str, file_names: Iterable[str]) -> list[str]:
     return missing
 
 
-def _check_images(content: dict, image_root: str, errors: _Tally) -> dict:
+def _check_images(content: dict, image_root: str, errors: _Tally, warnings: _Tally) -> dict:
     """Images by id; those without the keys that are needed are left out."""
     images: dict = {}
     for image in content.get("images") or []:
@@ -132,6 +144,11 @@ def _check_images(content: dict, image_root: str, errors: _Tally) -> dict:
             errors.add("image ids are used twice", f"{image['id']} ({image['file_name']})")
         else:
             images[image["id"]] = image
+    by_name: dict[str, dict] = {}
+    for image in images.values():
+        other = by_name.setdefault(image["file_name"], image)
+        if other is not image:
+            warnings.add("image files are listed twice", f"{image['file_name']}, as images {other['id']} and {image['id']}")
     if "://" in image_root:  # a remote store, which is not listed
         return images
     if not os.path.isdir(image_root):
@@ -141,7 +158,6 @@ def _check_images(content: dict, image_root: str, errors: _Tally) -> dict:
             "or else in ./datasets",
         )
         return images
-    by_name = {image["file_name"]: image for image in images.values()}
     for name in missing_files(image_root, by_name):
         errors.add("image files are missing", f"{os.path.join(image_root, name)}, wanted by image {by_name[name]['id']}")
     return images
@@ -170,12 +186,31 @@ def _check_segmentation(segmentation: object, image: dict, label: str, errors: _
         errors.add("segmentations are neither polygons nor run-length masks", label)
 
 
-def _check_annotations(
-    content: dict, images: dict, categories: dict[int, str], errors: _Tally, warnings: _Tally
-) -> Counter[int]:
-    """Number of objects of each category id."""
-    objects: Counter[int] = Counter()
+def _check_box(annotation: dict, image: dict, label: str, warnings: _Tally) -> bool:
+    """Whether an object's box is one to train on; what is odd about it is a warning."""
+    x, y, width, height = annotation["bbox"]
+    if is_degenerate(x, y, width, height, image["height"], image["width"]):
+        warnings.add(
+            "boxes are left out of training, with a side below one pixel or outside their image",
+            f"{label}: {annotation['bbox']}",
+        )
+        return False
+    outside = max(-x, -y, x + width - image["width"], y + height - image["height"])
+    if outside > _TOLERANCE:
+        warnings.add(
+            "boxes reach out of their image and are cut off there",
+            f"{label}: {annotation['bbox']} in an image of {image['width']} x {image['height']} pixels",
+        )
+    if annotation.get("area", width * height) == 0:
+        warnings.add('objects have "area": 0, so that evaluation counts them as small', label)
+    return True
+
+
+def _check_annotations(content: dict, images: dict, categories: dict[int, str], errors: _Tally, warnings: _Tally) -> list[dict]:
+    """The objects to train on: sound annotations that are no crowd regions."""
+    objects = []
     ids = set()
+    places = set()
     for annotation in content.get("annotations") or []:
         if not isinstance(annotation, dict) or not {"id", "image_id", "category_id"} <= annotation.keys():
             errors.add('annotations lack one of "id", "image_id" and "category_id"', str(annotation)[:200])
@@ -201,16 +236,36 @@ def _check_annotations(
             continue
         if annotation.get("segmentation"):
             _check_segmentation(annotation["segmentation"], image, label, errors, warnings)
-        if annotation.get("iscrowd", 0):
+        if annotation.get("iscrowd", 0) or not _check_box(annotation, image, label, warnings):
             continue
-        if is_degenerate(*annotation["bbox"], image["height"], image["width"]):
-            warnings.add(
-                "boxes are left out of training, with a side below one pixel or outside their image",
-                f"{label}: {annotation['bbox']}",
-            )
-            continue
-        objects[annotation["category_id"]] += 1
+        place = (annotation["image_id"], annotation["category_id"], *annotation["bbox"])
+        if place in places:
+            warnings.add("objects have the category and the box of another one in their image", label)
+        places.add(place)
+        objects.append(annotation)
     return objects
+
+
+def _check_categories(report: DatasetReport, warnings: _Tally) -> None:
+    by_name: dict[str, int] = {}
+    for id_, name in report.categories.items():
+        if by_name.setdefault(name, id_) != id_:
+            warnings.add("categories have the name of another one", f"{id_} and {by_name[name]} ({name})")
+        if report.num_annotations and not report.objects[id_]:
+            warnings.add("categories have no objects", f"{id_} ({name})")
+
+
+def _count(report: DatasetReport, images: dict, objects: list[dict]) -> None:
+    """Fills in the figures of a report."""
+    by_category = Counter(annotation["category_id"] for annotation in objects)
+    with_category = Counter(category for _, category in {(a["image_id"], a["category_id"]) for a in objects})
+    report.objects = {id_: by_category[id_] for id_ in report.categories}
+    report.images_with = {id_: with_category[id_] for id_ in report.categories}
+    report.image_sizes = Counter((image["height"], image["width"]) for image in images.values())
+    report.num_without_objects = len(images) - len({annotation["image_id"] for annotation in objects})
+    for annotation in objects:
+        area = annotation["bbox"][2] * annotation["bbox"][3]
+        report.objects_by_size[next(size for size, end in OBJECT_SIZES.items() if area < end)] += 1
 
 
 def _listed(categories: dict[int, str]) -> str:
@@ -236,11 +291,11 @@ def check_dataset(annotation_file: str, image_root: str) -> DatasetReport:
         report.errors.append(str(error))
         return report
     errors, warnings = _Tally(), _Tally()
-    images = _check_images(content, image_root, errors)
-    objects = _check_annotations(content, images, report.categories, errors, warnings)
-    report.objects = {id_: objects[id_] for id_ in report.categories}
     report.num_images = len(content.get("images") or [])
     report.num_annotations = len(content.get("annotations") or [])
+    images = _check_images(content, image_root, errors, warnings)
+    _count(report, images, _check_annotations(content, images, report.categories, errors, warnings))
+    _check_categories(report, warnings)
     report.errors = [f"annotation file {annotation_file}: {sentence}" for sentence in errors.sentences()]
     report.warnings = [f"annotation file {annotation_file}: {sentence}" for sentence in warnings.sentences()]
     if not report.num_images:

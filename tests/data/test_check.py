@@ -86,8 +86,63 @@ LEFT_OUT = {
 def test_what_is_left_out_is_counted(write_dataset, change, message):
     report = check_dataset(*write_dataset(change))
     assert report.errors == []
+    (warning,) = [warning for warning in report.warnings if "categories have no objects" not in warning]
+    assert re.search(message, warning)
+
+
+LIKELY_MISTAKES = {
+    "box beyond the right side": (
+        lambda c: first(c).update(bbox=[65, 5, 20, 30]),
+        r"1 boxes reach out of their image .*: annotation 1 of image 10: \[65, 5, 20, 30\] in an image of 80 x 60 pixels",
+    ),
+    "box beyond the upper side": (lambda c: first(c).update(bbox=[5, -2, 20, 30]), "1 boxes reach out of their image"),
+    "no area": (lambda c: first(c).update(area=0), '1 objects have "area": 0.*: annotation 1 of image 10'),
+    "object twice": (
+        lambda c: c["annotations"].append({**first(c), "id": 3}),
+        "1 objects have the category and the box of another one in their image: annotation 3 of image 10",
+    ),
+    "file listed twice": (
+        lambda c: c["images"].append({**c["images"][0], "id": 30}),
+        r"1 image files are listed twice: 1\.jpg, as images 10 and 30",
+    ),
+    "category without objects": (
+        lambda c: c["categories"].append({"id": 9, "name": "fork"}),
+        r"1 categories have no objects: 9 \(fork\)",
+    ),
+    "two categories of one name": (
+        lambda c: c["categories"][0].update(name="spoon"),
+        r"1 categories have the name of another one: 42 and 7 \(spoon\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), LIKELY_MISTAKES.values(), ids=LIKELY_MISTAKES.keys())
+def test_what_looks_like_a_mistake_is_told(write_dataset, change, message):
+    report = check_dataset(*write_dataset(change))
+    assert report.errors == []
     assert len(report.warnings) == 1
     assert re.search(message, report.warnings[0])
+
+
+def test_a_rounding_error_beyond_the_border_is_no_mistake(write_dataset):
+    report = check_dataset(*write_dataset(lambda c: first(c).update(bbox=[60.5, 30.2, 20, 30])))
+    assert report.warnings == []
+
+
+def test_figures(write_dataset):
+    def change(content):
+        content["images"].append({"id": 30, "file_name": "2.jpg", "height": 200, "width": 300})
+        content["annotations"] += [
+            {"id": 3, "image_id": 10, "category_id": 42, "bbox": [0, 0, 32, 32]},  # 1024 square pixels are medium
+            {"id": 4, "image_id": 10, "category_id": 42, "bbox": [0, 0, 80, 60], "iscrowd": 1},
+        ]
+
+    report = check_dataset(*write_dataset(change))
+    assert report.objects == {7: 1, 42: 2}
+    assert report.images_with == {7: 1, 42: 1}
+    assert report.image_sizes == {(60, 80): 2, (200, 300): 1}
+    assert report.objects_by_size == {"small": 2, "medium": 1}
+    assert report.num_without_objects == 1
 
 
 def test_kinds_are_counted_and_the_first_is_shown(write_dataset):
