@@ -11,7 +11,7 @@ import torch
 # The layers whose length is the number of classes, by the end of their names. A model of another number of classes
 # starts them afresh.
 _CLASS_LAYERS = re.compile(
-    r"(^|\.)(cls_score|bbox_pred|mask_head(\.\d+)?\.predictor|class_embed(\.\d+)?|label_embedding)\.(weight|bias)$"
+    r"(^|\.)(cls_score|bbox_pred|mask_head(\.\d+)?\.predictor|class_heads\.\d+|label_embedding)\.(weight|bias)$"
 )
 
 
@@ -34,10 +34,12 @@ class Match:
     wrong_shape: tuple[str, ...]
 
     def summary(self) -> str:
-        """One line of counts, with examples of what does not fit."""
+        """One line of counts, with all layers that start afresh and examples of what does not fit."""
         parts = [f"{len(self.matched)} matched"]
+        if self.reinitialised:
+            listed = ", ".join(self.reinitialised)
+            parts.append(f"{len(self.reinitialised)} re-initialised for another number of classes ({listed})")
         for label, names in (
-            ("re-initialised for another number of classes", self.reinitialised),
             ("missing", self.missing),
             ("unexpected", self.unexpected),
             ("of another shape", self.wrong_shape),

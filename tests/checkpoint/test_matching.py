@@ -1,0 +1,68 @@
+"""Which layers of a published detector start afresh for another number of classes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import instantiate
+
+from flash_internimage import model_zoo
+from flash_internimage.checkpoint.matching import match
+from flash_internimage.checkpoint.published import to_detectron2
+from flash_internimage.data import literal_num_classes
+
+MANIFESTS = Path(__file__).parents[1] / "reference" / "manifests"
+
+WEIGHT_AND_BIAS = ("weight", "bias")
+CLASS_LAYERS = {
+    "mask_rcnn_flash_intern_image_t_fpn_1x_coco": [
+        f"roi_heads.{layer}.{kind}"
+        for layer in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_head.predictor")
+        for kind in WEIGHT_AND_BIAS
+    ],
+    "cascade_flash_intern_image_l_fpn_1x_coco": [
+        *(
+            f"roi_heads.box_predictor.{stage}.{layer}.{kind}"
+            for stage in range(3)
+            for layer in ("cls_score", "bbox_pred")
+            for kind in WEIGHT_AND_BIAS
+        ),
+        *(f"roi_heads.mask_head.{stage}.predictor.{kind}" for stage in range(3) for kind in WEIGHT_AND_BIAS),
+    ],
+    "dino_4scale_flash_internimage_t_1x_coco": [
+        *(f"transformer.class_heads.{layer}.{kind}" for layer in range(7) for kind in WEIGHT_AND_BIAS),
+        "denoising.label_embedding.weight",
+    ],
+}
+
+
+def published_tensors(name: str) -> dict[str, torch.Tensor]:
+    """The tensors of a published checkpoint under this project's names, without their numbers."""
+    file = MANIFESTS / json.loads((MANIFESTS / "index.json").read_text())[name]
+    tensors = json.loads(file.read_text())["tensors"]
+    return to_detectron2({key: torch.empty(entry["shape"], device="meta") for key, entry in tensors.items()})
+
+
+@pytest.mark.parametrize(("name", "class_layers"), CLASS_LAYERS.items(), ids=CLASS_LAYERS.keys())
+def test_a_published_detector_fits_but_for_its_class_layers(name, class_layers):
+    cfg = model_zoo.get_config(name)
+    for node in literal_num_classes(cfg.model):
+        node.num_classes = 2
+    with torch.device("meta"):
+        model = instantiate(cfg.model).state_dict()
+    result = match(model, published_tensors(name))
+    assert sorted(result.reinitialised) == sorted(class_layers)
+    assert (result.missing, result.unexpected, result.wrong_shape) == ((), (), ())
+    summary = f"{len(model) - len(class_layers)} matched, {len(class_layers)} re-initialised for another number of classes"
+    assert result.summary().startswith(summary)
+    assert all(layer in result.summary() for layer in class_layers), "all are listed"
+
+
+def test_a_class_layer_of_another_width_is_no_matter_of_classes():
+    model = {"roi_heads.box_predictor.cls_score.weight": torch.empty(3, 64)}
+    file = {"roi_heads.box_predictor.cls_score.weight": torch.empty(81, 1024)}
+    assert match(model, file).reinitialised == ()
+    assert match(model, file).wrong_shape == (
+        "roi_heads.box_predictor.cls_score.weight: (81, 1024) in the file, (3, 64) in the model",
+    )
