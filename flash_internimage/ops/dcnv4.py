@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _extension
-
-_LIBRARY = "flash_internimage"
-_LOW_PRECISION = (torch.float16, torch.bfloat16)
+from ._registration import LOW_PRECISION, register, to_autocast_dtype
 
 
 def dcnv4(
@@ -188,34 +186,19 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     return (*(grad if is_needed else None for grad, is_needed in zip(grads, needed, strict=True)), *not_tensors)
 
 
-def _refuse_double_backward(ctx: Any, *grads: Tensor) -> None:
-    raise RuntimeError(
-        "dcnv4: double backward is not implemented, got a request for the gradient of its gradient; "
-        "use create_graph=False, or torch.autograd.functional with first derivatives only"
-    )
+def _autocast(value: Tensor, offset_mask: Tensor, *arguments: Any) -> tuple:
+    """value goes to autocast's dtype, while points keep the precision that they come in."""
+    value = to_autocast_dtype(value)
+    if offset_mask.dtype != value.dtype and offset_mask.dtype in LOW_PRECISION:
+        offset_mask = offset_mask.float()
+    return value, offset_mask, *arguments
 
 
-def _autocast(device: str):
-    """The rule for one device: value goes to autocast's dtype, while points keep the precision that they come in."""
-    without_autocast = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device}"))
-
-    def cast_and_call(value: Tensor, offset_mask: Tensor, *arguments: Any) -> Tensor:
-        if value.dtype != torch.float64:
-            value = value.to(torch.get_autocast_dtype(value.device.type))
-        if offset_mask.dtype != value.dtype and offset_mask.dtype in _LOW_PRECISION:
-            offset_mask = offset_mask.float()
-        with torch._C._ExcludeDispatchKeyGuard(without_autocast):
-            return torch.ops.flash_internimage.dcnv4(value, offset_mask, *arguments)
-
-    return cast_and_call
-
-
-if _extension.is_available():
-    torch.library.register_fake(f"{_LIBRARY}::dcnv4", _fake_forward)
-    torch.library.register_fake(f"{_LIBRARY}::dcnv4_backward", _fake_backward)
-    torch.library.register_autograd(f"{_LIBRARY}::dcnv4", _backward, setup_context=_save_for_backward)
-    torch.library.register_autograd(f"{_LIBRARY}::dcnv4_backward", _refuse_double_backward)
-    # torch.library.register_autocast would cast every tensor, and with it the offsets.
-    _registrations = torch.library.Library(_LIBRARY, "IMPL")
-    for _device in ("CPU", "CUDA"):
-        _registrations.impl("dcnv4", _autocast(_device), f"Autocast{_device}")
+register(
+    "dcnv4",
+    fake_forward=_fake_forward,
+    fake_backward=_fake_backward,
+    save_for_backward=_save_for_backward,
+    backward=_backward,
+    autocast=_autocast,
+)

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _extension
-
-_LIBRARY = "flash_internimage"
-_LOW_PRECISION = (torch.float16, torch.bfloat16)
+from ._registration import LOW_PRECISION, register, to_autocast_dtype
 
 
 def ms_deform_attn(
@@ -70,9 +68,9 @@ def _flat_shapes(spatial_shapes: Sequence[Sequence[int]] | Tensor) -> list[int]:
 
 def _one_dtype(sampling_locations: Tensor, attention_weights: Tensor) -> tuple[Tensor, Tensor]:
     """The wider dtype for both where one of them is in low precision: float32 locations keep their cell."""
-    if sampling_locations.dtype in _LOW_PRECISION and attention_weights.dtype == torch.float32:
+    if sampling_locations.dtype in LOW_PRECISION and attention_weights.dtype == torch.float32:
         sampling_locations = sampling_locations.float()
-    elif sampling_locations.dtype == torch.float32 and attention_weights.dtype in _LOW_PRECISION:
+    elif sampling_locations.dtype == torch.float32 and attention_weights.dtype in LOW_PRECISION:
         attention_weights = attention_weights.float()
     return sampling_locations, attention_weights
 
@@ -147,36 +145,21 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     return grad_value, None, *grad_points
 
 
-def _refuse_double_backward(ctx: Any, *grads: Tensor) -> None:
-    raise RuntimeError(
-        "ms_deform_attn: double backward is not implemented, got a request for the gradient of its gradient; "
-        "use create_graph=False, or torch.autograd.functional with first derivatives only"
-    )
+def _autocast(
+    value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
+) -> tuple[Tensor, Sequence[int], Tensor, Tensor]:
+    """value goes to autocast's dtype, while points keep the precision that they come in."""
+    value = to_autocast_dtype(value)
+    if sampling_locations.dtype != value.dtype and sampling_locations.dtype in LOW_PRECISION:
+        sampling_locations, attention_weights = sampling_locations.float(), attention_weights.float()
+    return value, spatial_shapes, sampling_locations, attention_weights
 
 
-def _autocast(device: str):
-    """The rule for one device: value goes to autocast's dtype, while points keep the precision that they come in."""
-    without_autocast = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device}"))
-
-    def cast_and_call(
-        value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
-    ) -> Tensor:
-        if value.dtype != torch.float64:
-            value = value.to(torch.get_autocast_dtype(value.device.type))
-        if sampling_locations.dtype != value.dtype and sampling_locations.dtype in _LOW_PRECISION:
-            sampling_locations, attention_weights = sampling_locations.float(), attention_weights.float()
-        with torch._C._ExcludeDispatchKeyGuard(without_autocast):
-            return torch.ops.flash_internimage.ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
-
-    return cast_and_call
-
-
-if _extension.is_available():
-    torch.library.register_fake(f"{_LIBRARY}::ms_deform_attn", _fake_forward)
-    torch.library.register_fake(f"{_LIBRARY}::ms_deform_attn_backward", _fake_backward)
-    torch.library.register_autograd(f"{_LIBRARY}::ms_deform_attn", _backward, setup_context=_save_for_backward)
-    torch.library.register_autograd(f"{_LIBRARY}::ms_deform_attn_backward", _refuse_double_backward)
-    # torch.library.register_autocast would cast every tensor, and with it the locations.
-    _registrations = torch.library.Library(_LIBRARY, "IMPL")
-    for _device in ("CPU", "CUDA"):
-        _registrations.impl("ms_deform_attn", _autocast(_device), f"Autocast{_device}")
+register(
+    "ms_deform_attn",
+    fake_forward=_fake_forward,
+    fake_backward=_fake_backward,
+    save_for_backward=_save_for_backward,
+    backward=_backward,
+    autocast=_autocast,
+)
