@@ -8,6 +8,7 @@ VENV := .venv
 python := $(VENV)/bin/python
 pip := $(python) -m pip --disable-pip-version-check
 native_sources := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
+formatted_sources := $(native_sources) $(shell find tests/cuda_emulator -name '*.cpp' -o -name '*.h')
 clang_format := $(VENV)/bin/clang-format
 main_detectron2 := .cache/detectron2-main
 
@@ -82,13 +83,13 @@ parity: install ## Print how far every stage of the models is from the original'
 lint: install ## Check style: ruff and clang-format.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(clang_format) --dry-run --Werror $(native_sources)
+	$(clang_format) --dry-run --Werror $(formatted_sources)
 
 .PHONY: format
 format: install ## Apply what lint asks for, where that can be done.
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
-	$(clang_format) -i $(native_sources)
+	$(clang_format) -i $(formatted_sources)
 
 .PHONY: clean
 clean: ## Remove what was built, but neither .venv, data nor output.

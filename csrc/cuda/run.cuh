@@ -1,31 +1,49 @@
-// From an operator's tensors to the kernels of sampling.cuh: which instance, how many threads, on which stream.
+// From an operator's addresses to the kernels of sampling.cuh: which instance, how many threads. No tensors, so that
+// tests compile all of this for a machine without a GPU.
 
 #pragma once
 
-#include "device.h"
+#include "instance.h"
 #include "launch.h"
 #include "sampling.cuh"
 
 #include <ATen/OpMathType.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/cuda/CUDAContext.h>
+#include <c10/core/ScalarType.h>
 #include <c10/cuda/CUDAException.h>
+#include <cuda_runtime.h>
 
 #include <algorithm>
 #include <type_traits>
 
 namespace flash_internimage::cuda {
 
-/// What every operator gives to the kernels beside its points.
+/// Where kernels run.
+struct Queue {
+  DeviceLimits limits;
+  cudaStream_t stream;
+};
+
+/// What every operator gives to the kernels beside its points. All contiguous; output and grad_output have value's type.
 struct Buffers {
-  at::Tensor value; // contiguous, as output
-  at::Tensor output; // or, in a backward, its gradient
-  void* grad_value; // of opmath_type; null in a forward, or where it is not wanted
+  const void* value; // not read, as grad_output, where no gradient wants it
+  void* output; // null in a backward
+  const void* grad_output; // null in a forward, as all that follow
+  void* grad_value; // zeros of opmath_type to add to, or null where it is not wanted
   bool wants_points; // whether a backward writes the gradients of points
 };
 
+template <typename... parameters_t, typename... arguments_t>
+void launch(void (*kernel)(parameters_t...), const Launch& plan, cudaStream_t stream, const arguments_t&... arguments) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(plan.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(plan.threads));
+  config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
+  config.stream = stream;
+  C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+
 template <int width, bool is_forward, typename points_t>
-void launch(const points_t& points, const Buffers& buffers) {
+void run_width(const points_t& points, const Buffers& buffers, const Queue& queue) {
   using value_t = typename points_t::value_t;
   using acc_t = typename points_t::acc_t;
   using index_t = typename points_t::index_t;
@@ -33,46 +51,46 @@ void launch(const points_t& points, const Buffers& buffers) {
   // A unit without points still writes its zeros, and the plan divides by their number.
   const int64_t planned_points = std::max<int64_t>(1, points.points);
   const Launch plan =
-      plan_launch({points.units, points.channels, width, planned_points, sizeof(sample_t)}, device_limits());
+      plan_launch({points.units, points.channels, width, planned_points, sizeof(sample_t)}, queue.limits);
   const Shares shares = {
       static_cast<int32_t>(plan.lanes), static_cast<int32_t>(plan.units_per_block),
       static_cast<int32_t>(plan.points_per_pass)};
-  const cudaStream_t stream = at::cuda::getCurrentCUDAStream();
+  const auto* const value = static_cast<const value_t*>(buffers.value);
   if constexpr (is_forward) {
-    forward_kernel<width, points_t><<<plan.blocks, plan.threads, plan.shared_bytes, stream>>>(
-        points, shares, buffers.value.const_data_ptr<value_t>(), buffers.output.mutable_data_ptr<value_t>());
+    launch(
+        forward_kernel<width, points_t>, plan, queue.stream, points, shares, value,
+        static_cast<value_t*>(buffers.output));
   } else {
-    backward_kernel<width, points_t><<<plan.blocks, plan.threads, plan.shared_bytes, stream>>>(
-        points, shares, buffers.wants_points, buffers.output.const_data_ptr<value_t>(),
-        buffers.value.const_data_ptr<value_t>(), static_cast<acc_t*>(buffers.grad_value));
+    launch(
+        backward_kernel<width, points_t>, plan, queue.stream, points, shares, buffers.wants_points,
+        static_cast<const value_t*>(buffers.grad_output), value, static_cast<acc_t*>(buffers.grad_value));
   }
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 /// Launches the forward or backward for `points`, with vectors of channels where all addresses allow them.
 template <bool is_forward, typename points_t>
-void run(const points_t& points, const Buffers& buffers) {
+void run(const points_t& points, const Buffers& buffers, const Queue& queue) {
   using value_t = typename points_t::value_t;
   // A gradient that is summed in a wider type is aligned as its allocation, so by more than any vector.
   const bool vectors = allows_vectors(
-      points.channels, sizeof(value_t),
-      {buffers.value.const_data_ptr(), buffers.output.const_data_ptr(), buffers.grad_value});
-  vectors ? launch<16 / sizeof(value_t), is_forward>(points, buffers) : launch<1, is_forward>(points, buffers);
+      points.channels, sizeof(value_t), {buffers.value, buffers.output, buffers.grad_output, buffers.grad_value});
+  vectors ? run_width<16 / sizeof(value_t), is_forward>(points, buffers, queue)
+          : run_width<1, is_forward>(points, buffers, queue);
 }
 
 /// Calls `body` with a zero of the values' type and one of the points' type. Which go together is checked before.
 template <typename body_t>
-void for_dtypes(at::ScalarType value_dtype, at::ScalarType points_dtype, const body_t& body) {
-  const bool wide_points = points_dtype == at::kFloat;
+void for_dtypes(c10::ScalarType value_dtype, c10::ScalarType points_dtype, const body_t& body) {
+  const bool wide_points = points_dtype == c10::kFloat;
   switch (value_dtype) {
-    case at::kDouble:
+    case c10::kDouble:
       return body(double(), double());
-    case at::kFloat:
+    case c10::kFloat:
       return body(float(), float());
-    case at::kBFloat16:
-      return wide_points ? body(at::BFloat16(), float()) : body(at::BFloat16(), at::BFloat16());
+    case c10::kBFloat16:
+      return wide_points ? body(c10::BFloat16(), float()) : body(c10::BFloat16(), c10::BFloat16());
     default:
-      return wide_points ? body(at::Half(), float()) : body(at::Half(), at::Half());
+      return wide_points ? body(c10::Half(), float()) : body(c10::Half(), c10::Half());
   }
 }
 

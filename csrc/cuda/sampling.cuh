@@ -178,7 +178,7 @@ __global__ void backward_kernel(
       // All threads take every point, because sums over lanes are warp-wide.
       for (int32_t i = 0; i < count; ++i) {
         acc_t dots[kCorners] = {};
-        sample_t& sample = samples[(has_unit ? own : 0) * count + i];
+        sample_t& sample = samples[own * count + i];
         const int32_t corners = has_unit ? sample.corners : 0;
         for (int32_t channel = lane * width; channel < points.channels && corners != 0; channel += stride) {
           if (points.channels > stride) {
@@ -203,7 +203,9 @@ __global__ void backward_kernel(
           }
         }
         if (wants_points) {
-          const BilinearPoint<acc_t> point = {0, 0, sample.y, sample.x, corners};
+          const acc_t dy = corners != 0 ? sample.y : acc_t(0);
+          const acc_t dx = corners != 0 ? sample.x : acc_t(0);
+          const BilinearPoint<acc_t> point = {0, 0, dy, dx, corners};
           const BilinearGradient<acc_t> slope = interpolate_gradient(point, dots[0], dots[1], dots[2], dots[3]);
           const acc_t y = sum_over_lanes(slope.y, shares.lanes);
           const acc_t x = sum_over_lanes(slope.x, shares.lanes);

@@ -1,6 +1,6 @@
-#include "../cuda/run.cuh"
+#include "../cuda/device.cuh"
 #include "dcnv4.h"
-#include "dcnv4_points.cuh"
+#include "dcnv4_cuda_kernel.cuh"
 
 #include <ATen/Context.h>
 #include <ATen/OpMathType.h>
@@ -12,28 +12,6 @@
 namespace flash_internimage::dcnv4 {
 
 namespace {
-
-/// `grad_offset_mask` is null in a forward, or where it is not wanted. Both are contiguous.
-template <bool is_forward>
-void run(
-    const Geometry& geometry, const at::Tensor& offset_mask, void* grad_offset_mask, const cuda::Buffers& buffers) {
-  cuda::for_dtypes(buffers.value.scalar_type(), offset_mask.scalar_type(), [&](auto value_zero, auto offset_zero) {
-    using value_t = decltype(value_zero);
-    using offset_t = decltype(offset_zero);
-    cuda::for_index_type({buffers.value.numel(), offset_mask.numel(), buffers.output.numel()}, [&](auto index_zero) {
-      using index_t = decltype(index_zero);
-      const Points<value_t, offset_t, at::opmath_type<value_t>, index_t> points = {
-          geometry.batch * geometry.output_cells() * geometry.groups,
-          geometry.points,
-          geometry.group_channels,
-          static_cast<index_t>(geometry.channels()),
-          geometry,
-          offset_mask.const_data_ptr<offset_t>(),
-          static_cast<offset_t*>(grad_offset_mask)};
-      cuda::run<is_forward>(points, buffers);
-    });
-  });
-}
 
 at::Tensor forward_cuda(
     const at::Tensor& value,
@@ -51,7 +29,16 @@ at::Tensor forward_cuda(
   const at::Tensor output = at::empty(
       {geometry.batch, geometry.height.output_size, geometry.width.output_size, geometry.channels()}, value.options());
   if (output.numel() > 0) {
-    run<true>(geometry, offset_mask.contiguous(), nullptr, {value.contiguous(), output, nullptr, false});
+    const at::Tensor value_cells = value.contiguous();
+    const at::Tensor points = offset_mask.contiguous();
+    run_cuda<true>(
+        {geometry,
+         value.scalar_type(),
+         offset_mask.scalar_type(),
+         points.const_data_ptr(),
+         nullptr,
+         {value_cells.const_data_ptr(), output.mutable_data_ptr(), nullptr, nullptr, false}},
+        cuda::current_queue());
   }
   return output;
 }
@@ -88,10 +75,19 @@ std::tuple<at::Tensor, at::Tensor> backward_cuda(
       const int64_t used = int64_t(3) * geometry.points * geometry.groups;
       grad_offset_mask.narrow(-1, used, geometry.offset_mask_channels - used).zero_();
     }
-    run<false>(
-        geometry, offset_mask.contiguous(), needs_grad_offset_mask ? grad_offset_mask.data_ptr() : nullptr,
-        {needs_grad_offset_mask ? value.contiguous() : value, grad_output.contiguous(),
-         needs_grad_value ? grad_sum.data_ptr() : nullptr, needs_grad_offset_mask});
+    const at::Tensor grad_cells = grad_output.contiguous();
+    // Without gradients of points the values are not read, and a caller may pass their shape alone.
+    const at::Tensor value_cells = needs_grad_offset_mask ? value.contiguous() : value;
+    const at::Tensor points = offset_mask.contiguous();
+    run_cuda<false>(
+        {geometry,
+         value.scalar_type(),
+         offset_mask.scalar_type(),
+         points.const_data_ptr(),
+         needs_grad_offset_mask ? grad_offset_mask.mutable_data_ptr() : nullptr,
+         {value_cells.const_data_ptr(), nullptr, grad_cells.const_data_ptr(),
+          needs_grad_value ? grad_sum.mutable_data_ptr() : nullptr, needs_grad_offset_mask}},
+        cuda::current_queue());
   }
   return {grad_sum.to(value.scalar_type()), grad_offset_mask};
 }

@@ -1,6 +1,6 @@
-#include "../cuda/run.cuh"
+#include "../cuda/device.cuh"
 #include "ms_deform_attn.h"
-#include "ms_deform_attn_points.cuh"
+#include "ms_deform_attn_cuda_kernel.cuh"
 
 #include <ATen/Context.h>
 #include <ATen/ops/empty.h>
@@ -12,41 +12,6 @@ namespace flash_internimage::ms_deform_attn {
 
 namespace {
 
-/// The tensors that say where points lie, and their gradients: undefined in a forward, or where they are not wanted.
-struct PointTensors {
-  at::Tensor sampling_locations; // contiguous, as all of these
-  at::Tensor attention_weights;
-  at::Tensor grad_sampling_locations;
-  at::Tensor grad_attention_weights;
-};
-
-template <bool is_forward>
-void run(const Geometry& geometry, const PointTensors& tensors, const cuda::Buffers& buffers) {
-  cuda::for_dtypes(
-      buffers.value.scalar_type(), tensors.sampling_locations.scalar_type(), [&](auto value_zero, auto location_zero) {
-        using value_t = decltype(value_zero);
-        using location_t = decltype(location_zero);
-        const auto gradient = [](const at::Tensor& tensor) {
-          return tensor.defined() ? tensor.mutable_data_ptr<location_t>() : nullptr;
-        };
-        cuda::for_index_type(
-            {buffers.value.numel(), tensors.sampling_locations.numel(), buffers.output.numel()}, [&](auto index_zero) {
-              using index_t = decltype(index_zero);
-              const Points<value_t, location_t, at::opmath_type<value_t>, index_t> points = {
-                  geometry.batch * geometry.queries * geometry.heads,
-                  geometry.head_points(),
-                  geometry.head_channels,
-                  static_cast<index_t>(geometry.channels()),
-                  geometry,
-                  tensors.sampling_locations.const_data_ptr<location_t>(),
-                  tensors.attention_weights.const_data_ptr<location_t>(),
-                  gradient(tensors.grad_sampling_locations),
-                  gradient(tensors.grad_attention_weights)};
-              cuda::run<is_forward>(points, buffers);
-            });
-      });
-}
-
 at::Tensor forward_cuda(
     const at::Tensor& value,
     at::IntArrayRef spatial_shapes,
@@ -56,9 +21,19 @@ at::Tensor forward_cuda(
   const c10::cuda::CUDAGuard guard(value.device());
   const at::Tensor output = at::empty({geometry.batch, geometry.queries, geometry.channels()}, value.options());
   if (output.numel() > 0) {
-    run<true>(
-        geometry, {sampling_locations.contiguous(), attention_weights.contiguous(), {}, {}},
-        {value.contiguous(), output, nullptr, false});
+    const at::Tensor value_cells = value.contiguous();
+    const at::Tensor locations = sampling_locations.contiguous();
+    const at::Tensor weights = attention_weights.contiguous();
+    run_cuda<true>(
+        {geometry,
+         value.scalar_type(),
+         locations.scalar_type(),
+         locations.const_data_ptr(),
+         weights.const_data_ptr(),
+         nullptr,
+         nullptr,
+         {value_cells.const_data_ptr(), output.mutable_data_ptr(), nullptr, nullptr, false}},
+        cuda::current_queue());
   }
   return output;
 }
@@ -89,10 +64,24 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cuda(
       : at::Tensor();
   const bool wants_points = needs_grad_sampling_locations || needs_grad_attention_weights;
   if (grad_output.numel() > 0 && geometry.head_points() > 0 && (needs_grad_value || wants_points)) {
-    run<false>(
-        geometry, {sampling_locations.contiguous(), attention_weights.contiguous(), grad_locations, grad_weights},
-        {wants_points ? value.contiguous() : value, grad_output.contiguous(),
-         needs_grad_value ? grad_sum.data_ptr() : nullptr, wants_points});
+    const auto address = [](const at::Tensor& tensor) {
+      return tensor.defined() ? tensor.mutable_data_ptr() : nullptr;
+    };
+    const at::Tensor grad_cells = grad_output.contiguous();
+    // Without gradients of points the values are not read, and a caller may pass their shape alone.
+    const at::Tensor value_cells = wants_points ? value.contiguous() : value;
+    const at::Tensor locations = sampling_locations.contiguous();
+    const at::Tensor weights = attention_weights.contiguous();
+    run_cuda<false>(
+        {geometry,
+         value.scalar_type(),
+         locations.scalar_type(),
+         locations.const_data_ptr(),
+         weights.const_data_ptr(),
+         address(grad_locations),
+         address(grad_weights),
+         {value_cells.const_data_ptr(), nullptr, grad_cells.const_data_ptr(), address(grad_sum), wants_points}},
+        cuda::current_queue());
   }
   const auto or_empty = [](const at::Tensor& gradient_or_none, const at::Tensor& of) {
     return gradient_or_none.defined() ? gradient_or_none.to(of.scalar_type()) : at::empty({0}, of.options());

@@ -11,6 +11,8 @@ from flash_internimage.ops import dcnv4
 from flash_internimage.ops.dcnv4 import output_size
 from tests.ops.dcnv4_oracle import Case, dcnv4_oracle, value_and_gradients
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 CASES = {
     "as published": Case(batch=2, size=(7, 9), groups=4, group_channels=16, tail=4),
     "unequal kernel, stride, padding, dilation": Case(
@@ -63,10 +65,10 @@ def test_a_point_on_the_edge_of_the_zeros_does_not_count(position):
         assert (result == 0).all()
 
 
-def test_by_hand(device):
+def test_by_hand():
     """One point on a 5 x 5 map of 0..24, moved half a cell right and down: the mean of four neighbours."""
-    value = torch.arange(25.0, device=device).view(1, 5, 5, 1)
-    offset_mask = torch.tensor([0.5, 0.5, 2.0], device=device).expand(1, 5, 5, 3)
+    value = torch.arange(25.0).view(1, 5, 5, 1)
+    offset_mask = torch.tensor([0.5, 0.5, 2.0]).expand(1, 5, 5, 3)
     output = dcnv4(value, offset_mask, kernel_size=1)[0, :, :, 0]
     assert output[0, 0] == 2 * (0 + 1 + 5 + 6) / 4
     assert output[3, 2] == 2 * (17 + 18 + 22 + 23) / 4
@@ -99,12 +101,10 @@ def test_offset_scale_stretches_the_grid():
 
 
 @pytest.mark.parametrize("number", range(14))
-def test_stored_numbers(reference, number, device):
+def test_stored_numbers(reference, number):
     arrays = reference.golden("ops")
     names = ["value", "offset_mask", "weight", "output", "grad_value", "grad_offset_mask"]
-    value, offset_mask, weight, *expected = (
-        torch.from_numpy(arrays[f"dcnv4/{number:02d}/{name}"]).to(device) for name in names
-    )
+    value, offset_mask, weight, *expected = (torch.from_numpy(arrays[f"dcnv4/{number:02d}/{name}"]) for name in names)
     stored = json.loads(str(arrays["dcnv4/cases"]))[number]
     function = partial(
         dcnv4,
@@ -139,7 +139,7 @@ def test_gradcheck(case):
 
 
 @pytest.mark.parametrize("wanted", ["value", "offset_mask"])
-def test_a_single_gradient_equals_its_part_of_both(wanted):
+def test_a_single_gradient_equals_its_part_of_both(wanted, assert_same):
     case = Case()
     value, offset_mask = case.draw()
     both = dict(zip(["value", "offset_mask"], value_and_gradients(case, value, offset_mask)[1:], strict=True))
@@ -148,7 +148,7 @@ def test_a_single_gradient_equals_its_part_of_both(wanted):
     output = case(**inputs)
     weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     (gradient,) = torch.autograd.grad(output, inputs[wanted], weight)
-    assert torch.equal(gradient, both[wanted])
+    assert_same(gradient, both[wanted])
 
 
 def test_the_tail_gets_zero_gradient():
@@ -215,7 +215,7 @@ BAD = {"NaN": float("nan"), "inf": float("inf"), "-inf": -float("inf"), "huge": 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("axis", [0, 1], ids=["x", "y"])
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
-def test_bad_offsets_count_as_outside(bad, axis, dtype):
+def test_bad_offsets_count_as_outside(bad, axis, dtype, assert_same):
     """They take nothing, give nothing, and leave the other points alone, as if their modulation were zero."""
     case = Case(group_channels=16)
     value, offset_mask = case.draw(dtype=dtype)
@@ -228,7 +228,7 @@ def test_bad_offsets_count_as_outside(bad, axis, dtype):
     output, grad_value, grad_offset_mask = value_and_gradients(case, value, offset_mask)
     expected_output, expected_grad_value, expected_grad_offset_mask = value_and_gradients(case, value, without)
     assert torch.equal(output, expected_output)
-    assert torch.equal(grad_value, expected_grad_value)
+    assert_same(grad_value, expected_grad_value)
     actual_offsets, actual_modulations = case.split(grad_offset_mask)
     assert (actual_offsets[:, 2, ::2, 1, 3] == 0).all()
     assert (actual_modulations[:, 2, ::2, 1, 3] == 0).all()
@@ -272,7 +272,7 @@ def test_empty(case):
     assert (grad_offset_mask == 0).all()
 
 
-def test_strides_do_not_matter():
+def test_strides_do_not_matter(assert_same):
     case = Case(batch=2, group_channels=5)
     value, offset_mask = case.draw()
     expected = value_and_gradients(case, value, offset_mask)
@@ -284,16 +284,16 @@ def test_strides_do_not_matter():
     weight = _weight(output).permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
     assert not weight.is_contiguous()
     for actual, wanted in zip(value_and_gradients(case, channels_first, every_other, weight), expected, strict=True):
-        assert torch.equal(actual, wanted)
+        assert_same(actual, wanted)
 
 
-def test_the_gradient_of_a_sum_is_an_expanded_tensor():
+def test_the_gradient_of_a_sum_is_an_expanded_tensor(assert_same):
     case = Case()
     value, offset_mask = case.draw()
     value.requires_grad_()
     case(value, offset_mask).sum().backward()
     expected = value_and_gradients(case, value, offset_mask, weight=torch.ones_like(case(value, offset_mask)))[1]
-    assert torch.equal(value.grad, expected)
+    assert_same(value.grad, expected)
 
 
 @pytest.mark.parametrize("kernel_size", range(1, 5))

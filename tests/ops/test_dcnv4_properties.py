@@ -2,12 +2,15 @@
 
 from functools import partial
 
+import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from tests.ops.dcnv4_oracle import Case, dcnv4_oracle, value_and_gradients
+
+pytestmark = pytest.mark.usefixtures("kernels")
 
 
 @st.composite

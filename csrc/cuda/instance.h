@@ -1,27 +1,11 @@
-// Properties of the device in use, and which kernel instance its pointers allow.
+// Which kernel instance sizes and addresses allow. Plain arithmetic, so it is tested without a GPU.
 
 #pragma once
-
-#include "launch.h"
-
-#include <ATen/core/Tensor.h>
-#include <ATen/cuda/CUDAContext.h>
 
 #include <cstdint>
 #include <initializer_list>
 
 namespace flash_internimage::cuda {
-
-inline DeviceLimits device_limits() {
-  const cudaDeviceProp& properties = *at::cuda::getCurrentDeviceProperties();
-  return {
-      properties.warpSize,
-      properties.multiProcessorCount,
-      properties.maxThreadsPerMultiProcessor,
-      static_cast<int64_t>(properties.sharedMemPerMultiprocessor),
-      static_cast<int64_t>(properties.sharedMemPerBlock),
-      properties.maxGridSize[0]};
-}
 
 /// Whether 32-bit indices reach every element. Half their range, so that no intermediate sum overflows.
 inline bool fits_32_bits(std::initializer_list<int64_t> sizes) {

@@ -1,0 +1,330 @@
+#include "machine.h"
+
+#include "accesses.h"
+#include "fiber.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include <execinfo.h>
+#include <unistd.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
+// Declared by every kernel, with a size that the launch chooses.
+namespace flash_internimage::cuda {
+alignas(16) unsigned char shared[cuda_emulator::kMaxSharedBytes];
+}
+
+extern "C" char __executable_start;
+
+namespace cuda_emulator {
+
+Index thread_index;
+Index block_index;
+Index block_size;
+Index grid_size;
+Schedule schedule;
+
+namespace {
+
+using flash_internimage::cuda::shared;
+
+struct Thread {
+  enum class State { Ready, Waiting, Exited };
+
+  Fiber fiber;
+  Actor actor;
+  State state;
+  std::source_location where; // of the barrier that it waits at
+  const char* operation; // that it waits in
+  unsigned exchanges; // that it has taken part in
+};
+
+struct Warp {
+  unsigned existing; // lanes
+  unsigned exited;
+  // Of lanes that wait for each other.
+  unsigned waiting;
+  unsigned mask;
+  // What lanes offered to the last two exchanges, because one lane may be at the next before another has taken what it
+  // came for.
+  alignas(16) unsigned char offers[2][kWarpSize][8];
+};
+
+Context host;
+std::vector<std::unique_ptr<Thread>> threads;
+std::vector<Warp> warps;
+unsigned at_block_barrier = 0; // threads
+unsigned exited = 0;
+Thread* running = nullptr;
+void (*running_kernel)(const void* call) = nullptr;
+const void* running_call = nullptr;
+
+std::string describe(const Thread& thread) {
+  const std::string name = "thread " + std::to_string(thread.actor.thread);
+  switch (thread.state) {
+    case Thread::State::Exited:
+      return name + " has returned";
+    case Thread::State::Waiting:
+      return name + " waits in " + thread.operation + " at line " + std::to_string(thread.where.line());
+    default:
+      return name + " runs";
+  }
+}
+
+void stop_running() {
+  running->fiber.stop(host, running->state == Thread::State::Exited);
+}
+
+Warp& running_warp() {
+  return warps[running->actor.warp()];
+}
+
+void enter_thread() {
+  running->fiber.started();
+  running_kernel(running_call);
+  running->state = Thread::State::Exited;
+  running_warp().exited |= 1u << lane();
+  ++exited;
+  stop_running();
+}
+
+void resume(Thread& thread) {
+  running = &thread;
+  thread_index.x = thread.actor.thread;
+  actor = &thread.actor;
+  actor_stack = reinterpret_cast<uintptr_t>(thread.fiber.stack());
+  thread.fiber.resume(host);
+  actor = nullptr;
+  running = nullptr;
+}
+
+/// Runs all threads until each has returned.
+void run_block(const std::vector<unsigned>& order) {
+  while (exited < threads.size()) {
+    bool progress = false;
+    for (const unsigned number : order) {
+      if (threads[number]->state == Thread::State::Ready) {
+        resume(*threads[number]);
+        progress = true;
+      }
+    }
+    if (!progress) {
+      // Name two that differ.
+      const std::string one = describe(*threads[order[0]]);
+      for (const auto& thread : threads) {
+        if (thread->state != threads[order[0]]->state || thread->where.line() != threads[order[0]]->where.line()) {
+          fault("no thread can go on: %s, %s", one.c_str(), describe(*thread).c_str());
+        }
+      }
+      fault("no thread can go on: %s", one.c_str());
+    }
+  }
+}
+
+/// The order in which threads take turns.
+std::vector<unsigned> draw_order() {
+  std::vector<unsigned> order(threads.size());
+  for (unsigned number = 0; number < order.size(); ++number) {
+    order[number] = number;
+  }
+  if (schedule.order != 0) {
+    std::mt19937_64 generator(schedule.order);
+    std::shuffle(order.begin(), order.end(), generator);
+  }
+  return order;
+}
+
+/// Shared memory of this block: what lies beyond it may not be touched, and what lies in it is nothing to rely on.
+void set_shared(size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_UNPOISON_MEMORY_REGION(shared, kMaxSharedBytes);
+#endif
+  std::memset(shared, 0xFF, bytes);
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_POISON_MEMORY_REGION(shared + bytes, kMaxSharedBytes - bytes);
+#endif
+  forget_accesses_of_blocks(shared, bytes);
+}
+
+void wait(const char* operation, std::source_location where) {
+  running->state = Thread::State::Waiting;
+  running->operation = operation;
+  running->where = where;
+}
+
+/// Waits until all lanes of the mask have come to the same operation with the same mask.
+void meet_lanes(unsigned mask, const char* operation, std::source_location where) {
+  Warp& warp = running_warp();
+  const unsigned first = running->actor.warp() * kWarpSize;
+  if (!(mask >> lane() & 1)) {
+    fault("%s at line %u with the mask %08x, which leaves out the lane that calls", operation, where.line(), mask);
+  }
+  if (const unsigned missing = mask & (~warp.existing | warp.exited)) {
+    fault(
+        "%s at line %u with the mask %08x, but lanes %08x %s", operation, where.line(), mask, missing,
+        missing & warp.exited ? "have returned" : "do not exist");
+  }
+  if (warp.waiting != 0) {
+    const Thread& other = *threads[first + std::countr_zero(warp.waiting)];
+    if (warp.mask != mask || other.operation != operation) {
+      fault(
+          "%s at line %u with the mask %08x, but %s with the mask %08x", operation, where.line(), mask,
+          describe(other).c_str(), warp.mask);
+    }
+  }
+  wait(operation, where);
+  warp.mask = mask;
+  warp.waiting |= 1u << lane();
+  if (warp.waiting != mask) {
+    return stop_running();
+  }
+  warp.waiting = 0;
+  for (unsigned i = 0; i < kWarpSize; ++i) {
+    if (mask >> i & 1) {
+      threads[first + i]->state = Thread::State::Ready;
+    }
+  }
+}
+
+/// Ends this process with a list of the source lines that led here, on stderr.
+void become_addr2line() {
+  constexpr int kDepth = 16;
+  void* frames[kDepth];
+  const int depth = backtrace(frames, kDepth);
+  char program[4096] = {};
+  char addresses[kDepth][32];
+  char* arguments[kDepth + 5] = {};
+  int count = 0;
+  for (const char* argument : {"addr2line", "-pie", static_cast<const char*>(program)}) {
+    arguments[count++] = const_cast<char*>(argument);
+  }
+  for (int i = 1; i < depth; ++i) {
+    const auto offset = static_cast<char*>(frames[i]) - &__executable_start;
+    std::snprintf(addresses[i], sizeof(addresses[i]), "%lx", static_cast<unsigned long>(offset - 1));
+    arguments[count++] = addresses[i];
+  }
+  if (readlink("/proc/self/exe", program, sizeof(program) - 1) > 0 && dup2(STDERR_FILENO, STDOUT_FILENO) >= 0) {
+    execvp(arguments[0], arguments);
+  }
+}
+
+} // namespace
+
+void fault(const char* format, ...) {
+  std::fprintf(stderr, "CUDA emulator: ");
+  if (running != nullptr) {
+    std::fprintf(stderr, "block %u, thread %u: ", block_index.x, running->actor.thread);
+  }
+  va_list arguments;
+  va_start(arguments, format);
+  std::vfprintf(stderr, format, arguments);
+  va_end(arguments);
+  std::fprintf(stderr, "\n");
+  std::fflush(stderr);
+  become_addr2line();
+  _exit(3);
+}
+
+void run_grid(
+    Index blocks, Index threads_per_block, size_t shared_bytes, void (*enter)(const void* call), const void* call) {
+  if (blocks.x == 0 || blocks.x > 0x7FFFFFFF || threads_per_block.x == 0 || threads_per_block.x > kMaxThreads ||
+      shared_bytes > kMaxSharedBytes) {
+    fault(
+        "a launch of %u blocks of %u threads with %zu bytes of shared memory", blocks.x, threads_per_block.x,
+        shared_bytes);
+  }
+  grid_size = blocks;
+  block_size = threads_per_block;
+  thread_index = block_index = Index(0);
+  thread_index.y = thread_index.z = block_index.y = block_index.z = 0;
+  while (threads.size() < block_size.x) {
+    threads.push_back(std::make_unique<Thread>());
+  }
+  threads.resize(block_size.x);
+  running_kernel = enter;
+  running_call = call;
+  const std::vector<unsigned> order = draw_order();
+  actor_stack_bytes = Fiber::kBytes;
+  forget_accesses_of_grids();
+  for (unsigned block = schedule.first_block; block < std::min(blocks.x, schedule.last_block); ++block) {
+    block_index.x = block;
+    set_shared(shared_bytes);
+    exited = at_block_barrier = 0;
+    warps.assign((block_size.x + kWarpSize - 1) / kWarpSize, Warp{});
+    for (unsigned number = 0; number < threads.size(); ++number) {
+      Thread& thread = *threads[number];
+      thread.actor = {block, number, 0, 0};
+      thread.state = Thread::State::Ready;
+      thread.exchanges = 0;
+      warps[thread.actor.warp()].existing |= 1u << number % kWarpSize;
+      thread.fiber.start_at(&enter_thread);
+    }
+    run_block(order);
+  }
+}
+
+void wait_for_block(std::source_location where) {
+  static unsigned first_line = 0;
+  if (at_block_barrier > 0 && where.line() != first_line) {
+    fault("__syncthreads at line %u, but another thread waits at that of line %u", where.line(), first_line);
+  }
+  if (exited > 0) {
+    fault("__syncthreads at line %u, but another thread has returned", where.line());
+  }
+  wait("__syncthreads", where);
+  first_line = where.line();
+  if (++at_block_barrier < threads.size()) {
+    return stop_running();
+  }
+  at_block_barrier = 0;
+  for (const auto& thread : threads) {
+    thread->state = Thread::State::Ready;
+    ++thread->actor.block_epoch;
+  }
+}
+
+void wait_for_lanes(unsigned mask, std::source_location where) {
+  meet_lanes(mask, "__syncwarp", where);
+  // A part of a warp is not ordered after the rest, which is more than the checks of accesses tell apart.
+  running->actor.warp_epoch += mask == 0xFFFFFFFF;
+}
+
+void exchange(unsigned mask, const void* own, void* other, size_t bytes, unsigned source, std::source_location where) {
+  auto& slots = running_warp().offers[running->exchanges++ % 2];
+  if (source >= kWarpSize || !(mask >> source & 1)) {
+    fault("a shuffle at line %u with the mask %08x reads lane %u, which it leaves out", where.line(), mask, source);
+  }
+  std::memcpy(slots[lane()], own, bytes);
+  meet_lanes(mask, "a shuffle", where);
+  std::memcpy(other, slots[source], bytes);
+}
+
+template <int count, typename scalar_t>
+void add_atomically(scalar_t* to, const scalar_t* terms) {
+  const size_t bytes = count * sizeof(scalar_t);
+  if (reinterpret_cast<uintptr_t>(to) % bytes != 0) {
+    fault("atomicAdd of %zu bytes at an address that is no multiple of it", bytes);
+  }
+  check_access(to, bytes, Access::Atomic);
+  for (int i = 0; i < count; ++i) {
+    to[i] += terms[i];
+  }
+}
+
+template void add_atomically<1>(float*, const float*);
+template void add_atomically<4>(float*, const float*);
+template void add_atomically<1>(double*, const double*);
+
+} // namespace cuda_emulator

@@ -1,0 +1,59 @@
+// A GPU on the host, one block after the other, its threads as fibers: what include/cuda_runtime.h calls.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <source_location>
+
+namespace cuda_emulator {
+
+constexpr unsigned kWarpSize = 32;
+constexpr unsigned kMaxThreads = 1024;
+constexpr size_t kMaxSharedBytes = 48 * 1024;
+
+struct Index {
+  unsigned x = 1;
+  unsigned y = 1;
+  unsigned z = 1;
+
+  Index() = default;
+  explicit Index(unsigned x)
+      : x(x) {}
+};
+
+extern Index thread_index;
+extern Index block_index;
+extern Index block_size;
+extern Index grid_size;
+
+/// What a request chooses beside the kernel: every choice has to give the same result.
+struct Schedule {
+  uint64_t order = 0; // seed of the order in which threads take turns; 0 is that of their numbers
+  unsigned first_block = 0; // the others are left out, for tensors of which only a part exists
+  unsigned last_block = ~0u; // exclusive
+};
+extern Schedule schedule;
+
+/// Ends the process, with a message about the thread that runs.
+[[noreturn]] void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+/// Calls `enter(call)` in every thread of the grid.
+void run_grid(Index blocks, Index threads, size_t shared_bytes, void (*enter)(const void* call), const void* call);
+
+inline unsigned lane() {
+  return thread_index.x % kWarpSize;
+}
+
+/// Barriers. All threads of the block, or all lanes that the mask names, have to come, and to the same barrier.
+void wait_for_block(std::source_location where);
+void wait_for_lanes(unsigned mask, std::source_location where);
+
+/// Gives `bytes` to whoever asks for this lane's and takes those of lane `source`, which has to take part.
+void exchange(unsigned mask, const void* own, void* other, size_t bytes, unsigned source, std::source_location where);
+
+/// to[i] += terms[i], in one transaction, which needs its alignment.
+template <int count, typename scalar_t>
+void add_atomically(scalar_t* to, const scalar_t* terms);
+
+} // namespace cuda_emulator
