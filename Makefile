@@ -91,6 +91,14 @@ format: install ## Apply what lint asks for, where that can be done.
 	$(VENV)/bin/ruff format .
 	$(clang_format) -i $(formatted_sources)
 
+$(VENV)/.docs: requirements/docs.txt requirements/constraints.txt $(VENV)/.python
+	$(pip) install -r $<
+	@touch $@
+
+.PHONY: docs
+docs: $(VENV)/.docs ## Build the documentation into build/docs; a warning is an error.
+	NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict
+
 .PHONY: clean
 clean: ## Remove what was built, but neither .venv, data nor output.
 	rm -rf build dist .cache .pytest_cache .ruff_cache .hypothesis *.egg-info flash_internimage/_C*.so $(VENV)/.extension

@@ -1,0 +1,154 @@
+"""A folder like a checkout, with small data and small models, in which the commands of the documentation run within seconds.
+
+Nothing is fetched: ``hf://`` paths give checkpoints that are drawn, in the published format.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import runpy
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
+
+from flash_internimage import model_zoo
+from flash_internimage.checkpoint import hub
+from flash_internimage.checkpoint.published import to_published
+from flash_internimage.data.shapes import annotation_file, write_split
+from flash_internimage.engine import config as engine_config
+from flash_internimage.model_zoo import zoo
+
+_LINKED = ("benchmarks", "demo", "docs", "projects", "setup.py", "tests", "tools", "train_net.py")
+
+
+def shrink(cfg: DictConfig) -> DictConfig:
+    """Make a config of Mask R-CNN or DINO one for seconds on a CPU, whatever was asked for; in place."""
+    model = cfg.model
+    backbone = model.backbone.get("bottom_up", model.backbone)
+    backbone.update(channels=16, depths=[1, 1, 1, 1], groups=[1, 2, 4, 8], drop_path_rate=0.0)
+    if "transformer" in model:
+        model.transformer.embed_dim = 32
+        model.transformer.query_selection.num_queries = 20
+        model.transformer.encoder.num_layers = model.transformer.decoder.num_layers = 1
+        model.transformer.decoder.ffn_dim = 32
+    else:
+        model.backbone.out_channels = 16
+        model.proposal_generator.post_nms_topk = [20, 20]
+        model.roi_heads.batch_size_per_image = 8
+        model.roi_heads.box_head.fc_dims = [16, 16]
+        if model.roi_heads.mask_head is not None:
+            model.roi_heads.mask_head.conv_dims = [16] * 5
+    for split in ("train", "test"):
+        cfg.dataloader[split].num_workers = 0
+        for augmentation in cfg.dataloader[split].mapper.augmentations:
+            if "short_sides" in augmentation:
+                augmentation.update(short_sides=[64], long_side=96)
+    cfg.dataloader.train.total_batch_size = 2
+    cfg.train.update(max_iter=1, eval_period=0, device="cpu", reference_batch_size=2, accumulation_steps=1)
+    return cfg
+
+
+def draw_checkpoint(path: str, folder: Path) -> str:
+    """A file with random weights in place of one that is fetched, in the published format."""
+    file = folder / path.rsplit("/", 1)[-1]
+    if file.exists():
+        return str(file)
+    names = {model_zoo.get_checkpoint(name): name for name in model_zoo.list()}
+    if path in names:
+        state = to_published(instantiate(zoo.get_config(names[path]).model).state_dict())
+    elif "/flash_intern_image_t_" in path:
+        small = zoo.get_config("mask_rcnn_flash_intern_image_t_fpn_1x_coco")
+        state = instantiate(small.model.backbone.bottom_up).state_dict()
+    else:
+        raise NotImplementedError(f"no stand-in for {path}")
+    folder.mkdir(exist_ok=True)
+    torch.save({"state_dict": state, "meta": {}}, file)
+    return str(file)
+
+
+def write_data(root: Path) -> None:
+    """``mugs/train.json``, ``mugs/train/``, … and the same without ``mugs``: two classes with the ids 7 and 42."""
+    for split, size in (("train", 6), ("val", 3)):
+        write_split(root / "mugs", split, size)
+        drawn = annotation_file(root / "mugs", split)
+        content = json.loads(drawn.read_text())
+        content["categories"] = [category for category in content["categories"] if category["id"] in (7, 42)]
+        content["annotations"] = [a for a in content["annotations"] if a["category_id"] in (7, 42)]
+        drawn.unlink()
+        (root / "mugs" / f"{split}.json").write_text(json.dumps(content))
+        shutil.copy(root / "mugs" / f"{split}.json", root / f"{split}.json")
+        shutil.copytree(root / "mugs" / split, root / split)
+
+
+@pytest.fixture
+def sandbox(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder, as the working directory."""
+    for name in _LINKED:
+        (tmp_path / name).symlink_to(repository / name)
+    shutil.copytree(repository / "configs", tmp_path / "configs", ignore=shutil.ignore_patterns("__pycache__"))
+    write_data(tmp_path)
+    (tmp_path / "photos").mkdir()
+    shutil.copy(next((tmp_path / "val").glob("*.jpg")), tmp_path / "photos" / "street.jpg")
+    shutil.copy(next((tmp_path / "val").glob("*.jpg")), tmp_path / "street.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@contextlib.contextmanager
+def small_models(folder: Path) -> Iterator[None]:
+    """Configs are shrunk when they are loaded, and checkpoints drawn into ``folder`` when they would be fetched."""
+    apply_overrides = engine_config.apply_overrides
+
+    def apply_and_shrink(cfg: DictConfig, overrides: Sequence[str]) -> None:
+        apply_overrides(cfg, overrides)
+        shrink(cfg)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_config, "apply_overrides", apply_and_shrink)
+        patch.setattr(zoo, "LazyConfig", SimpleNamespace(load=lambda path: shrink(LazyConfig.load(path))))
+        patch.setattr(hub, "fetch", lambda path: draw_checkpoint(path, folder / "hub"))
+        yield
+
+
+@pytest.fixture
+def run_python(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[[Sequence[str]], None]:
+    """Runs ``python WORDS…`` in this process, which saves the seconds that imports take."""
+
+    def run(words: Sequence[str]) -> None:
+        setup_logger.cache_clear()  # detectron2 keeps writing to the stdout that it saw first
+        for name in ("detectron2", "fvcore", "flash_internimage"):
+            logging.getLogger(name).handlers.clear()
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            modules = set(sys.modules)
+            if words[0] == "-m":
+                sys.modules.pop(words[1], None)  # runpy warns of a module that was imported before
+            patch.setattr(sys, "path", list(sys.path))
+            try:
+                if words[0] == "-m":
+                    patch.setattr(sys, "argv", list(words[1:]))
+                    runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+                else:
+                    patch.setattr(sys, "argv", list(words))
+                    sys.path.insert(0, str(Path(words[0]).resolve().parent))
+                    runpy.run_path(words[0], run_name="__main__")
+            except SystemExit as error:
+                if error.code not in (None, 0):
+                    output = capsys.readouterr()
+                    pytest.fail(f"exit code {error.code}\n{output.out[-3000:]}\n{output.err[-3000:]}")
+            finally:
+                for name in set(sys.modules) - modules:  # those beside a program have names that others may use
+                    if "." not in name and not name.startswith("_"):
+                        del sys.modules[name]
+
+    return run

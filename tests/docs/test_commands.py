@@ -1,0 +1,223 @@
+"""Every command in the README and the documentation is run, or is marked with what it needs and checked for what it names.
+
+``<!-- needs: COCO, a GPU -->`` before a block marks it. The flags, files and config keys of a marked command have to exist.
+Commands run in a folder with small data and small models (``sandbox.py``), in the order of the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import glob
+import importlib
+import importlib.util
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from torch.distributed.run import get_args_parser as torchrun_parser
+
+from flash_internimage.engine import overrides
+from flash_internimage.engine.config import load_config
+from tests.docs.blocks import Block, code_spans, read_blocks, read_commands
+from tests.docs.sandbox import small_models
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGES = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    REPOSITORY / "projects/dino/README.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+]
+NEEDS = {
+    "32 GPUs",
+    "8 GPUs",
+    "COCO",
+    "SLURM",
+    "a C++ compiler",
+    "a CUDA toolkit",
+    "a GPU",
+    "minutes",
+    "supervision",
+    "the network",
+}
+LANGUAGES = {"python", "sh", "text"}
+FOLDERS = "benchmarks|configs|csrc|demo|docs|flash_internimage|projects|tests|tools"
+
+
+@pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def page(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+class Parsed(BaseException):
+    """What a program's command line was parsed to; raised so that the program stops there."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+
+
+@pytest.fixture
+def parse(monkeypatch: pytest.MonkeyPatch, run_python: Callable[[Sequence[str]], None]) -> Callable:
+    """The arguments of ``python FILE …`` as the program itself parses them."""
+
+    def parse(words: Sequence[str]) -> argparse.Namespace:
+        with monkeypatch.context() as patch:
+            for name in ("parse_args", "parse_intermixed_args"):
+                original = getattr(argparse.ArgumentParser, name)
+
+                def stop(self, args=None, namespace=None, original=original):
+                    raise Parsed(original(self, args, namespace))
+
+                patch.setattr(argparse.ArgumentParser, name, stop)
+            with pytest.raises(Parsed) as parsed:
+                run_python(words)
+        return parsed.value.arguments
+
+    return parse
+
+
+def expand(words: Sequence[str]) -> list[str]:
+    """File patterns become the files, as in a shell."""
+    return [match for word in words for match in (sorted(glob.glob(word)) or [word])]
+
+
+def check_command(words: list[str], parse: Callable) -> None:
+    """Raise an error if a command names a program, target, flag, file or config key that does not exist."""
+    program, *rest = words
+    if program in ("srun", "python") or (program == "torchrun" and rest):
+        if program == "torchrun":
+            arguments = torchrun_parser().parse_args(rest)
+            rest = [arguments.training_script, *arguments.training_script_args]
+        elif program == "srun":
+            rest = rest[rest.index("python") + 1 :]
+        if rest[0] == "-m":
+            assert importlib.util.find_spec(rest[1]) is not None, f"no module named {rest[1]}"
+            return
+        arguments = parse(expand(rest))
+        config = getattr(arguments, "config_file", None)
+        if config is not None:
+            load_config(config, arguments.overrides)
+        for file in getattr(arguments, "configs", []):
+            load_config(file)
+    elif program == "make":
+        targets = re.findall(r"^([a-z0-9-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
+        assert {word for word in rest if "=" not in word} <= set(targets)
+    elif program in ("pip", ".venv-convert/bin/pip"):
+        assert rest[0] == "install"
+    else:
+        pytest.fail(f"{program}: no check for this program; add one, or leave it out of the documentation")
+
+
+def run_block(block: Block, run_python: Callable, sandbox: Path) -> None:
+    """Run what a block says, with small models."""
+    if block.language == "sh":
+        for words in read_commands(block.text):
+            assert words[0] == "python", f"{words[0]} is not run by this test: mark the block with what it needs"
+            run_python(expand(words[1:]))
+    elif (named := re.match(r"# (configs/\S+\.py)\n", block.text)) is not None:
+        (sandbox / named[1]).write_text(block.text)  # a config is a file that is loaded, not a program
+        load_config(named[1])
+    else:
+        exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
+
+
+def check_block(block: Block, parse: Callable) -> None:
+    """Check what a block that is not run says: commands as above; of Python, its syntax and its imports."""
+    if block.language == "sh":
+        for words in read_commands(block.text):
+            check_command(words, parse)
+        return
+    for node in ast.walk(ast.parse(block.text)):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                assert alias.name in block.needs or importlib.util.find_spec(alias.name), ast.unparse(node)
+
+
+def test_blocks_have_a_language_and_say_what_they_need_in_known_words(page):
+    for block in read_blocks(page):
+        assert block.language in LANGUAGES, f"{block.place}: {block.language or 'no language'}"
+        assert set(block.needs) <= NEEDS, block.place
+
+
+def test_commands(page, sandbox, run_python, parse):
+    for block in read_blocks(page):
+        if block.language == "text":
+            continue
+        try:
+            if block.needs:
+                check_block(block, parse)
+            else:
+                with small_models(sandbox):
+                    run_block(block, run_python, sandbox)
+        except (Exception, SystemExit) as error:
+            error.add_note(f"in {block.place}") if hasattr(error, "add_note") else None  # Python 3.11
+            raise
+
+
+def test_config_keys_in_the_text(page):
+    """``key=value`` in running text is a key of the Mask R-CNN or of the DINO that the documentation is about."""
+    spans = [span for span in code_spans(page) if re.match(r"\w+(\.\w+)+=", span)]
+    configs = [
+        f"configs/coco/{name}.py"
+        for name in ("mask_rcnn_flash_intern_image_t_fpn_1x_coco", "dino_4scale_flash_internimage_t_1x_coco")
+    ]
+    loaded = [load_config(str(REPOSITORY / config)) for config in configs] if spans else []
+    for span in spans:
+        errors = []
+        for cfg in loaded:
+            try:
+                overrides.apply_overrides(cfg.copy(), shlex.split(span))
+            except ValueError as error:
+                errors.append(str(error))
+        assert len(errors) < len(loaded), errors
+
+
+def test_files_in_the_text_exist(page):
+    for span in code_spans(page):
+        if re.fullmatch(rf"(({FOLDERS})/[\w./-]+|train_net\.py)", span):
+            assert (REPOSITORY / span).exists(), span
+
+
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_a_marker_is_for_the_next_block_only(tmp_path):
+    file = tmp_path / "page.md"
+    blocks = [f"```sh\n{letter}\n```\n" for letter in "abc"]
+    file.write_text(f"<!-- needs: COCO, a GPU -->\n{blocks[0]}\n{blocks[1]}<!-- needs: minutes -->\ntext\n{blocks[2]}")
+    assert [block.needs for block in read_blocks(file)] == [("COCO", "a GPU"), (), ()]
+
+
+def test_shell_blocks_are_read_as_a_shell_reads_them():
+    text = "A=x.py\n\n# comment\nFORCE=1 python $A 'a b' \\\n    c   # why\npython b\n"
+    assert read_commands(text) == [["python", "x.py", "a b", "c"], ["python", "b"]]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("python train_net.py --config-file configs/coco/no.py", "no such file"),
+        ("python train_net.py --config-file configs/shapes/dino_flash_internimage_nano.py train.max_itr=3", "max_iter"),
+        ("python tools/gone.py", "gone.py"),
+        ("make nothing", "nothing"),
+        ("rm -rf", "no check for this program"),
+    ],
+)
+def test_what_does_not_exist_is_noticed(command, message, parse, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises((Exception, pytest.fail.Exception), match=message):
+        check_command(command.split(), parse)
+
+
+def test_unknown_flag_is_noticed(parse, monkeypatch, capsys):
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(pytest.fail.Exception, match="unrecognized arguments: --colour"):
+        check_command(["python", "tools/check_data.py", "--json", "a", "--images", "b", "--colour"], parse)
