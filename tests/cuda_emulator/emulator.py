@@ -5,14 +5,18 @@ among it, and every test of an operator, runs on them.
 """
 
 import contextlib
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
+
+from . import build
 
 SUM_DTYPE = {torch.float64: torch.float64}  # of gradients that atomics add up; float32 for all others
 
@@ -51,21 +55,40 @@ def whole(role: str, tensor: Tensor) -> Buffer:
     return Buffer(role, tensor.nbytes, [(0, tensor)] if tensor.nbytes else [], tensor.data_ptr() % 16)
 
 
+def program(variant: build.Variant) -> Path:
+    """The compiled program, for a test, which is skipped where it cannot be built.
+
+    CUDA_EMULATOR_CSRC names the folder of other kernels than those of this repository (see mutants.py).
+    """
+    obstacle = build.obstacle()
+    if obstacle is not None:
+        pytest.skip(obstacle)
+    csrc = os.environ.get("CUDA_EMULATOR_CSRC")
+    return build.build(variant, Path(csrc), Path(csrc).parent) if csrc else build.build(variant)
+
+
 class Emulator:
     """A process of the program; one that has ended is replaced.
 
     Args:
-        program: what build.py built.
+        executable: what build.py built.
+        device: the GPU that launches are planned for.
         index_bits: 32 or 64 for the kernels of that index type, 0 for those that the sizes ask for.
         order: seed of the order in which threads take turns.
     """
 
-    def __init__(self, program: Path, device: Device | None = None, index_bits: int = 0, order: int = 0) -> None:
-        self.program = program
+    def __init__(self, executable: Path, device: Device | None = None, index_bits: int = 0, order: int = 0) -> None:
+        self.executable = executable
         self.device = device or Device()
         self.index_bits = index_bits
         self.order = order
         self._process: subprocess.Popen | None = None
+
+    def __enter__(self) -> "Emulator":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End the process."""
@@ -81,7 +104,7 @@ class Emulator:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
             environment = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1", "PATH": "/usr/bin:/bin"}
             self._process = subprocess.Popen(
-                [self.program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment
+                [self.executable], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment
             )
         return self._process
 
@@ -143,7 +166,7 @@ class DCNv4:
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
 
-    def _fields(
+    def fields(
         self, direction, value, offset_mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center
     ) -> dict[str, object]:
         axes = {
@@ -162,7 +185,7 @@ class DCNv4:
         output = value.new_empty(*offset_mask.shape[:3], value.shape[3])
         if output.numel() > 0:
             self.emulator.call(
-                self._fields("forward", value, offset_mask, *settings),
+                self.fields("forward", value, offset_mask, *settings),
                 {
                     "value": whole("input", value.contiguous()),
                     "offset_mask": whole("input", offset_mask.contiguous()),
@@ -186,7 +209,7 @@ class DCNv4:
                 buffers["grad_value"] = whole("sum", grad_sum)
             if needs_grad_offset_mask:
                 buffers["grad_offset_mask"] = whole("output", grad_offset_mask)
-            self.emulator.call(self._fields("backward", value, offset_mask, *settings), buffers)
+            self.emulator.call(self.fields("backward", value, offset_mask, *settings), buffers)
             if needs_grad_offset_mask:
                 kernel_size, groups, remove_center = settings[0], settings[4], settings[6]
                 used = 3 * (kernel_size[0] * kernel_size[1] - int(remove_center)) * groups
@@ -200,7 +223,7 @@ class MultiScaleDeformableAttention:
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
 
-    def _fields(self, direction: str, value: Tensor, spatial_shapes: Sequence[int], locations: Tensor) -> dict[str, object]:
+    def fields(self, direction: str, value: Tensor, spatial_shapes: Sequence[int], locations: Tensor) -> dict[str, object]:
         batch, tokens, heads, channels = value.shape
         return {
             "operator": "ms_deform_attn", "direction": direction, "value_dtype": _name(value.dtype),
@@ -214,7 +237,7 @@ class MultiScaleDeformableAttention:
         output = value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
         if output.numel() > 0:
             self.emulator.call(
-                self._fields("forward", value, spatial_shapes, locations),
+                self.fields("forward", value, spatial_shapes, locations),
                 {
                     "value": whole("input", value.contiguous()),
                     "sampling_locations": whole("input", locations.contiguous()),
@@ -253,7 +276,7 @@ class MultiScaleDeformableAttention:
                 buffers["grad_sampling_locations"] = whole("output", grad_locations)
             if needs_grad_weights:
                 buffers["grad_attention_weights"] = whole("output", grad_weights)
-            self.emulator.call(self._fields("backward", value, spatial_shapes, locations), buffers)
+            self.emulator.call(self.fields("backward", value, spatial_shapes, locations), buffers)
         return grad_sum.to(value.dtype), grad_locations, grad_weights
 
 

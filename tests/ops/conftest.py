@@ -7,26 +7,14 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from tests.cuda_emulator import build
-from tests.cuda_emulator.emulator import Emulator, installed, operators
+from tests.cuda_emulator.build import VARIANTS, Variant
+from tests.cuda_emulator.emulator import Emulator, installed, operators, program
 
 # What the two do not have to have in common differs: turns of threads in order or not, 64-bit indices or what sizes ask for.
-EMULATED = {build.VARIANTS[0]: dict(order=1), build.VARIANTS[1]: dict(index_bits=64)}
+EMULATED = {VARIANTS[0]: dict(order=1), VARIANTS[1]: dict(index_bits=64)}
 KERNELS = ["CPU", *EMULATED]
 if torch.cuda.is_available():  # otherwise a third of all tests of operators would be listed as skipped
     KERNELS.append("CUDA")
-
-
-@pytest.fixture(scope="session")
-def emulators() -> Iterator[dict[build.Variant, Emulator]]:
-    """A running emulator of each variant; built here where a source has changed."""
-    obstacle = build.obstacle()
-    if obstacle is not None:
-        pytest.skip(obstacle)
-    running = {variant: Emulator(build.build(variant), **settings) for variant, settings in EMULATED.items()}
-    yield running
-    for emulator in running.values():
-        emulator.close()
 
 
 def _on_gpu(name: str) -> Callable:
@@ -39,23 +27,24 @@ def _on_gpu(name: str) -> Callable:
     return call
 
 
-@pytest.fixture(scope="module", params=KERNELS, ids=str)
-def kernels(request: pytest.FixtureRequest) -> Iterator[str | build.Variant]:
+@pytest.fixture(
+    scope="module", params=KERNELS, ids=lambda kernels: kernels if kernels in ("CPU", "CUDA") else f"emulated {kernels}"
+)
+def kernels(request: pytest.FixtureRequest) -> Iterator[str | Variant]:
     """Where a module says `pytestmark = pytest.mark.usefixtures("kernels")`, CPU tensors go to each of these in turn."""
     if request.param == "CPU":
         yield request.param
-        return
-    if request.param == "CUDA":
+    elif request.param == "CUDA":
         names = ["dcnv4", "dcnv4_backward", "ms_deform_attn", "ms_deform_attn_backward"]
-        functions = {name: _on_gpu(name) for name in names}
+        with installed({name: _on_gpu(name) for name in names}):
+            yield request.param
     else:
-        functions = operators(request.getfixturevalue("emulators")[request.param])
-    with installed(functions):
-        yield request.param
+        with Emulator(program(request.param), **EMULATED[request.param]) as emulator, installed(operators(emulator)):
+            yield request.param
 
 
 @pytest.fixture(scope="module")
-def assert_same(kernels: str | build.Variant) -> Callable[[Tensor, Tensor], None]:
+def assert_same(kernels: str | Variant) -> Callable[[Tensor, Tensor], None]:
     """Compares what is computed twice: bits, except that CUDA kernels add up in whatever order their threads come."""
 
     def compare(actual: Tensor, expected: Tensor) -> None:

@@ -1,0 +1,218 @@
+"""What only CUDA kernels do, emulated: launches of every form, vectors where addresses allow them, large tensors."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from flash_internimage import _C
+from flash_internimage.ops import ms_deform_attn
+from tests.cuda_emulator.build import VARIANTS
+from tests.cuda_emulator.emulator import (
+    Buffer,
+    DCNv4,
+    Device,
+    Emulator,
+    MultiScaleDeformableAttention,
+    installed,
+    operators,
+    program,
+)
+from tests.ops import dcnv4_oracle, test_ms_deform_attn
+from tests.ops.dcnv4_oracle import Case
+from tests.ops.ms_deform_attn_oracle import ms_deform_attn_oracle
+
+each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
+
+DEVICES = {
+    "each block takes several turns": Device(blocks_per_grid=2),
+    "points in several passes": Device(shared_bytes_per_block=4096),
+    "several turns and passes": Device(blocks_per_grid=2, shared_bytes_per_block=4096),
+    "blocks of one warp": Device(multiprocessors=1000),
+}
+# Channels that lanes walk over several times, that fill a vector, that leave lanes idle.
+CHANNELS = [80, 16, 3]
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES.keys())
+@each_variant
+def test_every_launch_gives_the_same(variant, device, channels, dtype):
+    case = Case(size=(3, 4), groups=3, group_channels=channels)
+    value, offset_mask = case.draw(dtype=dtype)
+    attention = test_ms_deform_attn.draw(2, 3, 2, channels, [(3, 2), (2, 2)], 4, dtype)
+    with Emulator(program(variant), device) as emulator, installed(operators(emulator)):
+        actual = dcnv4_oracle.value_and_gradients(case, value, offset_mask)
+        actual_attention = test_ms_deform_attn.value_and_gradients(ms_deform_attn, *attention)
+    weight = torch.randn(actual[0].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    expected = dcnv4_oracle.value_and_gradients(
+        partial(dcnv4_oracle.dcnv4_oracle, case), value.double(), offset_mask.double(), weight.double()
+    )
+    expected_attention = test_ms_deform_attn.value_and_gradients(
+        lambda v, s, p, w: ms_deform_attn_oracle(v.double(), s, p.double(), w.double()).to(dtype), *attention
+    )
+    for ours, theirs in zip((*actual, *actual_attention), (*expected, *expected_attention), strict=True):
+        # Rounding of a sum of dozens of terms, then one of the dtype.
+        accumulation = 1e-12 if dtype == torch.float64 else 1e-5
+        scale = theirs.abs().max().item()
+        assert_close(ours.double(), theirs.double(), rtol=2 * torch.finfo(dtype).eps, atol=accumulation * scale)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("index_bits", [32, 64])
+@each_variant
+def test_neither_turns_nor_index_types_matter(variant, index_bits, order):
+    case = Case(group_channels=40)
+    inputs = case.draw(dtype=torch.float32)
+    attention = test_ms_deform_attn.draw(2, 3, 2, 12, [(3, 2), (2, 2)], 4, torch.float32)
+    results = []
+    for settings in ({}, dict(index_bits=index_bits, order=order)):
+        with Emulator(program(variant), **settings) as emulator, installed(operators(emulator)):
+            results.append(
+                dcnv4_oracle.value_and_gradients(case, *inputs)
+                + test_ms_deform_attn.value_and_gradients(ms_deform_attn, *attention)
+            )
+    for number, (one, other) in enumerate(zip(*results, strict=True)):
+        # Only the gradients of value are sums that depend on who comes first.
+        rounding = 1e-5 if number in (1, 4) else 0
+        assert_close(one, other, rtol=rounding, atol=rounding)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("misaligned", ["value", "offset_mask", "grad_output"])
+@each_variant
+def test_addresses_that_allow_no_vectors(variant, misaligned, dtype):
+    """The same numbers as from aligned tensors, and no vector access, which the emulator would refuse."""
+    case = Case(size=(4, 3), group_channels=16)
+    value, offset_mask = case.draw(dtype=dtype)
+    tensors = dict(value=value, offset_mask=offset_mask, grad_output=torch.randn(value.shape).to(dtype))
+    settings = list(case.settings.values())
+    with Emulator(program(variant)) as emulator:
+        operator = DCNv4(emulator)
+
+        def results():
+            inputs = tensors["value"], tensors["offset_mask"]
+            return operator.forward(*inputs, *settings), *operator.backward(
+                tensors["grad_output"], *inputs, *settings, True, True
+            )
+
+        expected = results()
+        aligned = tensors[misaligned]
+        moved = torch.empty(aligned.numel() + 1, dtype=dtype)[1:].view(aligned.shape).copy_(aligned)
+        assert moved.data_ptr() % 16 == dtype.itemsize
+        tensors[misaligned] = moved
+        for ours, aligned_result in zip(results(), expected, strict=True):
+            rounding = 2 * torch.finfo(dtype).eps
+            assert_close(ours, aligned_result, rtol=rounding, atol=10 * rounding)
+
+
+# Tensors of which only the end exists: the last cells of a map of two billion.
+HEIGHT, WIDTH, GROUPS, END = 50_000, 40_000, 2, 256
+
+
+def last_blocks() -> tuple[int, int]:
+    """Those of the last END cells, one lane to a unit of one channel."""
+    plan = _C.plan_cuda_launch(HEIGHT * WIDTH * GROUPS, 1, 1, 1, 64, 1, 2048, 164 * 1024, 48 * 1024)
+    assert HEIGHT * WIDTH * GROUPS == plan["units_per_block"] * plan["blocks"] > 2**31
+    return plan["blocks"] - END * GROUPS // plan["units_per_block"], plan["blocks"]
+
+
+def at_end(role: str, per_cell: int, *ends: torch.Tensor) -> Buffer:
+    """A buffer with `per_cell` elements for each cell of the map, whose last two rows end with `ends`, or only the last."""
+    row, cell = WIDTH * per_cell * ends[0].itemsize, per_cell * ends[0].itemsize
+    parts = [((HEIGHT - len(ends) + i + 1) * row - END * cell, end) for i, end in enumerate(ends)]
+    return Buffer(role, HEIGHT * row, parts)
+
+
+@each_variant
+def test_more_elements_than_32_bits_count_dcnv4(variant):
+    small = Case(size=(2, END), groups=GROUPS, group_channels=1, kernel_size=(1, 1), padding=(0, 0), tail=0)
+    value, offset_mask = small.draw(dtype=torch.float32)
+    # Odd multiples of 1/128 of a cell: float32 holds them so far from the map's corner, and none is on the border of the two
+    # rows, where a point counts on the large map only.
+    offsets = small.split(offset_mask)[0]
+    offsets.copy_(((offsets * 64).floor() + 0.5) / 64)
+    offset_mask[:, 0, :, :] = 0  # the first of the two rows samples nothing
+    weight = torch.randn(1, 2, END, GROUPS)
+    expected = dcnv4_oracle.value_and_gradients(small, value, offset_mask, weight)
+
+    settings = [(1, 1), (1, 1), (0, 0), (1, 1), GROUPS, 1.0, False]
+    shape = torch.empty(1, device="meta").expand(1, HEIGHT, WIDTH, GROUPS)
+    points_shape = torch.empty(1, device="meta").expand(1, HEIGHT, WIDTH, 3 * GROUPS)
+    inputs = {"value": at_end("input", GROUPS, *value[0]), "offset_mask": at_end("input", 3 * GROUPS, offset_mask[0, 1])}
+    output, grad_value, grad_offset_mask = torch.empty(END, GROUPS), torch.empty(2, END, GROUPS), torch.empty(END, 3 * GROUPS)
+    with Emulator(program(variant)) as emulator:
+        operator = DCNv4(emulator)
+        emulator.call(
+            operator.fields("forward", shape, points_shape, *settings),
+            inputs | {"output": at_end("output", GROUPS, output)},
+            last_blocks(),
+        )
+        emulator.call(
+            operator.fields("backward", shape, points_shape, *settings),
+            inputs
+            | {
+                "grad_output": at_end("input", GROUPS, weight[0, 1]),
+                "grad_value": at_end("sum", GROUPS, *grad_value),
+                "grad_offset_mask": at_end("output", 3 * GROUPS, grad_offset_mask),
+            },
+            last_blocks(),
+        )
+    assert_close(output, expected[0][0, 1])
+    assert_close(grad_value, expected[1][0])
+    assert_close(grad_offset_mask, expected[2][0, 1])
+
+
+@each_variant
+def test_more_elements_than_32_bits_count_ms_deform_attn(variant):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    value, weights, grad_output = draw(2 * END, GROUPS, 1), draw(END, GROUPS, 1, 1), draw(END, GROUPS)
+    cells = torch.stack([torch.arange(END), torch.ones(END)], -1)[:, None] + draw(END, GROUPS, 2)
+    small, large = torch.tensor([END, 2]), torch.tensor([WIDTH, HEIGHT])
+    locations = ((cells + 0.5) / small).view(END, GROUPS, 1, 1, 2)
+    expected = test_ms_deform_attn.value_and_gradients(
+        ms_deform_attn, value[None], [(2, END)], locations[None], weights[None], grad_output[None]
+    )
+
+    far_locations = (cells + 0.5 + large - small) / large
+    shape = torch.empty(1, device="meta", dtype=torch.float64).expand(1, HEIGHT * WIDTH, GROUPS, 1)
+    points_shape = torch.empty(1, device="meta", dtype=torch.float64).expand(1, HEIGHT * WIDTH, GROUPS, 1, 1, 2)
+    inputs = {
+        "value": at_end("input", GROUPS, *value.view(2, END, GROUPS)),
+        "sampling_locations": at_end("input", 2 * GROUPS, far_locations),
+        "attention_weights": at_end("input", GROUPS, weights),
+    }
+    output, grad_value, grad_locations, grad_weights = (
+        torch.empty(*shape, dtype=torch.float64) for shape in [(END, GROUPS), (2, END, GROUPS), (END, GROUPS, 2), (END, GROUPS)]
+    )
+    with Emulator(program(variant)) as emulator:
+        operator = MultiScaleDeformableAttention(emulator)
+        emulator.call(
+            operator.fields("forward", shape, [HEIGHT, WIDTH], points_shape),
+            inputs | {"output": at_end("output", GROUPS, output)},
+            last_blocks(),
+        )
+        emulator.call(
+            operator.fields("backward", shape, [HEIGHT, WIDTH], points_shape),
+            inputs
+            | {
+                "grad_output": at_end("input", GROUPS, grad_output),
+                "grad_value": at_end("sum", GROUPS, *grad_value),
+                "grad_sampling_locations": at_end("output", 2 * GROUPS, grad_locations),
+                "grad_attention_weights": at_end("output", GROUPS, grad_weights),
+            },
+            last_blocks(),
+        )
+    # Locations next to 1 are rounded by 1e-16, so cells by 1e-11.
+    close = partial(assert_close, rtol=1e-9, atol=1e-9)
+    close(output, expected[0][0])
+    close(grad_value.flatten(), expected[1].flatten())
+    close(grad_locations / large, expected[2].view(END, GROUPS, 2) / small)
+    close(grad_weights.flatten(), expected[3].flatten())
