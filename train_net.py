@@ -13,6 +13,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from detectron2.config import LazyConfig, instantiate
@@ -43,6 +44,8 @@ from flash_internimage.engine.hooks import BestCheckpoint, periodic_checkpoints
 from flash_internimage.engine.output import RunLog, check_writable, require_state_of_run
 from flash_internimage.engine.seeding import seed_everything
 from flash_internimage.engine.trainer import StepOptions, Trainer, amp_dtype
+from flash_internimage.evaluation import FastCOCOEvaluator
+from flash_internimage.evaluation.report import REPORT_FILE, write_report
 from flash_internimage.solver.ema import ema_of_run
 
 logger = logging.getLogger("flash_internimage")
@@ -75,7 +78,22 @@ def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool) -> No
     state = checkpointer.load_complete(checkpointer.get_checkpoint_file() if last else cfg.train.init_checkpoint)
     require_same_classes(state.get("classes"), classes)
     average = ema_of_run(cfg.train.ema, model, state)
-    evaluate(cfg.dataloader, model if average is None else average.module)
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    evaluate(model if average is None else average.module, instantiate(cfg.dataloader.test), [evaluator])
+    if comm.is_main_process() and isinstance(evaluator, FastCOCOEvaluator) and evaluator.output_dir is not None:
+        report_evaluation(cfg, evaluator.output_dir)
+
+
+def report_evaluation(cfg: DictConfig, folder: str) -> None:
+    """Keep the config beside what an evaluation left in ``folder``, and write ``report.html`` unless ``train.report`` is off."""
+    saved = os.path.join(folder, "config.yaml")
+    LazyConfig.save(cfg, saved)
+    if not OmegaConf.select(cfg, "train.report", default=True):
+        return
+    target = os.path.join(cfg.train.output_dir, REPORT_FILE)
+    with open(saved, encoding="utf-8") as file:
+        write_report(folder, target, config=file.read(), environment=format_table(collect_env()))
+    logger.info("Report: %s", target)
 
 
 def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> None:
@@ -143,11 +161,15 @@ def build_hooks(cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, r
     options = cfg.train
     on_main = comm.is_main_process()
     best = options.best_checkpoint
+
+    def evaluate_now() -> dict[str, Any]:
+        return evaluate(model, instantiate(cfg.dataloader.test), [instantiate(cfg.dataloader.evaluator)])
+
     return [
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
         periodic_checkpoints(checkpointer, **options.checkpointer, resumed=resumed) if on_main else None,
-        hooks.EvalHook(options.eval_period, lambda: evaluate(cfg.dataloader, model)),
+        hooks.EvalHook(options.eval_period, evaluate_now),
         BestCheckpoint(checkpointer, options.eval_period, best.metric, best.mode, resumed) if on_main and best.metric else None,
         hooks.PeriodicWriter(default_writers(options.output_dir, options.max_iter), options.log_period) if on_main else None,
     ]

@@ -21,6 +21,7 @@ train = dict(
         metric="bbox/AP",  # the checkpoint where it is best is kept as model_best.pth; null: none
         mode="max",  # "max" or "min" is best
     ),
+    report=True,  # --eval-only ends with report.html in output_dir; seconds at COCO's scale
     # One step
     accumulation_steps=1,  # parts in which a process passes its images of a step through the model, to save memory
     amp=dict(

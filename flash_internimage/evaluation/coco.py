@@ -4,23 +4,26 @@ detectron2 has a fast path of its own, but in its compiled part, which a pure-Py
 """
 
 import itertools
-import json
 import logging
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import detectron2.utils.comm as comm
 import numpy as np
+import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.logger import create_small_table
 from faster_coco_eval import COCO, COCOeval_faster
 from tabulate import tabulate
 
+from .record import EVALUATION_FILE, PREDICTIONS_FILE, evaluation_record, write_json
+from .scores import METRICS, Scores
+
 logger = logging.getLogger(__name__)
 
-_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _MAX_DETECTIONS = (1, 10, 100)  # an image, COCO's own
 
 
@@ -40,9 +43,7 @@ def index_ground_truth(dataset: Mapping) -> COCO:
     return COCO({**dataset, "annotations": annotations})
 
 
-def average_precision(
-    ground_truth: COCO, predictions: Sequence[Mapping], task: str
-) -> tuple[dict[str, float], dict[int, float]]:
+def average_precision(ground_truth: COCO, predictions: Sequence[Mapping], task: str) -> Scores:
     """COCO's average precision of predictions.
 
     Args:
@@ -50,25 +51,64 @@ def average_precision(
         predictions: in COCO's result format, with category ids of the annotation file; may be empty; not changed.
         task: ``"bbox"`` or ``"segm"``.
 
-    Returns:
-        AP, AP50, AP75, APs, APm and APl in percent, and the AP of each category id in percent. What has no ground truth
-        is NaN.
+    Raises:
+        ValueError: a prediction is of an image that the ground truth does not have.
     """
-    # With a box, its area would count as the area of the object; masks have their own.
-    other = {"bbox": "segmentation", "segm": "bbox"}[task]
-    results = [{key: value for key, value in p.items() if key != other} for p in predictions]
-    evaluation = COCOeval_faster(ground_truth, ground_truth.loadRes(results), task)
+    evaluation = COCOeval_faster(ground_truth, _index_predictions(ground_truth, predictions, task), task)
     evaluation.params.maxDets = list(_MAX_DETECTIONS)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    metrics = {name: _percent(value) for name, value in zip(_METRICS, evaluation.stats, strict=False)}
-    # (thresholds, recalls, categories), of all sizes, with the largest number of detections
-    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
-    by_category = {
-        int(category_id): _percent(np.mean(precision[:, :, k])) for k, category_id in enumerate(evaluation.params.catIds)
+    metrics = {name: _percent(value) for name, value in zip(METRICS, evaluation.stats, strict=False)}
+    # (thresholds, recalls, categories, sizes), with the largest number of detections
+    precision = np.asarray(evaluation.eval["precision"])[..., -1]
+    parts = {
+        "AP": precision[..., 0],
+        "AP50": precision[:1, ..., 0],
+        "AP75": precision[5:6, ..., 0],
+        **{name: precision[..., size] for size, name in enumerate(METRICS[3:], start=1)},
     }
-    return metrics, by_category
+    by_category = {
+        int(id_): {name: _percent(np.mean(part[..., k])) for name, part in parts.items()}
+        for k, id_ in enumerate(evaluation.params.catIds)
+    }
+    of_all_sizes = precision[..., 0]
+    return Scores(metrics, by_category, np.where(of_all_sizes > -1, of_all_sizes * 100, np.nan))
+
+
+def _index_predictions(ground_truth: COCO, predictions: Sequence[Mapping], task: str) -> COCO:
+    """As COCO's ``loadRes``, which takes several times as long because it asks for each area by itself."""
+    unknown = {p["image_id"] for p in predictions} - ground_truth.imgs.keys()
+    if unknown:
+        raise ValueError(
+            f"predictions are of image {min(unknown)}, which the annotations do not have; use those of the same data"
+        )
+    if task == "segm":
+        shapes = [p["segmentation"] for p in predictions]
+        areas = _mask_areas(shapes)
+    else:
+        shapes = [p["bbox"] for p in predictions]
+        areas = [box[2] * box[3] for box in shapes]
+    key = {"bbox": "bbox", "segm": "segmentation"}[task]
+    annotations = [
+        {
+            "id": number,
+            "image_id": p["image_id"],
+            "category_id": p["category_id"],
+            "score": p["score"],
+            key: shape,
+            "area": area,
+            "iscrowd": 0,
+        }
+        for number, (p, shape, area) in enumerate(zip(predictions, shapes, areas, strict=True), start=1)
+    ]
+    return COCO({**ground_truth.dataset, "annotations": annotations})
+
+
+def _mask_areas(masks: Sequence[Mapping]) -> list[float]:
+    """Pixels of each run-length mask."""
+    few = 255  # pycocotools counts the masks of one call in eight bits
+    return [float(area) for i in range(0, len(masks), few) for area in mask_util.area(masks[i : i + few])]
 
 
 def _percent(value: float) -> float:
@@ -93,7 +133,8 @@ class FastCOCOEvaluator(COCOEvaluator):
         dataset_name: a registered dataset.
         tasks: of ``"bbox"`` and ``"segm"``; by default ``"bbox"``, and ``"segm"`` if there are masks.
         distributed: whether to gather the predictions of all processes.
-        output_dir: folder for ``coco_instances_results.json``, the predictions in COCO's result format.
+        output_dir: folder for ``coco_instances_results.json``, the predictions in COCO's result format, and
+            ``evaluation.json``, the figures (:mod:`.record`).
     """
 
     def __init__(
@@ -116,6 +157,11 @@ class FastCOCOEvaluator(COCOEvaluator):
         )
         self.reset()
 
+    @property
+    def output_dir(self) -> str | None:
+        """Where predictions and figures are written."""
+        return self._output_dir
+
     def evaluate(self, img_ids: Sequence[int] | None = None) -> OrderedDict[str, dict[str, float]]:
         """AP of the predictions seen since ``reset``.
 
@@ -134,15 +180,18 @@ class FastCOCOEvaluator(COCOEvaluator):
                 return OrderedDict()
         results = self._to_dataset_ids(list(itertools.chain(*(p["instances"] for p in predictions))))
         if self._output_dir:
-            with open(os.path.join(self._output_dir, "coco_instances_results.json"), "w") as file:
-                json.dump(results, file)
+            write_json(Path(self._output_dir) / PREDICTIONS_FILE, results)
         if not self._do_evaluation:
             logger.info("The dataset has no annotations, so there is no AP")
             return OrderedDict()
         ground_truth = index_ground_truth(self._restricted(img_ids))
         if img_ids is not None:
             results = [r for r in results if r["image_id"] in ground_truth.imgs]
-        return OrderedDict((task, self._score(ground_truth, results, task)) for task in self._tasks_of(results))
+        scores = {task: average_precision(ground_truth, results, task) for task in self._tasks_of(results)}
+        if self._output_dir:
+            record = evaluation_record(self._metadata, ground_truth, scores)
+            write_json(Path(self._output_dir) / EVALUATION_FILE, record)
+        return OrderedDict((task, self._reported(ground_truth, found, task)) for task, found in scores.items())
 
     def _restricted(self, img_ids: Sequence[int] | None) -> dict:
         """The annotation file's content, for some images only if asked."""
@@ -181,13 +230,12 @@ class FastCOCOEvaluator(COCOEvaluator):
             )
         return [{**r, "category_id": dataset_ids[r["category_id"]]} for r in results]
 
-    def _score(self, ground_truth: COCO, results: Sequence[dict], task: str) -> dict[str, float]:
-        metrics, by_category = average_precision(ground_truth, results, task)
-        logger.info("Evaluation results for %s:\n%s", task, create_small_table(metrics))
-        if not np.isfinite(list(metrics.values())).all():
+    def _reported(self, ground_truth: COCO, scores: Scores, task: str) -> dict[str, float]:
+        logger.info("Evaluation results for %s:\n%s", task, create_small_table(scores.metrics))
+        if not np.isfinite(list(scores.metrics.values())).all():
             logger.info("NaN: there are no objects of that size")
-        if len(by_category) > 1:
-            by_name = {ground_truth.cats[id_]["name"]: ap for id_, ap in by_category.items()}
-            logger.info("%s AP of each category:\n%s", task, _category_table(by_name))
-            metrics.update({f"AP-{name}": ap for name, ap in by_name.items()})
-        return metrics
+        if len(scores.by_category) == 1:
+            return scores.metrics
+        by_name = {ground_truth.cats[id_]["name"]: found["AP"] for id_, found in scores.by_category.items()}
+        logger.info("%s AP of each category:\n%s", task, _category_table(by_name))
+        return {**scores.metrics, **{f"AP-{name}": ap for name, ap in by_name.items()}}

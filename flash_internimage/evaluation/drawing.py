@@ -11,6 +11,7 @@ from detectron2.structures import BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
 
 _LEGIBLE_SIDE = 480  # a picture whose longer side is shorter is enlarged to this, in pixels, so that labels are legible
+_SMALLEST_FONT = 8  # points
 _GAP = 8  # white pixels between two pictures
 
 
@@ -49,16 +50,26 @@ def draw_objects(
         (scale · H, scale · W, 3) of ``uint8`` in RGB.
     """
     scale = legible_scale(*image.shape[:2]) if scale is None else scale
-    labels = [""] * len(classes) if labels is None else labels
-    texts = [f"{names[c]} {label}".strip() for c, label in zip(classes, labels, strict=True)]
+    boxes = np.asarray(boxes, dtype=float).reshape(-1, 4)
+    colours = [class_colour(c) for c in classes]
     visualizer = Visualizer(image, scale=scale)
-    visualizer.overlay_instances(
-        boxes=np.asarray(boxes, dtype=float).reshape(-1, 4),
-        labels=[text.replace("$", r"\$") for text in texts],  # it would start a formula
-        masks=masks if masks else None,
-        assigned_colors=[class_colour(c) for c in classes],
-    )
+    visualizer.overlay_instances(boxes=boxes, masks=masks if masks else None, assigned_colors=colours)
+    labels = [""] * len(classes) if labels is None else labels
+    for box, class_, label, colour in zip(boxes, classes, labels, colours, strict=True):
+        _write(visualizer, box, f"{names[class_]} {label}".strip(), colour)
     return visualizer.output.get_image()
+
+
+def _write(visualizer: Visualizer, box: np.ndarray, text: str, colour: tuple[float, float, float]) -> None:
+    """A label at the upper left corner of a box, or below it where it would hide the object."""
+    height, width, scale = visualizer.output.height, visualizer.output.width, visualizer.output.scale
+    points = max(_SMALLEST_FONT / scale, (height * width) ** 0.5 / 90)
+    x0, y0, _, y1 = box
+    is_small = (y1 - y0) < 4 * points
+    y = y1 if is_small and y1 < height - 2 * points else y0
+    text = text.replace("$", r"\$")  # it would start a formula
+    pale = tuple(0.4 + 0.6 * part for part in colour)  # legible on the black behind it
+    visualizer.draw_text(text, (x0, y), font_size=points, color=pale, horizontal_alignment="left")
 
 
 def draw_instances(

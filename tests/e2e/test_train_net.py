@@ -80,6 +80,12 @@ def test_saved_checkpoint_evaluates_to_the_same_figures(train_net, arguments, tr
     assert done.returncode == 0, done.stderr
     assert figures(done.stdout) == figures(text)
     assert len(figures(text)) == 2
+    report = (tmp_path / "report.html").read_text()
+    assert "Evaluation on custom_test" in report
+    assert "max_iter: 4" in report  # the config
+    assert "CPU threads" in report  # the environment
+    inference = {path.name for path in (tmp_path / "inference").iterdir()}
+    assert inference == {"coco_instances_results.json", "evaluation.json", "config.yaml"}
 
 
 def test_saved_config_is_a_config(train_net, trained, tmp_path):
@@ -88,11 +94,13 @@ def test_saved_config_is_a_config(train_net, trained, tmp_path):
         "--config-file",
         folder / "config.yaml",
         "--eval-only",
+        "train.report=false",
         f"train.init_checkpoint={folder}/model_final.pth",
         f"train.output_dir={tmp_path}",
     )
     assert done.returncode == 0, done.stderr
     assert figures(done.stdout) == figures(text)
+    assert [path.name for path in tmp_path.iterdir()] == ["inference"]
 
 
 def test_resumed_run_ends_with_the_same_weights(train_net, arguments, trained, tmp_path):

@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 
 from flash_internimage.evaluation import FastCOCOEvaluator
 from flash_internimage.evaluation.coco import average_precision, index_ground_truth
+from flash_internimage.evaluation.record import read_record, scores_of
 
 CATEGORIES = [{"id": 42, "name": "mug"}, {"id": 7, "name": "spoon"}, {"id": 9, "name": "fork"}]
 SIDE = 150
@@ -110,17 +111,17 @@ def test_equals_pycocotools(task, seed):
     results = predictions(random, dataset)
     if not results or not dataset["annotations"]:
         return
-    metrics, by_category = average_precision(index_ground_truth(dataset), results, task)
+    scores = average_precision(index_ground_truth(dataset), results, task)
     expected, expected_by_category = by_pycocotools(dataset, results, task)
-    np.testing.assert_allclose(list(metrics.values()), expected, rtol=0, atol=1e-9)
-    np.testing.assert_allclose([by_category[id_] for id_ in (7, 9, 42)], expected_by_category, rtol=0, atol=1e-9)
-    assert math.isnan(by_category[9])
+    np.testing.assert_allclose(list(scores.metrics.values()), expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose([scores.by_category[id_]["AP"] for id_ in (7, 9, 42)], expected_by_category, rtol=0, atol=1e-9)
+    assert math.isnan(scores.by_category[9]["AP"])
 
 
 def test_predictions_of_the_test_are_neither_perfect_nor_useless():
     random = np.random.RandomState(0)
     dataset = ground_truth(random, images=40)
-    metrics, _ = average_precision(index_ground_truth(dataset), predictions(random, dataset), "segm")
+    metrics = average_precision(index_ground_truth(dataset), predictions(random, dataset), "segm").metrics
     assert all(2 < value < 95 for value in metrics.values())
 
 
@@ -133,7 +134,7 @@ def test_annotation_number_zero_counts_as_any_other():
     dataset = ground_truth(np.random.RandomState(1), images=3)
     for number, annotation in enumerate(dataset["annotations"]):
         annotation["id"] = number
-    metrics, _ = average_precision(index_ground_truth(dataset), perfect(dataset), "bbox")
+    metrics = average_precision(index_ground_truth(dataset), perfect(dataset), "bbox").metrics
     assert metrics["AP"] == pytest.approx(100)
 
 
@@ -143,7 +144,7 @@ def test_area_and_crowd_may_be_left_out():
     results = perfect(dataset)
     for annotation in dataset["annotations"]:
         del annotation["area"], annotation["iscrowd"]
-    metrics, _ = average_precision(index_ground_truth(dataset), results, "bbox")
+    metrics = average_precision(index_ground_truth(dataset), results, "bbox").metrics
     assert metrics["AP"] == metrics["APm"] == pytest.approx(100)
 
 
@@ -201,6 +202,30 @@ def test_perfect_model(dataset, tmp_path):
     written = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
     assert {r["category_id"] for r in written} == {7, 42}
     assert len(written) == len(perfect(dataset))
+
+
+def test_the_record_holds_the_figures(dataset, tmp_path):
+    evaluator = FastCOCOEvaluator("evaluated", output_dir=str(tmp_path / "out" / "inference"))
+    results = run(evaluator, dataset)
+    record, folder = read_record(tmp_path / "out")
+    assert folder == tmp_path / "out" / "inference"
+    assert record["num_images"] == 5
+    assert [(c["id"], c["name"]) for c in record["categories"]] == [(7, "spoon"), (9, "fork"), (42, "mug")]
+    assert sum(c["objects"] for c in record["categories"]) == len(perfect(dataset))
+    scores = scores_of(record["tasks"]["segm"])
+    assert scores.metrics["AP"] == results["segm"]["AP"]
+    assert scores.by_category[42]["AP"] == results["segm"]["AP-mug"]
+    assert math.isnan(scores.by_category[9]["AP"])
+    assert scores.precision.shape == (10, 101, 3)
+    np.testing.assert_allclose(np.nanmean(scores.precision), scores.metrics["AP"], atol=0.01)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"tasks": {"bbox": {}}}'], ids=["none", "broken", "list", "other"])
+def test_a_folder_without_a_record_is_told(tmp_path, content):
+    if content is not None:
+        (tmp_path / "evaluation.json").write_text(content)
+    with pytest.raises(ValueError, match=r"holds no evaluation.json|should be the record that an evaluation writes"):
+        read_record(tmp_path)
 
 
 def test_boxes_only(dataset):

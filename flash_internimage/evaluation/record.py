@@ -1,0 +1,113 @@
+"""The record of an evaluation, ``evaluation.json``: what was evaluated and the figures, for reports and comparisons."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import Metadata
+from faster_coco_eval import COCO
+
+from flash_internimage.files import write_atomically
+
+from .scores import METRICS, Scores
+
+PREDICTIONS_FILE = "coco_instances_results.json"
+EVALUATION_FILE = "evaluation.json"
+INFERENCE_FOLDER = "inference"
+"""Where an evaluation puts both, in the output folder of a run, unless the config says otherwise."""
+
+
+def evaluation_record(metadata: Metadata, ground_truth: COCO, scores: Mapping[str, Scores]) -> dict[str, Any]:
+    """The record of an evaluation.
+
+    Args:
+        metadata: of the dataset: its name and where its annotations and images are.
+        ground_truth: the annotations that were evaluated.
+        scores: by task.
+
+    Returns:
+        ``dataset``, ``annotation_file``, ``image_root``, ``num_images``, ``categories`` (id, name and number of objects) and
+        ``tasks``: for each its ``metrics`` in percent, those ``by_category``, and ``precision`` as in :class:`.Scores`.
+    """
+    objects = Counter(a["category_id"] for a in ground_truth.dataset["annotations"] if not a["iscrowd"])
+    return {
+        "dataset": metadata.name,
+        "annotation_file": _absolute(metadata.get("json_file")),
+        "image_root": _absolute(metadata.get("image_root")),
+        "num_images": len(ground_truth.imgs),
+        "categories": [
+            {"id": id_, "name": ground_truth.cats[id_]["name"], "objects": objects[id_]} for id_ in sorted(ground_truth.cats)
+        ],
+        "tasks": {task: _as_json(found) for task, found in scores.items()},
+    }
+
+
+def read_record(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Path]:
+    """The record of an evaluation, and the folder that holds it and the predictions.
+
+    Args:
+        path: the output folder of a run, its folder ``inference``, or the file itself.
+
+    Raises:
+        ValueError: there is none, or the file is another's.
+    """
+    path = Path(path)
+    candidates = [path / INFERENCE_FOLDER / EVALUATION_FILE, path / EVALUATION_FILE] if path.is_dir() else [path]
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is None:
+        raise ValueError(
+            f"{path}: holds no {EVALUATION_FILE}; give the output folder of an evaluation (train_net.py --eval-only …)"
+        )
+    try:
+        record = json.loads(file.read_text())
+        for task in record["tasks"].values():
+            task["metrics"] = {name: _number(task["metrics"][name]) for name in METRICS}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: should be the record that an evaluation writes ({error!r}); evaluate again") from error
+    return record, file.parent
+
+
+def scores_of(task: Mapping[str, Any]) -> Scores:
+    """The scores of one of a record's ``tasks``."""
+    by_category = {
+        int(id_): {name: _number(value) for name, value in found.items()} for id_, found in task["by_category"].items()
+    }
+    return Scores(dict(task["metrics"]), by_category, np.array(task["precision"], dtype=float))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file in one step."""
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "w") as file:
+            json.dump(content, file)
+
+    write_atomically(path, write)
+
+
+def _absolute(path: str | None) -> str | None:
+    return path if path is None or "://" in path else os.path.abspath(path)
+
+
+def _as_json(scores: Scores) -> dict[str, Any]:
+    precision = np.where(np.isnan(scores.precision), None, scores.precision.round(2).astype(object))
+    return {
+        "metrics": _without_nan(scores.metrics),
+        "by_category": {str(id_): _without_nan(found) for id_, found in scores.by_category.items()},
+        "precision": precision.tolist(),
+    }
+
+
+def _without_nan(figures: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)

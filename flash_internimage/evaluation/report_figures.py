@@ -1,0 +1,171 @@
+"""The report's charts, as SVG images that an HTML page can hold."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from .scores import TASK_NAMES, Scores
+
+_FEW = 10  # classes that can be told apart in one chart
+_LABELLED = 25  # classes whose names and counts fit into the confusion matrix
+_GOOD, _BAD, _NEUTRAL = "#2a7f62", "#c8553d", "#44546a"
+_STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e7eb",
+    "axes.edgecolor": "#9aa5b1",
+    "axes.axisbelow": True,
+    "svg.hashsalt": "report",  # equal charts have equal bytes
+}
+
+
+def data_url(contents: bytes, kind: str) -> str:
+    """An address that holds the contents of a file of this MIME type itself."""
+    return f"data:{kind};base64,{base64.b64encode(contents).decode('ascii')}"
+
+
+def precision_recall(scores: Mapping[str, Scores], names: Sequence[str]) -> str:
+    """Precision over recall, one chart a task: at two overlaps and for their mean; of single classes if they are few."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2 * len(scores), 4.2), layout="constrained")
+        recall = np.linspace(0, 100, 101)
+        for axes, (task, found) in zip(np.atleast_1d(figure.subplots(1, len(scores))), scores.items(), strict=True):
+            if len(names) <= _FEW:
+                for k, name in enumerate(names):
+                    colour = matplotlib.colormaps["tab10"](k)
+                    axes.plot(recall, found.precision[0, :, k], color=colour, linewidth=1, label=f"{_plain(name)}, IoU 0.5")
+            mean = _mean_of_classes(found.precision)
+            axes.plot(recall, mean[0], color=_NEUTRAL, linestyle=":", linewidth=2, label="all, IoU 0.5")
+            axes.plot(recall, mean[5], color=_NEUTRAL, linestyle="--", linewidth=2, label="all, IoU 0.75")
+            axes.plot(recall, mean.mean(axis=0), color=_NEUTRAL, linewidth=2.5, label="all, IoU 0.5 to 0.95")
+            axes.set(title=f"{TASK_NAMES[task]} AP {found.metrics['AP']:.1f}", xlabel="recall", ylabel="precision")
+            _percent_axes(axes)
+            axes.legend(fontsize=8, loc="lower left", framealpha=0.9)
+        return _svg(figure)
+
+
+def thresholds(correct: np.ndarray, score: np.ndarray, num_objects: int, chosen: float) -> str:
+    """Precision and recall over the lowest score that counts.
+
+    Args:
+        correct: (N,) whether each detection is.
+        score: (N,) of each.
+        num_objects: that there are to be found.
+        chosen: the lowest score in the rest of the report.
+    """
+    order = np.argsort(-score, kind="stable")
+    hits = np.concatenate([[0], np.cumsum(correct[order])])
+    lowest = np.linspace(0, 1, 401)
+    number = np.searchsorted(-score[order], -lowest, side="right")  # detections that count
+    precision = np.where(number > 0, 100 * hits[number] / np.maximum(number, 1), np.nan)
+    recall = 100 * hits[number] / max(num_objects, 1)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(lowest, precision, color=_GOOD, linewidth=2, label="precision: share of detections that are right")
+        axes.plot(lowest, recall, color=_BAD, linewidth=2, label="recall: share of objects that are found")
+        axes.axvline(chosen, color=_NEUTRAL, linestyle=":", label=f"{chosen:g}, used below")
+        axes.set(xlabel="lowest score that counts", xlim=(0, 1))
+        axes.set_ylim(0, 103)
+        axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+        axes.legend(fontsize=8, loc="lower center", framealpha=0.9)
+        return _svg(figure)
+
+
+def score_histogram(correct: np.ndarray, score: np.ndarray) -> str:
+    """How many detections, right and wrong, have which score; on a logarithmic scale, because low scores are many."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+        axes = figure.subplots()
+        bins = np.linspace(0, 1, 41)
+        axes.hist(
+            [score[correct], score[~correct]],
+            bins,
+            stacked=True,
+            color=[_GOOD, _BAD],
+            label=["right", "wrong"],
+            log=len(score) > 0,
+        )
+        axes.set(xlabel="score", ylabel="detections", xlim=(0, 1))
+        axes.legend(fontsize=8)
+        return _svg(figure)
+
+
+def iou_histogram(best_iou: np.ndarray) -> str:
+    """How well objects are covered by the best detection of their class; those without any are left out.
+
+    Args:
+        best_iou: (T,) for each object.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+        axes = figure.subplots()
+        axes.hist(best_iou[best_iou > 0], np.linspace(0, 1, 41), color=_NEUTRAL)
+        axes.axvline(0.5, color=_BAD, linestyle=":", label="found from here on")
+        axes.set(xlabel="IoU with the best detection of its class", ylabel="objects", xlim=(0, 1))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(fontsize=8)
+        return _svg(figure)
+
+
+def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> str:
+    """For each class what its objects were taken for, in shares of its objects.
+
+    Args:
+        counts: (K + 1, K + 1), from :func:`.report_matching.confusion`.
+    """
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    labelled = len(names) <= _LABELLED
+    side = 2.6 + 0.55 * len(counts) if labelled else 11
+    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(side + 1, side), layout="constrained")
+        axes = figure.subplots()
+        drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+        rows = [*map(_plain, names), "no object"]
+        columns = [*map(_plain, names), "missed"]
+        size = 9 if labelled else 5
+        axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=size)
+        axes.set_yticks(range(len(rows)), rows, fontsize=size)
+        axes.set(xlabel="detected as", ylabel="object")
+        if labelled:
+            for (i, j), count in np.ndenumerate(counts):
+                if count:
+                    axes.text(
+                        j, i, str(count), ha="center", va="center", fontsize=8, color="white" if shares[i, j] > 55 else "black"
+                    )
+        bar = figure.colorbar(drawn, ax=axes, fraction=0.04, format=PercentFormatter(decimals=0))
+        bar.set_label("share of the row")
+        return _svg(figure)
+
+
+def _mean_of_classes(precision: np.ndarray) -> np.ndarray:
+    """(10, 101) mean over the classes that have objects; NaN where there are none."""
+    present = ~np.isnan(precision).all(axis=(0, 1))
+    return precision[:, :, present].mean(axis=2) if present.any() else np.full(precision.shape[:2], np.nan)
+
+
+def _percent_axes(axes: Axes) -> None:
+    axes.set(xlim=(0, 100), ylim=(0, 103))
+    axes.xaxis.set_major_formatter(PercentFormatter(decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+
+
+def _plain(name: str) -> str:
+    """A name as text: a dollar sign would start a formula, a leading underscore hide it from a legend."""
+    return name.replace("$", r"\$").lstrip("_") or "_"
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return data_url(buffer.getvalue(), "image/svg+xml")

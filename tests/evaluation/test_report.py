@@ -1,0 +1,136 @@
+"""The report: self-contained, with the figures of the evaluation, from its files alone."""
+
+import base64
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from flash_internimage.evaluation.record import read_record
+from flash_internimage.evaluation.report import load, write_report
+from flash_internimage.evaluation.report_matching import match
+from flash_internimage.evaluation.report_pictures import Mistakes, count_mistakes, worst
+
+
+class Page(HTMLParser):
+    """Elements, attributes and text; complains about elements that are not closed in order."""
+
+    VOID = ("meta", "img", "br", "link")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data if self.open and self.open[-1] not in ("style", "script") else ""
+
+
+@pytest.fixture(scope="module")
+def report(evaluated, tmp_path_factory):
+    target = tmp_path_factory.mktemp("page") / "report.html"
+    write_report(evaluated, target, config="model: <Tiny>\n", environment="torch  2", min_score=0.5, num_pictures=2)
+    assert [path.name for path in target.parent.iterdir()] == ["report.html"]
+    return target.read_text()
+
+
+def test_needs_nothing_else(report):
+    page = Page(report)
+    addresses = [attrs[name] for _, attrs in page.elements for name in ("src", "href") if name in attrs]
+    assert addresses
+    assert all(address.startswith(("data:image/svg+xml;base64,", "data:image/jpeg;base64,")) for address in addresses)
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttp", report)
+    assert {tag for tag, _ in page.elements} >= {"table", "img", "figure", "script"}
+    assert all(attrs.get("alt") for tag, attrs in page.elements if tag == "img")
+
+
+def test_has_the_figures_of_the_evaluation(report, evaluated):
+    record, _ = read_record(evaluated)
+    text = " ".join(Page(report).text.split())
+    assert "Evaluation on shapes <&>" in text
+    assert "model: <Tiny>" in text
+    assert "torch 2" in text
+    for task in ("bbox", "segm"):
+        assert f"{record['tasks'][task]['metrics']['AP']:.1f}" in text
+    objects = sum(category["objects"] for category in record["categories"])
+    assert f"8 images, {objects} objects of 4 classes" in text
+    assert re.search(rf"\nall\n?{objects}|all{objects}", Page(report).text)
+    for category in record["categories"]:
+        assert f"{category['name']}{category['objects']}" in Page(report).text
+
+
+def test_charts_show_what_they_should(report):
+    charts = [base64.b64decode(url).decode() for url in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", report)]
+    assert len(charts) == 5
+    assert all("<svg" in chart for chart in charts)
+    labels = ["precision", "lowest score that counts", "score", "IoU with the best detection", "detected as"]
+    for chart, label in zip(charts, labels, strict=True):
+        assert f"<!-- {label}" in chart  # matplotlib notes the text that it draws as curves
+
+
+def test_shows_images_with_most_mistakes(evaluated, report):
+    data = load(evaluated)
+    matches = match(data.detections, data.objects, len(data.files), 0.5)
+    mistakes = count_mistakes(data.detections, data.objects, matches, len(data.files))
+    assert sum(m.missed for m in mistakes) == (~matches.found & ~data.objects.crowd).sum() > 0
+    assert sum(m.wrong for m in mistakes) > 0
+    by_missed, by_wrong = worst(mistakes, 2)
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", report)
+    assert [caption.split(":")[0] for caption in captions] == [data.files[m.image].name for m in by_missed + by_wrong]
+    assert f"{by_missed[0].missed} of " in captions[0]
+    assert report.count("data:image/jpeg") == len(captions)
+
+
+def test_worst_images():
+    mistakes = [Mistakes(0, 1, 5), Mistakes(1, 3, 0), Mistakes(2, 0, 2), Mistakes(3, 3, 1), Mistakes(4, 0, 0)]
+    by_missed, by_wrong = worst(mistakes, 2)
+    assert [m.image for m in by_missed] == [3, 1]
+    assert [m.image for m in by_wrong] == [0, 2]
+    assert worst(mistakes, 0) == ([], [])
+
+
+def test_without_images_or_detections(evaluated, tmp_path):
+    shutil.copytree(evaluated, tmp_path / "run")
+    folder = tmp_path / "run" / "inference"
+    record = json.loads((folder / "evaluation.json").read_text())
+    (folder / "evaluation.json").write_text(json.dumps({**record, "image_root": "/nowhere"}))
+    (folder / "coco_instances_results.json").write_text("[]")
+    write_report(folder, tmp_path / "report.html")
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "the image cannot be shown" in text
+    assert "No object was detected as one of another class." in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"annotation_file": "/nowhere.json"}, r"/nowhere.json: should hold the annotations", id="no annotations"),
+        pytest.param({"annotation_file": None}, "has no annotation file", id="no annotation file"),
+    ],
+)
+def test_what_is_missing_is_told_and_nothing_written(evaluated, tmp_path, change, message):
+    shutil.copytree(evaluated / "inference", tmp_path / "run")
+    record = json.loads((tmp_path / "run/evaluation.json").read_text())
+    (tmp_path / "run/evaluation.json").write_text(json.dumps({**record, **change}))
+    with pytest.raises(ValueError, match=message):
+        write_report(tmp_path / "run", tmp_path / "report.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_curve_data_are_those_of_coco(evaluated):
+    scores = load(evaluated).scores["bbox"]
+    np.testing.assert_allclose(np.nanmean(scores.precision), scores.metrics["AP"], atol=0.01)
