@@ -13,7 +13,7 @@ from flash_internimage import model_zoo
 
 ROW = re.compile(
     r"^\| (?:`|\[)(?P<name>\w+)[^|]* \| (?P<box_ap>[\d.]+) \| (?P<mask_ap>[\d.–]+) \| (?P<parameters>[\d.]+) "
-    r"\| (?P<gflops>\d+) \| \[(?P<file>[\w.]+)\]\((?P<link>\S+)\) \|$",
+    r"\| (?P<gflops>\d+) \| \[\.pth\]\((?P<link>\S+)\) \|$",
     re.MULTILINE,
 )
 
@@ -27,7 +27,6 @@ class Row:
     mask_ap: str
     parameters: str
     gflops: str
-    file: str
     link: str
 
 
@@ -58,8 +57,8 @@ def test_average_precisions_are_those_in_the_configs(rows, repository):
 
 def test_checkpoints_are_those_that_the_model_zoo_fetches(rows):
     for row in rows:
-        assert model_zoo.get_checkpoint(row.name) == f"hf://OpenGVLab/DCNv4/{row.file}"
-        assert row.link == f"https://huggingface.co/OpenGVLab/DCNv4/blob/main/{row.file}"
+        file = model_zoo.get_checkpoint(row.name).removeprefix("hf://OpenGVLab/DCNv4/")
+        assert row.link == f"https://huggingface.co/OpenGVLab/DCNv4/blob/main/{file}"
 
 
 def test_schedules_of_one_model_have_its_cost(rows):
