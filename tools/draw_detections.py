@@ -11,9 +11,8 @@ An evaluation writes its predictions below `train.output_dir`.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,11 @@ from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 from tqdm import tqdm
 
+from flash_internimage.data import require_registered
 from flash_internimage.data.images import read_rgb
+from flash_internimage.engine.errors import reported
 from flash_internimage.evaluation.drawing import draw_annotations, side_by_side
+from flash_internimage.evaluation.record import read_predictions
 
 
 def group_by_image(predictions: list[dict], threshold: float) -> dict[object, list[dict]]:
@@ -44,40 +46,43 @@ def ground_truth_and_detections(record: dict, predictions: list[dict], metadata:
     return side_by_side(truth, draw_annotations(image, predictions, names, class_of, scale=scale))
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", help="a registered dataset, such as shapes_val or coco_2017_val")
     parser.add_argument("--json", help="annotations of your own data, instead of --dataset")
     parser.add_argument("--images", help="the folder of its images")
-    parser.add_argument("--predictions", required=True, help="coco_instances_results.json of an evaluation")
+    parser.add_argument("--predictions", required=True, type=Path, help="coco_instances_results.json of an evaluation")
     parser.add_argument("--output", required=True, type=Path, help="the folder for the pictures")
     parser.add_argument("--limit", type=int, default=20, help="how many images (20)")
     parser.add_argument("--threshold", type=float, default=0.5, help="lowest score that is drawn (0.5)")
     parser.add_argument("--scale", type=float, default=2.0, help="magnification of the pictures (2)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if (arguments.dataset is None) == (arguments.json is None) or (arguments.json is None) != (arguments.images is None):
         parser.error("give either --dataset, or --json with --images")
     return arguments
 
 
-def main() -> None:
-    arguments = parse_arguments()
+def draw(arguments: argparse.Namespace) -> int:
+    """The number of pictures drawn."""
     name = arguments.dataset or "own data"
     if arguments.json:
         register_coco_instances(name, {}, arguments.json, arguments.images)
-    if name not in DatasetCatalog.list():
-        sys.exit(f"draw_detections: no dataset named {name!r}; known: {', '.join(sorted(DatasetCatalog.list()))}")
-    try:
-        predictions = json.loads(Path(arguments.predictions).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        sys.exit(f"draw_detections: {arguments.predictions}: expected the predictions of an evaluation ({error})")
+    require_registered(name)
+    predictions = read_predictions(arguments.predictions)
     records = DatasetCatalog.get(name)[: arguments.limit]
     by_image = group_by_image(predictions, arguments.threshold)
     arguments.output.mkdir(parents=True, exist_ok=True)
     for record in tqdm(records, desc="drawing", unit="image"):
         picture = ground_truth_and_detections(record, by_image[record["image_id"]], MetadataCatalog.get(name), arguments.scale)
         Image.fromarray(picture).save(arguments.output / f"{Path(record['file_name']).stem}.png")
-    print(f"{len(records)} pictures in {arguments.output}: ground truth on the left, detections on the right")
+    return len(records)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
+    with reported("draw_detections.py"):
+        number = draw(arguments)
+    print(f"{number} pictures in {arguments.output}: ground truth on the left, detections on the right")
 
 
 if __name__ == "__main__":

@@ -82,6 +82,37 @@ def scores_of(task: Mapping[str, Any]) -> Scores:
     return Scores(dict(task["metrics"]), by_category, np.array(task["precision"], dtype=float))
 
 
+def read_predictions(path: Path) -> list[dict[str, Any]]:
+    """Predictions in COCO's result format.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+    predictions = read_json(path, "the predictions of an evaluation")
+    if not isinstance(predictions, list):
+        raise ValueError(
+            f"{path}: should hold the predictions of an evaluation, a list, but holds a {type(predictions).__name__}"
+        )
+    return predictions
+
+
+def read_json(path: Path, what: str) -> Any:
+    """The contents of a file.
+
+    Args:
+        what: it should hold, for messages.
+
+    Raises:
+        ValueError: it cannot be opened, or is no JSON.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ValueError(f"{path}: should hold {what}, but cannot be read ({reason})") from error
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a file in one step."""
 

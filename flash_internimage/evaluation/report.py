@@ -6,7 +6,6 @@ so that it can be made at any time after.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ import numpy as np
 from flash_internimage.files import write_atomically
 
 from . import report_figures as figures
-from .record import PREDICTIONS_FILE, read_record, scores_of
+from .record import PREDICTIONS_FILE, read_json, read_predictions, read_record, scores_of
 from .report_matching import MATCH_IOU, Boxes, Kind, Matches, confusion, match
 from .report_pictures import Mistakes, count_mistakes, draw_mistakes, worst
 from .scores import METRICS, TASK_NAMES, Scores
@@ -99,8 +98,8 @@ def load(evaluation: str | os.PathLike[str]) -> Evaluated:
     record, folder = read_record(evaluation)
     if record["annotation_file"] is None:
         raise ValueError(f"{folder}: the dataset {record['dataset']} has no annotation file, so there is nothing to report")
-    truth = _read_json(Path(record["annotation_file"]), "the annotations of the evaluated dataset")
-    predictions = _read_json(folder / PREDICTIONS_FILE, "the predictions of the evaluation")
+    truth = read_json(Path(record["annotation_file"]), "the annotations of the evaluated dataset")
+    predictions = read_predictions(folder / PREDICTIONS_FILE)
     image_number = {image["id"]: i for i, image in enumerate(truth["images"])}
     class_number = {category["id"]: k for k, category in enumerate(record["categories"])}
     root = Path(record["image_root"] or "")
@@ -113,15 +112,6 @@ def load(evaluation: str | os.PathLike[str]) -> Evaluated:
         detections=Boxes.of(predictions, image_number, class_number),
         objects=Boxes.of(truth["annotations"], image_number, class_number),
     )
-
-
-def _read_json(path: Path, what: str) -> Any:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ValueError(f"{path}: should hold {what}, but cannot be read ({reason})") from error
 
 
 def _template() -> jinja2.Template:

@@ -1,60 +1,11 @@
-"""An evaluation of a few drawn shapes, with all that can be wrong in it."""
+"""An evaluation for all tests of what is made of one."""
 
-import json
-from pathlib import Path
-
-import numpy as np
 import pytest
-from detectron2.data import MetadataCatalog
 
-from flash_internimage.data.shapes import annotation_file, write_split
-from flash_internimage.evaluation.coco import average_precision, index_ground_truth
-from flash_internimage.evaluation.record import EVALUATION_FILE, PREDICTIONS_FILE, evaluation_record, write_json
-
-
-def write_evaluation(folder: Path, annotations: Path, images: Path, predictions: list[dict], name: str) -> None:
-    """The files that an evaluation leaves."""
-    truth = index_ground_truth(json.loads(annotations.read_text()))
-    metadata = MetadataCatalog.get(name).set(json_file=str(annotations), image_root=str(images))
-    MetadataCatalog.remove(name)
-    scores = {task: average_precision(truth, predictions, task) for task in ("bbox", "segm")}
-    folder.mkdir(parents=True)
-    write_json(folder / PREDICTIONS_FILE, predictions)
-    write_json(folder / EVALUATION_FILE, evaluation_record(metadata, truth, scores))
+from tests.evaluation.drawn import evaluate_drawn_shapes
 
 
 @pytest.fixture(scope="session")
-def evaluated(tmp_path_factory) -> Path:
-    """Output folder of an evaluation: every third object is missed, every fourth of another class, some are there twice."""
-    root = tmp_path_factory.mktemp("evaluated")
-    write_split(root / "data", "val", 8)
-    annotations = annotation_file(root / "data", "val")
-    random = np.random.RandomState(0)
-    another = {3: 7, 7: 16, 16: 42, 42: 3}
-    predictions = []
-    for number, found in enumerate(json.loads(annotations.read_text())["annotations"]):
-        if found["iscrowd"] or number % 3 == 0:
-            continue
-        for score in (0.9, 0.6)[: 1 + (number % 5 == 0)]:
-            predictions.append(
-                {
-                    "image_id": found["image_id"],
-                    "category_id": another[found["category_id"]] if number % 4 == 0 else found["category_id"],
-                    "bbox": (np.array(found["bbox"]) + random.uniform(-1, 1, 4)).tolist(),
-                    "segmentation": rle(found["segmentation"], found["image_id"], annotations),
-                    "score": score,
-                }
-            )
-    write_evaluation(root / "run" / "inference", annotations, root / "data" / "val", predictions, "shapes <&>")
-    return root / "run"
-
-
-def rle(segmentation, image_id: int, annotations: Path) -> dict:
-    """A segmentation of the ground truth as a run-length mask."""
-    import pycocotools.mask as mask_util
-
-    image = next(i for i in json.loads(annotations.read_text())["images"] if i["id"] == image_id)
-    if isinstance(segmentation, list):
-        mask = mask_util.merge(mask_util.frPyObjects(segmentation, image["height"], image["width"]))
-        return {"size": mask["size"], "counts": mask["counts"].decode("ascii")}
-    return segmentation
+def evaluated(tmp_path_factory):
+    """Output folder of an evaluation, with its data beside it."""
+    return evaluate_drawn_shapes(tmp_path_factory.mktemp("evaluated"))

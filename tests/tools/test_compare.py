@@ -1,0 +1,90 @@
+"""Two evaluations side by side."""
+
+import json
+
+import pytest
+
+from flash_internimage.evaluation.scores import METRICS
+
+
+def record(figures, classes, annotations="val.json"):
+    """A record of boxes: AP of all, and AP and AP50 of each class."""
+    by_category = {
+        str(id_): dict.fromkeys(METRICS, None) | {"AP": ap, "AP50": None if ap is None else ap + 20}
+        for id_, ap in enumerate(classes.values(), start=1)
+    }
+    return {
+        "dataset": "cups",
+        "annotation_file": annotations,
+        "image_root": None,
+        "num_images": 5,
+        "categories": [{"id": id_, "name": name, "objects": 3} for id_, name in enumerate(classes, start=1)],
+        "tasks": {
+            task: {"metrics": dict.fromkeys(METRICS, 1.0) | {"AP": ap}, "by_category": by_category, "precision": [[[0.0]]]}
+            for task, ap in figures.items()
+        },
+    }
+
+
+@pytest.fixture
+def compare(run_tool, tmp_path):
+    def compare(a, b, *argv):
+        for name, content in (("a", a), ("b", b)):
+            (tmp_path / name / "inference").mkdir(parents=True)
+            (tmp_path / name / "inference" / "evaluation.json").write_text(json.dumps(content))
+        code, out, err = run_tool("compare", tmp_path / "a", tmp_path / "b", *argv)
+        return code, [line.split() for line in out.splitlines()], err
+
+    return compare
+
+
+BEFORE = record({"bbox": 40.0, "segm": 35.0}, {"mug": 30.0, "spoon": 50.0, "fork": None})
+AFTER = record({"bbox": 42.5, "segm": 34.0}, {"mug": 31.0, "spoon": 45.0, "fork": None})
+
+
+def test_figures_and_differences(compare):
+    code, lines, err = compare(BEFORE, AFTER)
+    assert (code, err) == (0, "")
+    assert ["AP", "40.00", "42.50", "+2.50"] in lines
+    assert ["AP", "35.00", "34.00", "-1.00"] in lines
+    assert ["AP75", "1.00", "1.00", "+0.00"] in lines
+    assert ["mask", "A", "B", "B", "-", "A"] in lines
+
+
+def test_classes_that_differ_most_come_first(compare):
+    _, lines, _ = compare(BEFORE, AFTER)
+    start = lines.index(["box", "AP", "A", "B", "B", "-", "A"])
+    assert lines[start + 2 : start + 5] == [
+        ["spoon", "50.00", "45.00", "-5.00"],
+        ["mug", "30.00", "31.00", "+1.00"],
+        ["fork", "–", "–"],
+    ]
+
+
+def test_another_metric_of_some_classes(compare):
+    _, lines, _ = compare(BEFORE, AFTER, "--metric", "AP50", "--classes", "1")
+    assert ["spoon", "70.00", "65.00", "-5.00"] in lines
+    assert not any(line[:1] == ["mug"] for line in lines)
+
+
+def test_other_data_and_classes_are_told(compare):
+    code, lines, err = compare(BEFORE, record({"bbox": 1.0}, {"mug": 3.0, "plate": 9.0}, "test.json"))
+    assert code == 0
+    assert "the annotations differ: val.json and test.json" in err
+    assert "the classes differ: fork, plate, spoon in one of them only" in err
+    assert ["mug", "30.00", "3.00", "-27.00"] in lines
+    assert not any("mask" in line for line in lines)
+
+
+def test_nothing_in_common(compare):
+    code, _, err = compare(record({"bbox": 1.0}, {"mug": 3.0}), record({"segm": 1.0}, {"mug": 3.0}))
+    assert code == 1
+    assert "nothing to compare: A has figures of bbox, B of segm" in err
+
+
+def test_a_folder_without_an_evaluation(run_tool, tmp_path):
+    code, _, err = run_tool("compare", tmp_path, tmp_path)
+    assert code == 1
+    assert err == f"compare.py: error: {tmp_path}: holds no evaluation.json; give the output folder of an evaluation " + (
+        "(train_net.py --eval-only …)\n"
+    )
