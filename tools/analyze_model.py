@@ -19,6 +19,7 @@ The parts are the same for all models:
     rest        normalisation of images, positions, classification of DINO's queries, pasting of masks into the image
 
 --compile adds rows in which the parts that are functions of tensors alone are compiled: backbone, neck, encoder, decoder.
+Times are medians; with one thread (OMP_NUM_THREADS=1) on a CPU, of the processor's time, which other programs do not disturb.
 Memory is the most that PyTorch had allocated on a GPU; on a CPU, where Linux tells it, the most that the process held in
 memory, Python and PyTorch included.
 """
@@ -184,9 +185,16 @@ class Measurement:
     by_part: Counter[str]
 
 
-def wait_for(device: torch.device) -> None:
+def now(device: torch.device) -> float:
+    """Seconds on a clock, when all that was started has ended.
+
+    With one thread on a CPU they are those that the processor spent here, which other programs on the machine do not disturb.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif torch.get_num_threads() == 1:
+        return time.process_time()
+    return time.perf_counter()
 
 
 def forget_peak(device: torch.device) -> None:
@@ -217,15 +225,13 @@ def timed_modules(model: nn.Module, device: torch.device) -> Iterator[Counter[st
 
     def started(path: str) -> Callable[..., None]:
         def hook(*_: object) -> None:
-            wait_for(device)
-            starts[path] = time.perf_counter()
+            starts[path] = now(device)
 
         return hook
 
     def ended(path: str) -> Callable[..., None]:
         def hook(*_: object) -> None:
-            wait_for(device)
-            seconds[path] += time.perf_counter() - starts[path]
+            seconds[path] += now(device) - starts[path]
 
         return hook
 
@@ -261,11 +267,9 @@ def measure(model: nn.Module, size: Sequence[int], mode: Mode, runs: int) -> Mea
         model(batch)
         forget_peak(device)
         for _ in range(runs):
-            wait_for(device)
-            start = time.perf_counter()
+            start = now(device)
             model(batch)
-            wait_for(device)
-            times.append(time.perf_counter() - start)
+            times.append(now(device) - start)
         peak = peak_memory(device)
         with timed_modules(model, device) as seconds:
             for _ in range(runs):

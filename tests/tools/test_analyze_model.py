@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -72,13 +73,25 @@ def test_what_is_inside_another_part_counts_once(tool, pyramid_model):
 
 
 def test_time_is_told_by_part(tool, pyramid_model, monkeypatch):
-    monkeypatch.setattr(tool.time, "perf_counter", lambda: Part.clock)
+    monkeypatch.setattr(tool, "now", lambda device: Part.clock)
     with tool.timed_modules(pyramid_model, torch.device("cpu")) as seconds:
         pyramid_model()
         pyramid_model()
     pyramid_model()  # after the measurement
     parts = {"": 330, "backbone": 80, "neck": 40, "proposals": 60, "heads": 130, "rest": 20}
     assert tool.sum_by_part(pyramid_model, seconds) == parts
+
+
+def test_with_one_thread_other_programs_do_not_count(tool):
+    threads = torch.get_num_threads()
+    try:
+        for count, waiting_counts in ((1, False), (2, True)):
+            torch.set_num_threads(count)
+            start = tool.now(torch.device("cpu"))
+            time.sleep(0.2)
+            assert (tool.now(torch.device("cpu")) - start >= 0.2) == waiting_counts
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_peak_memory_is_what_was_held_at_once(tool):
