@@ -11,17 +11,4 @@ Capability capability();
 
 const char* name(Capability capability);
 
-/// Chooses among one table of functions for each instruction set.
-template <typename table_t>
-const table_t& choose(const table_t& generic, const table_t& avx2, const table_t& avx512) {
-  switch (capability()) {
-    case Capability::Avx512:
-      return avx512;
-    case Capability::Avx2:
-      return avx2;
-    default:
-      return generic;
-  }
-}
-
 } // namespace flash_internimage::cpu

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 namespace flash_internimage::FLASH_INTERNIMAGE_ISA {
 
@@ -93,15 +94,56 @@ C10_ALWAYS_INLINE void store_lanes(scalar_t* to, lanes_t<acc_t, lanes> lane_valu
   }
 }
 
-/// The sum of a register's lanes, by halves.
+/// Lanes of two registers, chosen by number: those of `b` follow those of `a`. Compilers agree on the operation but not on
+/// its name.
+template <int... chosen, typename lanes_type>
+C10_ALWAYS_INLINE lanes_type shuffle(lanes_type a, lanes_type b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, chosen...);
+#else
+  using index_t = std::conditional_t<sizeof(a[0]) == sizeof(int32_t), int32_t, int64_t>;
+  return __builtin_shuffle(a, b, lanes_t<index_t, sizeof...(chosen)>{chosen...});
+#endif
+}
+
+template <int offset, typename lanes_type, int... i>
+C10_ALWAYS_INLINE lanes_type every_second(lanes_type a, lanes_type b, std::integer_sequence<int, i...>) {
+  return shuffle<(2 * i + offset)...>(a, b);
+}
+
+template <int lanes, typename lanes_type>
+C10_ALWAYS_INLINE lanes_type even_lanes(lanes_type a, lanes_type b) {
+  return every_second<0>(a, b, std::make_integer_sequence<int, lanes>{});
+}
+
+template <int lanes, typename lanes_type>
+C10_ALWAYS_INLINE lanes_type odd_lanes(lanes_type a, lanes_type b) {
+  return every_second<1>(a, b, std::make_integer_sequence<int, lanes>{});
+}
+
+/// Adds to `to` the sum of each of four registers' lanes. Together, because adding lanes of different registers fills the
+/// adders that adding the lanes of one would leave empty.
 template <typename acc_t, int lanes>
-C10_ALWAYS_INLINE acc_t sum_lanes(lanes_t<acc_t, lanes> all) {
+C10_ALWAYS_INLINE void add_sums(const lanes_t<acc_t, lanes> (&all)[4], acc_t* to) {
   if constexpr (lanes == 1) {
-    return all[0];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      to[i] += all[i][0];
+    }
+  } else if constexpr (lanes == 4) {
+    const auto first = shuffle<0, 4, 1, 5>(all[0], all[1]) + shuffle<2, 6, 3, 7>(all[0], all[1]);
+    const auto second = shuffle<0, 4, 1, 5>(all[2], all[3]) + shuffle<2, 6, 3, 7>(all[2], all[3]);
+    const auto sums = shuffle<0, 1, 4, 5>(first, second) + shuffle<2, 3, 6, 7>(first, second);
+    store_lanes<4, acc_t>(to, load_lanes<acc_t, 4>(to) + sums);
   } else {
-    lanes_t<acc_t, lanes / 2> halves[2];
-    std::memcpy(halves, &all, sizeof(all));
-    return sum_lanes<acc_t, lanes / 2>(halves[0] + halves[1]);
+    lanes_t<acc_t, lanes / 2> sums[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      lanes_t<acc_t, lanes / 2> halves[2];
+      std::memcpy(halves, &all[i], sizeof(all[i]));
+      sums[i] = halves[0] + halves[1];
+    }
+    add_sums<acc_t, lanes / 2>(sums, to);
   }
 }
 
@@ -115,7 +157,12 @@ struct Pack {
   lanes_t<acc_t, kLanes> parts[kParts];
 
   C10_ALWAYS_INLINE static Pack zero() {
-    return {};
+    Pack pack;
+#pragma GCC unroll 16
+    for (auto& part : pack.parts) {
+      part = lanes_t<acc_t, kLanes>{};
+    }
+    return pack;
   }
 
   template <typename scalar_t>

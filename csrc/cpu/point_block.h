@@ -1,33 +1,123 @@
-// Sampling points, located sixteen at a time, and the loops between them and the channels they read.
+// Sampling points, located sixteen at a time.
 //
 // Points are kept as a struct of arrays: locating is then arithmetic on whole registers, whatever the number of points,
 // and happens once for all channels. Include after cpu/isa_*.h and cpu/pack.h.
 
 #include "../core/bilinear.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <vector>
 
 namespace flash_internimage::FLASH_INTERNIMAGE_ISA {
 
 constexpr int kBlock = 16;
 
+/// Maps with longer sides have cells whose coordinates a float does not hold.
+constexpr int32_t kExactSize = 1 << 24;
+
 template <typename acc_t>
 struct PointBlock {
-  int32_t count; // of points in use; the rest of each array is padding
-  bool interior; // all corners of all points lie on their maps
-  int32_t cell[kBlock]; // of corner 0, counted from the first cell of the map that `map` pointers below point to
-  int32_t below[kBlock]; // cells from a corner to the one below it: the map's width
+  using bits_t = std::conditional_t<sizeof(acc_t) == sizeof(int32_t), int32_t, int64_t>;
+
+  // Set once, by `place`. Slots from `count` on are padding: they lie on small maps of their own, which nobody reads.
+  int32_t count = 0;
+  bits_t used[kBlock]; // all bits of a point, none of padding
+  int32_t height[kBlock];
+  int32_t width[kBlock];
+  int32_t first_cell[kBlock]; // of the point's map, counted from the cell that `map` pointers elsewhere point to
+  acc_t interior_height[kBlock]; // all corners of a point lie on the map where 0 <= y < interior_height
+  acc_t interior_width[kBlock];
+
+  // Found by `locate`.
+  bool interior; // all corners of all points lie on their maps; `corners` is not written then
   int32_t corners[kBlock];
+  int32_t row[kBlock];
+  int32_t cell[kBlock]; // of corner 0, counted like first_cell
   acc_t dy[kBlock];
   acc_t dx[kBlock];
   acc_t factor[kBlock]; // what the operator multiplies the sample by
   acc_t weight[kCorners][kBlock]; // factor x corner weight
 
-  C10_ALWAYS_INLINE void set(
-      int i, const BilinearPoint<acc_t>& point, int32_t first_cell, int32_t width, acc_t new_factor) {
-    cell[i] = first_cell + point.row * width + point.column;
-    below[i] = width;
-    corners[i] = point.corners;
+  PointBlock() {
+    for (int i = 0; i < kBlock; ++i) {
+      place_slot(i, 2, 2, 0);
+      used[i] = 0;
+    }
+  }
+
+  /// Adds a point on a map of `map_height` x `map_width` cells.
+  void place(int32_t map_height, int32_t map_width, int32_t map_first_cell) {
+    place_slot(count, map_height, map_width, map_first_cell);
+    used[count] = ~bits_t(0);
+    ++count;
+  }
+
+  /// Locates all points: those of slot i at (y[i], x[i]), in cells.
+  C10_ALWAYS_INLINE void locate(const acc_t* any_y, const acc_t* any_x, const acc_t* factors) {
+    acc_t y[kBlock];
+    acc_t x[kBlock];
+    for (int i = 0; i < kBlock; ++i) {
+      y[i] = zero_if_padding(any_y[i], i);
+      x[i] = zero_if_padding(any_x[i], i);
+    }
+    int32_t inside = ~0;
+    for (int i = 0; i < kBlock; ++i) {
+      inside &= (y[i] >= acc_t(0) ? ~0 : 0) & (x[i] >= acc_t(0) ? ~0 : 0) & (y[i] < interior_height[i] ? ~0 : 0) &
+          (x[i] < interior_width[i] ? ~0 : 0);
+    }
+    interior = inside != 0;
+    if (interior) {
+      for (int i = 0; i < kBlock; ++i) {
+        const auto upper = static_cast<int32_t>(y[i]);
+        const auto left = static_cast<int32_t>(x[i]);
+        set(i, {upper, left, y[i] - static_cast<acc_t>(upper), x[i] - static_cast<acc_t>(left), kAllCorners},
+            factors[i]);
+      }
+    } else {
+      for (int i = 0; i < kBlock; ++i) {
+        const BilinearPoint<acc_t> point = flash_internimage::locate(y[i], x[i], height[i], width[i]);
+        set(i, point, factors[i]);
+        corners[i] = point.corners;
+      }
+    }
+  }
+
+  /// This block with only those corners that lie in rows [first, last).
+  PointBlock restricted(int32_t first, int32_t last) const {
+    PointBlock block = *this;
+    for (int i = 0; i < kBlock; ++i) {
+      const int32_t upper = row[i] >= first && row[i] < last ? 0x3 : 0;
+      const int32_t lower = row[i] + 1 >= first && row[i] + 1 < last ? 0xC : 0;
+      block.corners[i] = (interior ? kAllCorners : corners[i]) & (upper | lower);
+    }
+    block.interior = false;
+    return block;
+  }
+
+ private:
+  void place_slot(int i, int32_t map_height, int32_t map_width, int32_t map_first_cell) {
+    const bool exact = map_height <= kExactSize && map_width <= kExactSize;
+    height[i] = map_height;
+    width[i] = map_width;
+    first_cell[i] = map_first_cell;
+    interior_height[i] = exact ? static_cast<acc_t>(map_height - 1) : acc_t(0);
+    interior_width[i] = exact ? static_cast<acc_t>(map_width - 1) : acc_t(0);
+  }
+
+  C10_ALWAYS_INLINE acc_t zero_if_padding(acc_t coordinate, int i) const {
+    bits_t bits;
+    std::memcpy(&bits, &coordinate, sizeof(bits));
+    bits &= used[i];
+    std::memcpy(&coordinate, &bits, sizeof(bits));
+    return coordinate;
+  }
+
+  C10_ALWAYS_INLINE void set(int i, const BilinearPoint<acc_t>& point, acc_t new_factor) {
+    row[i] = point.row;
+    cell[i] = first_cell[i] + point.row * width[i] + point.column;
     dy[i] = point.dy;
     dx[i] = point.dx;
     factor[i] = new_factor;
@@ -38,85 +128,43 @@ struct PointBlock {
   }
 };
 
-/// Calls `body(corner, offset)` with each corner of point `i` that lies on its map, `offset` being in elements from the
-/// map's first cell. `interior` says that all do, which spares the questions.
-template <bool interior, typename acc_t, typename body_t>
-C10_ALWAYS_INLINE void for_each_corner(const PointBlock<acc_t>& block, int i, int64_t cell_stride, const body_t& body) {
-  const int64_t upper = block.cell[i] * cell_stride;
-  const int64_t lower = upper + block.below[i] * cell_stride;
-  const int64_t offsets[kCorners] = {upper, upper + cell_stride, lower, lower + cell_stride};
-#pragma GCC unroll 4
-  for (int corner = 0; corner < kCorners; ++corner) {
-    if (interior || (block.corners[i] >> corner & 1)) {
-      body(corner, offsets[corner]);
+/// Stored numbers up to the end of the buffer that holds them.
+template <typename points_t>
+struct Readable {
+  const points_t* at;
+  const points_t* end;
+};
+
+/// Calls `body(block, index, pairs, factors)` for each of the blocks, with the pairs and the factors of its sixteen
+/// slots. Padding gets what is stored behind the last point, which is cheaper than not reading it, or zeros where the
+/// buffer ends.
+template <typename acc_t, typename points_t, typename body_t>
+C10_ALWAYS_INLINE void for_each_block(
+    std::vector<PointBlock<acc_t>>& blocks, Readable<points_t> pairs, Readable<points_t> factors, const body_t& body) {
+  for (size_t index = 0; index < blocks.size(); ++index, pairs.at += 2 * kBlock, factors.at += kBlock) {
+    if (C10_LIKELY(pairs.end - pairs.at >= 2 * kBlock && factors.end - factors.at >= kBlock)) {
+      body(blocks[index], index, pairs.at, factors.at);
+    } else {
+      points_t last_pairs[2 * kBlock] = {};
+      points_t last_factors[kBlock] = {};
+      std::copy_n(pairs.at, 2 * blocks[index].count, last_pairs);
+      std::copy_n(factors.at, blocks[index].count, last_factors);
+      body(blocks[index], index, last_pairs, last_factors);
     }
   }
 }
 
-/// Adds the weighted samples of a block to `sum`.
-template <bool interior, typename acc_t, int width, typename value_t>
-C10_ALWAYS_INLINE void add_samples(
-    const PointBlock<acc_t>& block, const value_t* map, int64_t cell_stride, Pack<acc_t, width>& sum) {
-  for (int i = 0; i < block.count; ++i) {
-    for_each_corner<interior>(block, i, cell_stride, [&](int corner, int64_t offset) {
-      sum.add(block.weight[corner][i], Pack<acc_t, width>::load(map + offset));
-    });
+/// Takes a block's (x, y) pairs apart.
+template <typename acc_t, typename points_t>
+C10_ALWAYS_INLINE void split_pairs(const points_t* pairs, acc_t* x, acc_t* y) {
+  constexpr int lanes = Pack<acc_t, kBlock>::kLanes;
+#pragma GCC unroll 8
+  for (int i = 0; i < kBlock; i += lanes) {
+    const auto first = load_lanes<acc_t, lanes>(pairs + 2 * i);
+    const auto second = load_lanes<acc_t, lanes>(pairs + 2 * i + lanes);
+    store_lanes<lanes, acc_t>(x + i, even_lanes<lanes>(first, second));
+    store_lanes<lanes, acc_t>(y + i, odd_lanes<lanes>(first, second));
   }
 }
-
-/// Dot products of the output's gradient with the corners of each point of a block.
-template <typename acc_t>
-struct CornerDots {
-  acc_t at[kCorners][kBlock];
-};
-
-/// Adds to `dots`, and to the corners in `grad_map` each point's share of the output's gradient, as far as wanted: one
-/// walk over the points, because finding the corners costs as much as using them.
-template <bool interior, bool wants_dots, bool wants_grad, typename acc_t, int width, typename value_t>
-C10_ALWAYS_INLINE void differentiate(
-    const PointBlock<acc_t>& block,
-    const value_t* map,
-    acc_t* grad_map,
-    int64_t cell_stride,
-    const Pack<acc_t, width>& grad,
-    CornerDots<acc_t>& dots) {
-  using pack_t = Pack<acc_t, width>;
-  for (int i = 0; i < block.count; ++i) {
-    for_each_corner<interior>(block, i, cell_stride, [&](int corner, int64_t offset) {
-      if constexpr (wants_dots) {
-        dots.at[corner][i] += sum_lanes<acc_t, pack_t::kLanes>(grad.multiply(pack_t::load(map + offset)));
-      }
-      if constexpr (wants_grad) {
-        auto sum = pack_t::load(grad_map + offset);
-        sum.add(block.weight[corner][i], grad);
-        sum.store(grad_map + offset);
-      }
-    });
-  }
-}
-
-/// Gradients of the points of a block: of (y, x) in cells, and of the factor.
-template <typename acc_t>
-struct PointGradients {
-  acc_t y[kBlock];
-  acc_t x[kBlock];
-  acc_t factor[kBlock];
-
-  /// Points that do not count get exact zeros, whatever their factor or the output's gradient hold.
-  C10_ALWAYS_INLINE PointGradients(const PointBlock<acc_t>& block, const CornerDots<acc_t>& dots) {
-    for (int i = 0; i < kBlock; ++i) {
-      const BilinearPoint<acc_t> point = {0, 0, block.dy[i], block.dx[i], block.corners[i]};
-      const acc_t v0 = dots.at[0][i];
-      const acc_t v1 = dots.at[1][i];
-      const acc_t v2 = dots.at[2][i];
-      const acc_t v3 = dots.at[3][i];
-      const BilinearGradient<acc_t> slope = interpolate_gradient(point, v0, v1, v2, v3);
-      const bool counts = point.corners != 0;
-      y[i] = counts ? slope.y * block.factor[i] : acc_t(0);
-      x[i] = counts ? slope.x * block.factor[i] : acc_t(0);
-      factor[i] = counts ? interpolate(point, v0, v1, v2, v3) : acc_t(0);
-    }
-  }
-};
 
 } // namespace flash_internimage::FLASH_INTERNIMAGE_ISA

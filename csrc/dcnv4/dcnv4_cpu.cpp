@@ -1,4 +1,3 @@
-#include "../cpu/capability.h"
 #include "dcnv4.h"
 #include "dcnv4_cpu_kernels.h"
 

@@ -1,6 +1,10 @@
 // The loops over cells, groups, points and channels, compiled once for each instruction set.
 // Include after cpu/isa_*.h; dcnv4_cpu_includes.h lists what has to come before that.
 
+#include "../cpu/dispatch.h"
+#include "../cpu/pack.h"
+#include "../cpu/point_block.h"
+#include "../cpu/sampling.h"
 #include "dcnv4_cpu_points.h"
 
 namespace flash_internimage::dcnv4::FLASH_INTERNIMAGE_ISA {
@@ -22,13 +26,9 @@ void forward_cells(const ForwardCall& call, int64_t first, int64_t last) {
       points.locate(cell, row, column, group);
       for_each_pack(geometry.group_channels, [&](auto width, int64_t channel) {
         const int64_t offset = static_cast<int64_t>(group) * geometry.group_channels + channel;
-        auto sum = Pack<acc_t, width>::zero();
+        SampleSum<acc_t, width> sum;
         for (const PointBlock<acc_t>& block : points.blocks()) {
-          if (block.interior) {
-            add_samples<true>(block, map + offset, channels, sum);
-          } else {
-            add_samples<false>(block, map + offset, channels, sum);
-          }
+          sum.add(block, map + offset, channels);
         }
         sum.store(output + offset);
       });
@@ -55,11 +55,7 @@ C10_ALWAYS_INLINE void differentiate_group(
   for_each_pack(geometry.group_channels, [&](auto width, int64_t channel) {
     const auto grad = Pack<acc_t, width>::load(grad_output + channel);
     acc_t* grad_channel = wants_grad ? grad_map + channel : nullptr;
-    if (block.interior) {
-      differentiate<true, wants_dots, wants_grad>(block, map + channel, grad_channel, geometry.channels(), grad, dots);
-    } else {
-      differentiate<false, wants_dots, wants_grad>(block, map + channel, grad_channel, geometry.channels(), grad, dots);
-    }
+    differentiate<wants_dots, wants_grad>(block, map + channel, grad_channel, geometry.channels(), grad, dots);
   });
 }
 
@@ -103,7 +99,7 @@ void walk_slice(const BackwardCall& call, const BackwardSlice& slice) {
         acc_t* grad_group = wants_grad_value ? grad_map + channel : nullptr;
         for (size_t index = 0; index < points.blocks().size(); ++index) {
           const PointBlock<acc_t>& block = points.blocks()[index];
-          CornerDots<acc_t> dots = {};
+          CornerDots<acc_t> dots;
           if (owns_all_rows) {
             differentiate_group<wants_points, wants_grad_value>(
                 block, geometry, map + channel, grad_output, grad_group, dots);
@@ -112,7 +108,7 @@ void walk_slice(const BackwardCall& call, const BackwardSlice& slice) {
               differentiate_group<wants_points, false>(block, geometry, map + channel, grad_output, grad_group, dots);
             }
             if constexpr (wants_grad_value) {
-              const auto own = points.restricted(index, slice.first_input_row, slice.last_input_row);
+              const auto own = block.restricted(slice.first_input_row, slice.last_input_row);
               differentiate_group<false, true>(own, geometry, map + channel, grad_output, grad_group, dots);
             }
           }
@@ -140,33 +136,19 @@ void backward_slice(const BackwardCall& call, const BackwardSlice& slice) {
   }
 }
 
-/// Runs the instance for a call's dtypes. Which of them go together is checked before.
-#define FLASH_INTERNIMAGE_DISPATCH(kernel, call, ...)                                         \
-  do {                                                                                        \
-    const bool wide_offsets = call.offset_mask_dtype == c10::kFloat;                          \
-    switch (call.value_dtype) {                                                               \
-      case c10::kDouble:                                                                      \
-        return kernel<double, double, double>(call, __VA_ARGS__);                             \
-      case c10::kFloat:                                                                       \
-        return kernel<float, float, float>(call, __VA_ARGS__);                                \
-      case c10::kBFloat16:                                                                    \
-        return wide_offsets ? kernel<c10::BFloat16, float, float>(call, __VA_ARGS__)          \
-                            : kernel<c10::BFloat16, c10::BFloat16, float>(call, __VA_ARGS__); \
-      default:                                                                                \
-        return wide_offsets ? kernel<c10::Half, float, float>(call, __VA_ARGS__)              \
-                            : kernel<c10::Half, c10::Half, float>(call, __VA_ARGS__);         \
-    }                                                                                         \
-  } while (false)
-
 void forward(const ForwardCall& call, int64_t first, int64_t last) {
-  FLASH_INTERNIMAGE_DISPATCH(forward_cells, call, first, last);
+  dispatch(call.value_dtype, call.offset_mask_dtype, [&](auto dtypes) {
+    using D = decltype(dtypes);
+    forward_cells<typename D::value_t, typename D::points_t, typename D::acc_t>(call, first, last);
+  });
 }
 
 void backward(const BackwardCall& call, const BackwardSlice& slice) {
-  FLASH_INTERNIMAGE_DISPATCH(backward_slice, call, slice);
+  dispatch(call.value_dtype, call.offset_mask_dtype, [&](auto dtypes) {
+    using D = decltype(dtypes);
+    backward_slice<typename D::value_t, typename D::points_t, typename D::acc_t>(call, slice);
+  });
 }
-
-#undef FLASH_INTERNIMAGE_DISPATCH
 
 const Kernels kernels = {&forward, &backward};
 

@@ -1,4 +1,3 @@
-#include "../cpu/capability.h"
 #include "ms_deform_attn.h"
 #include "ms_deform_attn_cpu_kernels.h"
 

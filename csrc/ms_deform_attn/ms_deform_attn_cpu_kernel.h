@@ -1,8 +1,10 @@
 // The loops over queries, heads, points and channels, compiled once for each instruction set.
 // Include after cpu/isa_*.h; ms_deform_attn_cpu_includes.h lists what has to come before that.
 
+#include "../cpu/dispatch.h"
 #include "../cpu/pack.h"
 #include "../cpu/point_block.h"
+#include "../cpu/sampling.h"
 #include "ms_deform_attn_cpu_points.h"
 
 namespace flash_internimage::ms_deform_attn::FLASH_INTERNIMAGE_ISA {
@@ -24,13 +26,9 @@ void forward_queries(const ForwardCall& call, int64_t first, int64_t last) {
       points.locate(query * geometry.heads + head);
       for_each_pack<kHeadPack>(geometry.head_channels, [&](auto width, int64_t channel) {
         const int64_t offset = static_cast<int64_t>(head) * geometry.head_channels + channel;
-        auto sum = Pack<acc_t, width>::zero();
+        SampleSum<acc_t, width> sum;
         for (const PointBlock<acc_t>& block : points.blocks()) {
-          if (block.interior) {
-            add_samples<true>(block, image + offset, channels, sum);
-          } else {
-            add_samples<false>(block, image + offset, channels, sum);
-          }
+          sum.add(block, image + offset, channels);
         }
         sum.store(output + offset);
       });
@@ -41,18 +39,13 @@ void forward_queries(const ForwardCall& call, int64_t first, int64_t last) {
 /// Writes what a block of points at `first`, an index into attention_weights, contributes to the gradients of points.
 template <typename points_t, typename acc_t>
 C10_ALWAYS_INLINE void write_point_gradients(
-    const BackwardCall& call,
-    const PointBlock<acc_t>& block,
-    const CornerDots<acc_t>& dots,
-    const int32_t* heights,
-    const int32_t* widths,
-    int64_t first) {
+    const BackwardCall& call, const PointBlock<acc_t>& block, const CornerDots<acc_t>& dots, int64_t first) {
   const PointGradients<acc_t> gradients(block, dots);
   if (call.grad_sampling_locations != nullptr) {
     points_t* grad_locations = static_cast<points_t*>(call.grad_sampling_locations) + 2 * first;
     for (int i = 0; i < block.count; ++i) {
-      grad_locations[2 * i] = static_cast<points_t>(gradients.x[i] * static_cast<acc_t>(widths[i]));
-      grad_locations[2 * i + 1] = static_cast<points_t>(gradients.y[i] * static_cast<acc_t>(heights[i]));
+      grad_locations[2 * i] = static_cast<points_t>(gradients.x[i] * static_cast<acc_t>(block.width[i]));
+      grad_locations[2 * i + 1] = static_cast<points_t>(gradients.y[i] * static_cast<acc_t>(block.height[i]));
     }
   }
   if (call.grad_attention_weights != nullptr) {
@@ -82,21 +75,16 @@ void walk_slice(const BackwardCall& call, const BackwardSlice& slice) {
       const value_t* grad_output = static_cast<const value_t*>(call.grad_output) + query * channels + first_channel;
       for (size_t index = 0; index < points.blocks().size(); ++index) {
         const PointBlock<acc_t>& block = points.blocks()[index];
-        CornerDots<acc_t> dots = {};
+        CornerDots<acc_t> dots;
         for_each_pack<kHeadPack>(geometry.head_channels, [&](auto width, int64_t channel) {
           const auto grad = Pack<acc_t, width>::load(grad_output + channel);
           const value_t* map = image + first_channel + channel;
           acc_t* grad_map = wants_grad_value ? grad_image + first_channel + channel : nullptr;
-          if (block.interior) {
-            differentiate<true, wants_points, wants_grad_value>(block, map, grad_map, channels, grad, dots);
-          } else {
-            differentiate<false, wants_points, wants_grad_value>(block, map, grad_map, channels, grad, dots);
-          }
+          differentiate<wants_points, wants_grad_value>(block, map, grad_map, channels, grad, dots);
         });
         if (wants_points) {
           write_point_gradients<points_t>(
-              call, block, dots, points.heights(index), points.widths(index),
-              points.first(query_head) + static_cast<int64_t>(index) * kBlock);
+              call, block, dots, points.first(query_head) + static_cast<int64_t>(index) * kBlock);
         }
       }
     }
@@ -114,33 +102,19 @@ void backward_slice(const BackwardCall& call, const BackwardSlice& slice) {
   }
 }
 
-/// Runs the instance for a call's dtypes. Which of them go together is checked before.
-#define FLASH_INTERNIMAGE_DISPATCH(kernel, call, ...)                                        \
-  do {                                                                                       \
-    const bool wide_points = call.points_dtype == c10::kFloat;                               \
-    switch (call.value_dtype) {                                                              \
-      case c10::kDouble:                                                                     \
-        return kernel<double, double, double>(call, __VA_ARGS__);                            \
-      case c10::kFloat:                                                                      \
-        return kernel<float, float, float>(call, __VA_ARGS__);                               \
-      case c10::kBFloat16:                                                                   \
-        return wide_points ? kernel<c10::BFloat16, float, float>(call, __VA_ARGS__)          \
-                           : kernel<c10::BFloat16, c10::BFloat16, float>(call, __VA_ARGS__); \
-      default:                                                                               \
-        return wide_points ? kernel<c10::Half, float, float>(call, __VA_ARGS__)              \
-                           : kernel<c10::Half, c10::Half, float>(call, __VA_ARGS__);         \
-    }                                                                                        \
-  } while (false)
-
 void forward(const ForwardCall& call, int64_t first, int64_t last) {
-  FLASH_INTERNIMAGE_DISPATCH(forward_queries, call, first, last);
+  dispatch(call.value_dtype, call.points_dtype, [&](auto dtypes) {
+    using D = decltype(dtypes);
+    forward_queries<typename D::value_t, typename D::points_t, typename D::acc_t>(call, first, last);
+  });
 }
 
 void backward(const BackwardCall& call, const BackwardSlice& slice) {
-  FLASH_INTERNIMAGE_DISPATCH(backward_slice, call, slice);
+  dispatch(call.value_dtype, call.points_dtype, [&](auto dtypes) {
+    using D = decltype(dtypes);
+    backward_slice<typename D::value_t, typename D::points_t, typename D::acc_t>(call, slice);
+  });
 }
-
-#undef FLASH_INTERNIMAGE_DISPATCH
 
 const Kernels kernels = {&forward, &backward};
 

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "../cpu/kernel_table.h"
 #include "geometry.h"
 
 #include <c10/core/ScalarType.h>
@@ -42,11 +43,7 @@ struct BackwardSlice {
   int32_t last_level;
 };
 
-struct Kernels {
-  /// Writes the outputs of queries [first, last), counted through the batch.
-  void (*forward)(const ForwardCall& call, int64_t first, int64_t last);
-  void (*backward)(const BackwardCall& call, const BackwardSlice& slice);
-};
+using Kernels = cpu::KernelTable<ForwardCall, BackwardCall, BackwardSlice>;
 
 namespace generic {
 extern const Kernels kernels;

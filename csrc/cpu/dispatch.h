@@ -1,0 +1,34 @@
+// The dtypes that kernels are instantiated for. Include after cpu/isa_*.h.
+
+#include <c10/core/ScalarType.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+namespace flash_internimage::FLASH_INTERNIMAGE_ISA {
+
+/// What values are stored as, what points are stored as, and what both are computed in.
+template <typename value_type, typename points_type, typename acc_type>
+struct Dtypes {
+  using value_t = value_type;
+  using points_t = points_type;
+  using acc_t = acc_type;
+};
+
+/// Calls `body(Dtypes<...>{})` with the dtypes of values and points. Which of them go together is checked before.
+template <typename body_t>
+void dispatch(c10::ScalarType values, c10::ScalarType points, const body_t& body) {
+  const bool wide_points = points == c10::kFloat;
+  switch (values) {
+    case c10::kDouble:
+      return body(Dtypes<double, double, double>{});
+    case c10::kFloat:
+      return body(Dtypes<float, float, float>{});
+    case c10::kBFloat16:
+      return wide_points ? body(Dtypes<c10::BFloat16, float, float>{})
+                         : body(Dtypes<c10::BFloat16, c10::BFloat16, float>{});
+    default:
+      return wide_points ? body(Dtypes<c10::Half, float, float>{}) : body(Dtypes<c10::Half, c10::Half, float>{});
+  }
+}
+
+} // namespace flash_internimage::FLASH_INTERNIMAGE_ISA
