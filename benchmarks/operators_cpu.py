@@ -1,0 +1,198 @@
+"""Time and peak memory of both operators on the CPU beside the ways to compute them with what PyTorch brings, in one run.
+
+    OMP_NUM_THREADS=1 python benchmarks/operators_cpu.py
+    OMP_NUM_THREADS=2 python benchmarks/operators_cpu.py --dtype bfloat16 --no-peers
+
+The shapes are those of an 800 x 1216 image, batch 1: the four stages of FlashInternImage-T for DCNv4, with offsets drawn
+N(0, 1) in cells; DINO's encoder (every pixel of four levels a query) and decoder (900 queries) for deformable attention.
+Peers get inputs in their own layout, so that only their operator is timed:
+
+    deform_conv2d   torchvision's, with a depthwise weight of ones
+    grid_sample     DCNv4: each of the 9 points sampled by torch.nn.functional.grid_sample, groups folded into the batch;
+                    attention: one grid_sample a level, heads folded into the batch, as Deformable DETR's PyTorch version
+
+"memory" is the time to copy the operator's inputs once and to fill its output: what any implementation has to move.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from measuring import check_equal, machine, median_seconds, peak_megabytes, with_backward
+from torch import Tensor
+from torchvision.ops import deform_conv2d
+
+from flash_internimage.ops import dcnv4, ms_deform_attn
+
+PEERS = ("deform_conv2d", "grid_sample")
+
+
+class Candidate(NamedTuple):
+    function: Callable[..., Tensor]
+    inputs: list[Tensor]
+
+
+class Case(NamedTuple):
+    """One shape: this project's operator, its peers, and all outputs in one layout."""
+
+    name: str
+    ours: Candidate
+    peers: dict[str, Candidate]
+
+
+STAGES = {"res2": (200, 304, 4), "res3": (100, 152, 8), "res4": (50, 76, 16), "res5": (25, 38, 32)}
+GROUP_CHANNELS = 16
+POINTS = 9
+
+
+def dcnv4_case(stage: str) -> Case:
+    height, width, groups = STAGES[stage]
+    value = torch.randn(1, height, width, groups * GROUP_CHANNELS)
+    offset_mask = torch.randn(1, height, width, (27 * groups + 7) // 8 * 8)
+
+    def ours(value: Tensor, offset_mask: Tensor) -> Tensor:
+        return dcnv4(value, offset_mask, 3, padding=1, groups=groups)
+
+    def by_deform_conv2d(value: Tensor, offsets: Tensor, modulations: Tensor) -> Tensor:
+        weight = value.new_ones(value.shape[1], 1, 3, 3)
+        return deform_conv2d(value, offsets, weight, padding=1, mask=modulations).permute(0, 2, 3, 1)
+
+    def by_grid_sample(maps: Tensor, locations: Tensor, modulations: Tensor) -> Tensor:
+        samples = F.grid_sample(maps, locations, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return (samples.unflatten(3, (-1, POINTS)) * modulations[:, None]).sum(dim=-1).flatten(0, 1).permute(1, 2, 0)[None]
+
+    return Case(
+        f"DCNv4 {stage}",
+        Candidate(ours, [value, offset_mask]),
+        {
+            "deform_conv2d": Candidate(by_deform_conv2d, deform_conv2d_inputs(value, offset_mask, groups)),
+            "grid_sample": Candidate(by_grid_sample, grid_sample_inputs(value, offset_mask, groups)),
+        },
+    )
+
+
+def deform_conv2d_inputs(value: Tensor, offset_mask: Tensor, groups: int) -> list[Tensor]:
+    """value, offsets and modulations as deform_conv2d wants them: channels first, points along rows, y before x."""
+    height, width = value.shape[1:3]
+    points = offset_mask[..., : 27 * groups].unflatten(3, (groups, 27))
+    offsets = points[..., :18].unflatten(4, (3, 3, 2)).transpose(4, 5).flip(-1)
+    modulations = points[..., 18:].unflatten(4, (3, 3)).transpose(4, 5)
+    return [
+        value.permute(0, 3, 1, 2).contiguous(),
+        offsets.reshape(1, height, width, -1).permute(0, 3, 1, 2).contiguous(),
+        modulations.reshape(1, height, width, -1).permute(0, 3, 1, 2).contiguous(),
+    ]
+
+
+def grid_sample_inputs(value: Tensor, offset_mask: Tensor, groups: int) -> list[Tensor]:
+    """Maps (G, D, H, W), locations (G, H, W * 9, 2) in -1..1 and modulations (G, H, W, 9)."""
+    height, width = value.shape[1:3]
+    maps = value[0].unflatten(2, (groups, GROUP_CHANNELS)).permute(2, 3, 0, 1).contiguous()
+    points = offset_mask[0, ..., : 27 * groups].unflatten(2, (groups, 27)).permute(2, 0, 1, 3)
+    offsets = points[..., :18].unflatten(3, (POINTS, 2))
+    steps = torch.arange(3) - 1
+    taps = torch.stack([steps.repeat_interleave(3), steps.repeat(3)], dim=-1)
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    cells = torch.stack([columns, rows], dim=-1)[:, :, None] + taps + offsets
+    locations = (2 * cells + 1) / torch.tensor([width, height]) - 1
+    return [maps, locations.reshape(groups, height, width * POINTS, 2).to(value), points[..., 18:].contiguous()]
+
+
+LEVELS = ((100, 152), (50, 76), (25, 38), (13, 19))
+HEADS, HEAD_CHANNELS, LEVEL_POINTS = 8, 32, 4
+
+
+def attention_case(name: str, reference_points: Tensor) -> Case:
+    """Attention of one query at each reference point (Q, 2), (x, y) in 0..1; samples lie N(0, 2) cells around it."""
+    queries = len(reference_points)
+    value = torch.randn(1, sum(height * width for height, width in LEVELS), HEADS, HEAD_CHANNELS)
+    sizes = torch.tensor([[width, height] for height, width in LEVELS])
+    spread = 2 * torch.randn(1, queries, HEADS, len(LEVELS), LEVEL_POINTS, 2) / sizes[:, None]
+    locations = reference_points[None, :, None, None, None] + spread
+    weights = torch.rand(1, queries, HEADS, len(LEVELS), LEVEL_POINTS)
+    weights = weights / weights.sum(dim=(-1, -2), keepdim=True)
+
+    def ours(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+        return ms_deform_attn(value, LEVELS, locations, weights)
+
+    return Case(
+        f"attention, {name}",
+        Candidate(ours, [value, locations, weights]),
+        {"grid_sample": Candidate(attention_by_grid_sample, [value, locations, weights])},
+    )
+
+
+def attention_by_grid_sample(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    """Deformable attention of one image, as formulated for PyTorch alone: samples of all points, then their weighted sum."""
+    queries = locations.shape[1]
+    samples = []
+    for level, tokens in enumerate(value.split([height * width for height, width in LEVELS], dim=1)):
+        maps = tokens[0].permute(1, 2, 0).unflatten(2, LEVELS[level])
+        grid = 2 * locations[0, :, :, level].transpose(0, 1) - 1
+        samples.append(F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
+    weights = weights[0].transpose(0, 1).reshape(HEADS, 1, queries, -1)
+    output = (torch.stack(samples, dim=-2).flatten(-2) * weights).sum(dim=-1)
+    return output.flatten(0, 1).t()[None]
+
+
+def every_cell() -> Tensor:
+    """The centre of each cell of each level, in 0..1: DINO's encoder."""
+    centers = []
+    for height, width in LEVELS:
+        y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
+        centers.append(torch.stack([x, y], dim=-1).flatten(0, 1))
+    return torch.cat(centers)
+
+
+def move(inputs: list[Tensor], output: Tensor) -> None:
+    for tensor in inputs:
+        tensor.clone()
+    torch.zeros_like(output)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float64", "bfloat16", "float16"])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--no-peers", action="store_true", help="this project's operators and memory only")
+    options = parser.parse_args()
+    dtype = getattr(torch, options.dtype)
+    torch.manual_seed(0)
+
+    print(f"{machine()}, {options.dtype}\n")
+    print("Milliseconds, medians, and MB in use at the peak; in brackets how many times this project's.\n")
+    print(f"| shape | pass | this project | memory | {' | '.join(PEERS)} | peak | {' | '.join(f'peak, {p}' for p in PEERS)} |")
+    print("| --- | --- |" + " ---: |" * 7)
+    cases = [dcnv4_case(stage) for stage in STAGES]
+    cases += [attention_case("encoder", every_cell()), attention_case("decoder", torch.rand(900, 2))]
+    for case in cases:
+        peers = {} if options.no_peers else case.peers
+        check_equal(case.ours.function(*case.ours.inputs), {n: p.function(*p.inputs) for n, p in peers.items()})
+        candidates = {"ours": case.ours, **peers}
+        cast = {name: Candidate(c.function, [t.to(dtype) for t in c.inputs]) for name, c in candidates.items()}
+        passes = {
+            "forward": {name: lambda c=c: c.function(*c.inputs) for name, c in cast.items()},
+            "forward + backward": {name: with_backward(*c) for name, c in cast.items()},
+        }
+        ours = cast["ours"]
+        output = ours.function(*ours.inputs)
+        for name, calls in passes.items():
+            times = median_seconds({**calls, "memory": lambda: move(ours.inputs, output)}, options.repeats)  # noqa: B023
+            peaks = {candidate: peak_megabytes(call) for candidate, call in calls.items()}
+            cells = [case.name, name, f"{1e3 * times['ours']:.2f}", f"{1e3 * times['memory']:.2f}"]
+            cells += [with_ratio(1e3, times, peer) for peer in PEERS]
+            cells += [f"{peaks['ours']:.0f}", *(with_ratio(1, peaks, peer) for peer in PEERS)]
+            print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def with_ratio(unit: float, figures: dict[str, float], peer: str) -> str:
+    if peer not in figures:
+        return ""
+    ratio = figures[peer] / figures["ours"] if figures["ours"] else float("inf")
+    return f"{unit * figures[peer]:.0f} ({ratio:.0f}x)"
+
+
+if __name__ == "__main__":
+    main()
