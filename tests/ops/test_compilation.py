@@ -1,0 +1,65 @@
+"""Both operators in one model, through the compilers and transforms that users reach for."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from flash_internimage.ops import dcnv4, ms_deform_attn
+
+
+class ConvolveAndAttend(nn.Module):
+    """DCNv4 over a map (N, H, W, 8), whose cells are then attended to by queries at the given places."""
+
+    def forward(self, value: Tensor, offset_mask: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+        cells = torch.relu(dcnv4(value, offset_mask, 3, padding=1, groups=2))
+        _, height, width, _ = cells.shape
+        return ms_deform_attn(cells.flatten(1, 2).unflatten(2, (2, 4)), [(height, width)], locations, weights) + 1
+
+
+def draw(batch: int = 2, height: int = 6, width: int = 7, queries: int = 5) -> tuple[Tensor, ...]:
+    return (
+        torch.rand(batch, height, width, 8),
+        torch.randn(batch, height, width, 56),
+        torch.rand(batch, queries, 2, 1, 3, 2),
+        torch.rand(batch, queries, 2, 1, 3),
+    )
+
+
+def test_one_compiled_graph_serves_maps_of_all_sizes():
+    model = ConvolveAndAttend()
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, _: list) -> nn.Module:
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=count)
+    for height, width, queries in [(6, 7, 5), (9, 4, 3), (12, 30, 8)]:
+        inputs = draw(height=height, width=width, queries=queries)
+        assert torch.equal(compiled(*inputs), model(*inputs))
+    assert len(graphs) == 1
+
+
+def test_exports_with_height_and_width_left_open():
+    height, width = torch.export.Dim("height", min=3, max=64), torch.export.Dim("width", min=3, max=64)
+    on_map = {1: height, 2: width}
+    exported = torch.export.export(ConvolveAndAttend(), draw(), dynamic_shapes=(on_map, on_map, None, None))
+    inputs = draw(height=11, width=5)
+    assert torch.equal(exported.module()(*inputs), ConvolveAndAttend()(*inputs))
+
+
+@torch.no_grad()
+def test_aot_inductor_runs_them_without_python(tmp_path):
+    batch = torch.export.Dim("batch", min=1, max=16)
+    exported = torch.export.export(ConvolveAndAttend(), draw(), dynamic_shapes=({0: batch},) * 4)
+    package = torch._inductor.aoti_compile_and_package(exported, package_path=str(tmp_path / "model.pt2"))
+    inputs = draw(batch=3)
+    torch.testing.assert_close(torch._inductor.aoti_load_package(package)(*inputs), ConvolveAndAttend()(*inputs))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap_equals_a_loop():
+    inputs = [torch.stack(tensors) for tensors in zip(draw(), draw(), draw(), strict=True)]
+    model = ConvolveAndAttend()
+    mapped = torch.vmap(model)(*inputs)
+    assert torch.equal(mapped, torch.stack([model(*each) for each in zip(*inputs, strict=True)]))
