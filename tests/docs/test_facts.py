@@ -1,0 +1,74 @@
+"""Figures and messages that the documentation quotes are those of the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from flash_internimage import model_zoo
+from tests.docs.blocks import code_spans
+
+SOURCES = ("flash_internimage/**/*.py", "csrc/**/*.cpp", "setup.py", "train_net.py")
+
+
+@pytest.fixture(scope="module")
+def messages(repository: Path) -> str:
+    """The text of all sources, with strings joined that are written over several lines."""
+    text = "\n".join(file.read_text(encoding="utf-8") for pattern in SOURCES for file in repository.glob(pattern))
+    return re.sub(r'"\s*\n\s*f?"', "", text)
+
+
+def test_error_messages_that_are_headings_are_given_by_the_code(repository, messages):
+    faq = (repository / "docs/faq.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^### (.*)$", faq, flags=re.MULTILINE)
+    quoted = [span for heading in headings for span in re.findall(r"`([^`-]+)`", heading)]
+    of_cuda = "no kernel image is available for execution on the device"
+    assert of_cuda in quoted
+    assert len(quoted) >= 6
+    for span in set(quoted) - {of_cuda}:
+        for fragment in re.split(r"…|\d+", span):  # names and numbers differ
+            assert fragment.strip() in messages, span
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        ("faq.md", "was built without CUDA kernels, got a CUDA tensor; reinstall it where a CUDA toolkit is found, or with"),
+        ("faq.md", "lower optimizer.lr, set train.clip_grad.max_norm, or look at these images and their boxes"),
+        ("custom_data.md", "re-initialised for another number of classes ("),
+    ],
+    ids=["CUDA kernels", "loss", "classes"],
+)
+def test_messages_in_blocks_are_given_by_the_code(repository, messages, page, message):
+    assert message in " ".join((repository / "docs" / page).read_text(encoding="utf-8").split())
+    assert message in messages
+
+
+RECIPES = {
+    "Mask R-CNN 1x, Cascade Mask R-CNN 1x": r"(mask_rcnn|cascade).*_1x_coco",
+    "Mask R-CNN 3x, Cascade Mask R-CNN 3x": r"(mask_rcnn|cascade).*_3x_coco",
+    "DINO T, S, B 1x": r"dino_.*_[tsb]_1x_coco",
+    "DINO L 1x": r"dino_.*_l_1x_coco",
+}
+
+
+def test_batch_sizes_and_lengths_of_the_recipes(repository):
+    page = (repository / "docs/training.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| ([^|]+) \| (\d+ \| [\d,]+) \|$", page, flags=re.MULTILINE))
+    assert set(listed) == set(RECIPES)
+    covered = []
+    for label, pattern in RECIPES.items():
+        for name in filter(re.compile(pattern).fullmatch, model_zoo.list()):
+            cfg = model_zoo.get_config(name)
+            assert listed[label] == f"{cfg.dataloader.train.total_batch_size} | {cfg.train.max_iter:,}", name
+            covered.append(name)
+    assert sorted(covered) == model_zoo.list()
+
+
+def test_every_augmentation_preset_is_documented(repository):
+    source = (repository / "flash_internimage/data/presets.py").read_text()
+    presets = set(re.findall(r'^        "(\w+)": ', source, flags=re.MULTILINE))
+    assert "none" in presets
+    assert presets <= set(code_spans(repository / "docs/custom_data.md"))
