@@ -50,6 +50,10 @@ $(VENV)/.extension: $(native_sources) $(VENV)/.package
 test: install ## Run the tests; ARGS="tests/ops -k dcnv4" chooses some.
 	$(python) -m pytest $(ARGS)
 
+.PHONY: mutants
+mutants: install ## Show that the tests on emulated CUDA kernels find mistakes in them; WORD=barrier chooses some.
+	$(python) -m tests.cuda_emulator.mutants $(WORD)
+
 $(main_detectron2)/.unpacked: requirements/detectron2-main.txt $(VENV)/.requirements
 	rm -rf $(main_detectron2) && mkdir -p $(main_detectron2)
 	$(pip) download --no-deps --only-binary=:all: --python-version 3.10 --dest $(main_detectron2) -r $<

@@ -71,8 +71,9 @@ class Case:
 def dcnv4_oracle(case: Case, value: Tensor, offset_mask: Tensor) -> Tensor:
     """The same numbers from a modulated deformable convolution with a depthwise weight of ones.
 
-    It numbers points along rows, wants offsets as (y, x) relative to the unstretched window, knows no removed centre, and
-    does not define what NaN and infinity do.
+    It numbers points along rows, wants offsets as (y, x) relative to the unstretched window, and knows no removed centre.
+    Where it leaves a point undefined (NaN, infinity) or disagrees about its gradient (exactly on the border of the zeros,
+    -1 and H or W), the rule -1 < y < H, -1 < x < W decides, before it sees the point.
     """
     offsets, modulations = case.split(offset_mask)
     rows, columns = case.kernel_size
@@ -83,8 +84,6 @@ def dcnv4_oracle(case: Case, value: Tensor, offset_mask: Tensor) -> Tensor:
         modulations = torch.cat(
             [modulations[..., :middle], torch.zeros_like(modulations[..., :1]), modulations[..., middle:]], -1
         )
-    offsets = torch.where(offsets.isfinite().all(-1, keepdim=True), offsets, 1e6)
-
     grid_y, grid_x = torch.meshgrid(
         torch.arange(rows, dtype=value.dtype) * case.dilation[0],
         torch.arange(columns, dtype=value.dtype) * case.dilation[1],
@@ -93,6 +92,13 @@ def dcnv4_oracle(case: Case, value: Tensor, offset_mask: Tensor) -> Tensor:
     grid = torch.stack([grid_x.T.flatten(), grid_y.T.flatten()], -1)  # columns first, as our points
     center = torch.tensor([case.dilation[1] * (columns - 1) // 2, case.dilation[0] * (rows - 1) // 2], dtype=value.dtype)
     relative = center + (grid - center + offsets) * case.offset_scale - grid
+
+    starts = [torch.arange(size, dtype=value.dtype) for size in case.output_size]
+    starts = [out * stride - padding for out, stride, padding in zip(starts, case.stride, case.padding, strict=True)]
+    start_y, start_x = torch.meshgrid(*starts, indexing="ij")
+    position = torch.stack([start_x, start_y], -1)[:, :, None, None] + grid + relative
+    inside = (position > -1) & (position < torch.tensor(case.size).flip(0))
+    relative = torch.where(inside.all(-1, keepdim=True), relative, 1e6)
 
     def by_rows(points: Tensor) -> Tensor:
         return points.unflatten(4, (columns, rows)).transpose(4, 5).flatten(4, 5)

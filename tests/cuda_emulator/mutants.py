@@ -1,0 +1,237 @@
+"""Shows that the tests on emulated CUDA kernels bite: each line below, changed on a copy, has to make one of them fail.
+
+python -m tests.cuda_emulator.mutants            # all of them, a line each
+python -m tests.cuda_emulator.mutants barrier    # those whose description holds the word
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from .build import REPOSITORY, VARIANTS, build
+
+CSRC = REPOSITORY / "csrc"
+FOLDER = REPOSITORY / "build" / "cuda_mutants"
+# In which a mistake shows soonest, first.
+TESTS = ["tests/ops/test_cuda_kernels.py", "tests/ops/test_dcnv4.py", "tests/ops/test_ms_deform_attn.py"]
+SECONDS = 900  # for the tests of one mutant; one that never ends is found too
+
+
+class Mutant(NamedTuple):
+    """A change of one line, which occurs once in its file."""
+
+    description: str
+    file: str
+    before: str
+    after: str
+
+
+SAMPLING, VECTOR = "cuda/sampling.cuh", "cuda/vector.cuh"
+DCNV4, ATTENTION = "dcnv4/dcnv4_points.cuh", "ms_deform_attn/ms_deform_attn_points.cuh"
+
+MUTANTS = [
+    Mutant(
+        "off by one: the last point is not located",
+        SAMPLING,
+        "i < units * count; i += blockDim.x) {\n    const auto unit",
+        "i < units * count - 1; i += blockDim.x) {\n    const auto unit",
+    ),
+    Mutant("off by one: a row below the map", "core/bilinear.h", "(row + 1 < height ? 0xF", "(row < height ? 0xF"),
+    Mutant(
+        "off by one: a unit beyond the last",
+        SAMPLING,
+        "const bool works = own < units &&",
+        "const bool works = own <= units &&",
+    ),
+    Mutant("bound: channels beyond the last", SAMPLING, "own < units && channel < points.channels", "own < units"),
+    Mutant(
+        "barrier dropped: before samples are replaced",
+        SAMPLING,
+        "__syncthreads(); // until the samples before these are no longer needed",
+        "",
+    ),
+    Mutant(
+        "barrier dropped: before gradients are replaced",
+        SAMPLING,
+        "__syncthreads(); // until the gradients before these are written",
+        "",
+    ),
+    Mutant(
+        "barrier dropped: after locating",
+        SAMPLING,
+        "count, samples);\n          __syncthreads();",
+        "count, samples);",
+    ),
+    Mutant(
+        "barrier dropped: before gradients are read",
+        SAMPLING,
+        "if (wants_points) {\n        __syncthreads();",
+        "if (wants_points) {",
+    ),
+    Mutant("barrier dropped: of the warp", SAMPLING, "__syncwarp(); // until every lane has read y and x", ""),
+    Mutant(
+        "barrier that some threads do not reach",
+        SAMPLING,
+        "if (!one_pass || turn == 0) {",
+        "if (works && (!one_pass || turn == 0)) {",
+    ),
+    Mutant("lane mask: half of a warp", VECTOR, "0xFFFFFFFF", "0x0000FFFF"),
+    Mutant(
+        "shuffle: from a lane that does not call",
+        SAMPLING,
+        "const acc_t x = sum_over_lanes(slope.x, shares.lanes);",
+        "const acc_t x = has_unit ? sum_over_lanes(slope.x, shares.lanes) : acc_t(0);",
+    ),
+    Mutant("shuffle: half of the lanes", VECTOR, "int distance = lanes / 2;", "int distance = lanes / 4;"),
+    Mutant("shuffle: beyond the unit", VECTOR, "int distance = lanes / 2;", "int distance = lanes;"),
+    Mutant(
+        "x and y swapped: gradient of offsets",
+        DCNV4,
+        "gradients[2 * point] = static_cast<offset_t>(x *",
+        "gradients[2 * point] = static_cast<offset_t>(y *",
+    ),
+    Mutant(
+        "x and y swapped: location",
+        ATTENTION,
+        "coordinate(static_cast<acc_t>(sampling_locations[2 * at + 1]), grid.height)",
+        "coordinate(static_cast<acc_t>(sampling_locations[2 * at]), grid.height)",
+    ),
+    Mutant(
+        "int instead of int64: unit of a thread",
+        SAMPLING,
+        "static_cast<typename points_t::index_t>(first_unit + i / count);\n    fill",
+        "static_cast<int32_t>(first_unit + i / count);\n    fill",
+    ),
+    Mutant(
+        "int instead of int64: element of a corner", SAMPLING, "const index_t at = corner_at(", "const int32_t at = corner_at("
+    ),
+    Mutant("int instead of int64: too large for 32 bits", "cuda/instance.h", "int64_t(1) << 30", "int64_t(1) << 40"),
+    Mutant("alignment: vectors at half of their alignment", "cuda/instance.h", "(pointer) % 16 != 0", "(pointer) % 8 != 0"),
+    Mutant(
+        "alignment: vectors for any number of channels",
+        "cuda/instance.h",
+        "channels * element_bytes % 16 != 0",
+        "channels * element_bytes % 8 != 0",
+    ),
+    Mutant(
+        "shared memory: a point too few",
+        "cuda/launch.h",
+        "launch.shared_bytes = launch.points_per_pass * bytes;",
+        "launch.shared_bytes = launch.points_per_pass * bytes - work.bytes_per_point;",
+    ),
+    Mutant("no atomic: gradient of value", VECTOR, "atomicAdd(to + i, weight * from[i]);", "to[i] += weight * from[i];"),
+    Mutant("no atomic: every lane writes a point's gradient", SAMPLING, "if (has_unit && lane == 0) {", "if (has_unit) {"),
+    Mutant(
+        "two units write one output",
+        SAMPLING,
+        "store<width>(sum, output + (first_unit + own) *",
+        "store<width>(sum, output + first_unit *",
+    ),
+    Mutant(
+        "vector reduction: four of eight twice",
+        VECTOR,
+        "add_four_atomically(weight, from + 4, to + 4);",
+        "add_four_atomically(weight, from + 4, to);",
+    ),
+    Mutant("a pass too few", SAMPLING, "if (!one_pass || turn == 0) {", "if (turn == 0) {"),
+    Mutant(
+        "a hostile point keeps its gradient",
+        SAMPLING,
+        "sample.y = corners != 0 ? y * sample.modulation : acc_t(0);",
+        "sample.y = y * sample.modulation;",
+    ),
+]
+
+
+def apply(mutant: Mutant, csrc: Path) -> str:
+    """The text of the changed file.
+
+    Raises:
+        ValueError: the line to change is not there, or more than once, so the list is out of date.
+    """
+    text = (csrc / mutant.file).read_text()
+    if text.count(mutant.before) != 1:
+        raise ValueError(
+            f"mutant {mutant.description!r}: {mutant.file} should have {mutant.before!r} once, "
+            f"has it {text.count(mutant.before)} times; change mutants.py with the kernels"
+        )
+    return text.replace(mutant.before, mutant.after)
+
+
+@contextmanager
+def applied(mutant: Mutant, csrc: Path) -> Iterator[None]:
+    """The change, and the file as it was afterwards."""
+    path = csrc / mutant.file
+    original, changed = path.read_text(), apply(mutant, csrc)
+    path.write_text(changed)
+    try:
+        yield
+    finally:
+        path.write_text(original)
+
+
+def killer(csrc: Path, chosen: str) -> str | None:
+    """The first test that fails on the kernels in `csrc`, and why; None where all pass.
+
+    Args:
+        chosen: which tests, as for pytest -k.
+
+    Raises:
+        RuntimeError: the tests could not be run.
+    """
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "-k", chosen, *TESTS]
+    environment = {**os.environ, "CUDA_EMULATOR_CSRC": str(csrc), "OMP_NUM_THREADS": "1"}
+    try:
+        run = subprocess.run(
+            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return f"no end in {SECONDS} s"
+    if run.returncode == 0:
+        return None
+    failed = re.search(r"^FAILED tests/ops/(\S+::.*?\])(?: - (.*))?$", run.stdout, flags=re.MULTILINE)
+    if run.returncode != 1 or failed is None or "does not compile" in run.stdout:
+        raise RuntimeError(f"the tests could not be run on the mutant:\n{run.stdout[-3000:]}{run.stderr[-1000:]}")
+    reason = re.search(r"(CUDA emulator: .*|ERROR: AddressSanitizer: .*?(?= on| \(|$)|runtime error: .*)", run.stdout)
+    return f"{failed[1]}: {reason[1] if reason else 'other numbers'}"
+
+
+def main() -> int:
+    """Try the mutants; 1 where one survives."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("word", nargs="?", default="", help="only mutants whose description holds it")
+    chosen = [mutant for mutant in MUTANTS if parser.parse_args().word in mutant.description]
+    for mutant in chosen:
+        apply(mutant, CSRC)
+    csrc = FOLDER / "csrc"
+    shutil.rmtree(csrc, ignore_errors=True)
+    shutil.copytree(CSRC, csrc)  # with the times of the originals, so that only what changes is compiled
+
+    survivors = 0
+    for mutant in chosen:
+        start = time.monotonic()
+        with applied(mutant, csrc):
+            # That which finds the most, and compiles the soonest, first.
+            killed = None
+            for variant in reversed(VARIANTS):
+                build(variant, csrc, FOLDER)
+                killed = killed or killer(csrc, str(variant).replace(" ", " and "))
+                if killed:
+                    break
+        survivors += killed is None
+        outcome = f"killed by {killed}" if killed else "SURVIVED"
+        print(f"{mutant.description}: {outcome} [{time.monotonic() - start:.0f} s]", flush=True)
+    print(f"{len(chosen)} mutants, {survivors} survived")
+    return int(survivors > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,15 @@
+"""The list of mutants keeps up with the kernels. `make mutants` shows that each of them is found."""
+
+import pytest
+
+from tests.cuda_emulator.mutants import CSRC, MUTANTS, Mutant, apply
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.description)
+def test_applies(mutant):
+    assert apply(mutant, CSRC) != (CSRC / mutant.file).read_text()
+
+
+def test_one_that_does_not_apply_is_an_error():
+    with pytest.raises(ValueError, match=r"mutant 'no such line': cuda/vector\.cuh should have 'nowhere' once, has it 0 times"):
+        apply(Mutant("no such line", "cuda/vector.cuh", "nowhere", ""), CSRC)
