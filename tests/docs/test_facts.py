@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from flash_internimage import model_zoo
 from tests.docs.blocks import code_spans
@@ -44,6 +45,12 @@ def test_error_messages_that_are_headings_are_given_by_the_code(repository, mess
 def test_messages_in_blocks_are_given_by_the_code(repository, messages, page, message):
     assert message in " ".join((repository / "docs" / page).read_text(encoding="utf-8").split())
     assert message in messages
+
+
+def test_the_site_has_every_page(repository):
+    entries = OmegaConf.load(repository / "mkdocs.yml").nav
+    listed = [page for entry in entries for page in entry.values()]
+    assert sorted(listed) == sorted(page.name for page in (repository / "docs").glob("*.md"))
 
 
 RECIPES = {
