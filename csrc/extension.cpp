@@ -2,8 +2,9 @@
 
 #include "cpu/capability.h"
 #include "cuda/launch.h"
+#include "dcnv4/dcnv4.h"
+#include "ms_deform_attn/ms_deform_attn.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/extension.h>
 #include <torch/library.h>
 
@@ -12,8 +13,6 @@
 #endif
 
 #include <string>
-#include <tuple>
-#include <vector>
 
 namespace {
 
@@ -89,84 +88,6 @@ void refuse_cuda(const c10::OperatorHandle& op, torch::jit::Stack*) {
 }
 #endif
 
-// The raw operators. Python code calls torch.ops.flash_internimage instead, where autograd and autocast are attached.
-
-at::Tensor dcnv4(
-    const at::Tensor& value,
-    const at::Tensor& offset_mask,
-    const std::vector<int64_t>& kernel_size,
-    const std::vector<int64_t>& stride,
-    const std::vector<int64_t>& padding,
-    const std::vector<int64_t>& dilation,
-    int64_t groups,
-    double offset_scale,
-    bool remove_center) {
-  using signature_t = at::Tensor(
-      const at::Tensor&, const at::Tensor&, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, int64_t,
-      double, bool);
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("flash_internimage::dcnv4", "").typed<signature_t>();
-  at::AutoDispatchBelowADInplaceOrView below_autograd;
-  return op.call(value, offset_mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center);
-}
-
-std::tuple<at::Tensor, at::Tensor> dcnv4_backward(
-    const at::Tensor& grad_output,
-    const at::Tensor& value,
-    const at::Tensor& offset_mask,
-    const std::vector<int64_t>& kernel_size,
-    const std::vector<int64_t>& stride,
-    const std::vector<int64_t>& padding,
-    const std::vector<int64_t>& dilation,
-    int64_t groups,
-    double offset_scale,
-    bool remove_center,
-    bool needs_grad_value,
-    bool needs_grad_offset_mask) {
-  using signature_t = std::tuple<at::Tensor, at::Tensor>(
-      const at::Tensor&, const at::Tensor&, const at::Tensor&, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef,
-      at::IntArrayRef, int64_t, double, bool, bool, bool);
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("flash_internimage::dcnv4_backward", "").typed<signature_t>();
-  at::AutoDispatchBelowADInplaceOrView below_autograd;
-  return op.call(
-      grad_output, value, offset_mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center,
-      needs_grad_value, needs_grad_offset_mask);
-}
-
-at::Tensor ms_deform_attn(
-    const at::Tensor& value,
-    const std::vector<int64_t>& spatial_shapes,
-    const at::Tensor& sampling_locations,
-    const at::Tensor& attention_weights) {
-  using signature_t = at::Tensor(const at::Tensor&, c10::SymIntArrayRef, const at::Tensor&, const at::Tensor&);
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("flash_internimage::ms_deform_attn", "").typed<signature_t>();
-  at::AutoDispatchBelowADInplaceOrView below_autograd;
-  return op.call(value, c10::fromIntArrayRefSlow(spatial_shapes), sampling_locations, attention_weights);
-}
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor> ms_deform_attn_backward(
-    const at::Tensor& grad_output,
-    const at::Tensor& value,
-    const std::vector<int64_t>& spatial_shapes,
-    const at::Tensor& sampling_locations,
-    const at::Tensor& attention_weights,
-    bool needs_grad_value,
-    bool needs_grad_sampling_locations,
-    bool needs_grad_attention_weights) {
-  using signature_t = std::tuple<at::Tensor, at::Tensor, at::Tensor>(
-      const at::Tensor&, const at::Tensor&, c10::SymIntArrayRef, const at::Tensor&, const at::Tensor&, bool, bool,
-      bool);
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("flash_internimage::ms_deform_attn_backward", "")
-                             .typed<signature_t>();
-  at::AutoDispatchBelowADInplaceOrView below_autograd;
-  return op.call(
-      grad_output, value, c10::fromIntArrayRefSlow(spatial_shapes), sampling_locations, attention_weights,
-      needs_grad_value, needs_grad_sampling_locations, needs_grad_attention_weights);
-}
-
 } // namespace
 
 TORCH_LIBRARY(flash_internimage, library) {
@@ -203,8 +124,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       pybind11::arg("channels"), pybind11::arg("vector_width"), pybind11::arg("points"),
       pybind11::arg("bytes_per_point"), pybind11::arg("multiprocessors"), pybind11::arg("threads_per_multiprocessor"),
       pybind11::arg("shared_bytes_per_multiprocessor"), pybind11::arg("shared_bytes_per_block"));
-  module.def("dcnv4", &dcnv4);
-  module.def("dcnv4_backward", &dcnv4_backward);
-  module.def("ms_deform_attn", &ms_deform_attn);
-  module.def("ms_deform_attn_backward", &ms_deform_attn_backward);
+
+  // The operators without the detour by torch.ops, which takes longer than a small kernel. Compilers do not see through
+  // these, so Python calls torch.ops where something is traced.
+  const pybind11::call_guard<pybind11::gil_scoped_release> without_gil;
+  module.def("dcnv4", &flash_internimage::dcnv4::call, without_gil);
+  module.def("dcnv4_backward", &flash_internimage::dcnv4::call_backward, without_gil);
+  module.def("ms_deform_attn", &flash_internimage::ms_deform_attn::call, without_gil);
+  module.def("ms_deform_attn_backward", &flash_internimage::ms_deform_attn::call_backward, without_gil);
 }

@@ -32,4 +32,31 @@ Geometry check(
 /// Checks that `grad_output` is the gradient of what a call with `geometry` and `value` gives.
 void check_grad_output(const at::Tensor& grad_output, const at::Tensor& value, const Geometry& geometry);
 
+/// The operator, called as PyTorch calls it: for any device, with autograd and autocast.
+at::Tensor call(
+    const at::Tensor& value,
+    const at::Tensor& offset_mask,
+    at::IntArrayRef kernel_size,
+    at::IntArrayRef stride,
+    at::IntArrayRef padding,
+    at::IntArrayRef dilation,
+    int64_t groups,
+    double offset_scale,
+    bool remove_center);
+
+/// Its gradients; one that is not needed is an empty tensor.
+std::tuple<at::Tensor, at::Tensor> call_backward(
+    const at::Tensor& grad_output,
+    const at::Tensor& value,
+    const at::Tensor& offset_mask,
+    at::IntArrayRef kernel_size,
+    at::IntArrayRef stride,
+    at::IntArrayRef padding,
+    at::IntArrayRef dilation,
+    int64_t groups,
+    double offset_scale,
+    bool remove_center,
+    bool needs_grad_value,
+    bool needs_grad_offset_mask);
+
 } // namespace flash_internimage::dcnv4

@@ -15,6 +15,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <tuple>
+
 namespace flash_internimage::ms_deform_attn {
 
 /// Checks every argument, for all devices, and says what a call works on.
@@ -26,5 +28,23 @@ Geometry check(
 
 /// Checks that `grad_output` is the gradient of what a call with `geometry` and `value` gives.
 void check_grad_output(const at::Tensor& grad_output, const at::Tensor& value, const Geometry& geometry);
+
+/// The operator, called as PyTorch calls it: for any device, with autograd and autocast.
+at::Tensor call(
+    const at::Tensor& value,
+    c10::SymIntArrayRef spatial_shapes,
+    const at::Tensor& sampling_locations,
+    const at::Tensor& attention_weights);
+
+/// Its gradients; one that is not needed is an empty tensor.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> call_backward(
+    const at::Tensor& grad_output,
+    const at::Tensor& value,
+    c10::SymIntArrayRef spatial_shapes,
+    const at::Tensor& sampling_locations,
+    const at::Tensor& attention_weights,
+    bool needs_grad_value,
+    bool needs_grad_sampling_locations,
+    bool needs_grad_attention_weights);
 
 } // namespace flash_internimage::ms_deform_attn

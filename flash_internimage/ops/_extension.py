@@ -4,11 +4,18 @@ Importing this package must work where nothing was compiled, so a failure to loa
 the first call that needs the library.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import has_torch_function
+
 _load_error: ImportError | None = None
 
 try:
     # Loading the library is what registers torch.ops.flash_internimage.
-    from flash_internimage import _C  # noqa: F401
+    from flash_internimage import _C
 except ImportError as error:
     _load_error = error
 
@@ -33,3 +40,18 @@ def require(name: str) -> None:
             f"{name}: the compiled library flash_internimage._C could not be loaded ({_load_error}); build it with "
             "`pip install --no-build-isolation -e .` in the folder of setup.py, with the PyTorch that is used now"
         ) from _load_error
+
+
+def operator(name: str, *tensors: Tensor) -> Callable[..., Any]:
+    """The operator to call with these tensors.
+
+    That is the bound C++ function, because torch.ops takes longer to call than a small kernel to run; but torch.ops where
+    the call is to be traced or overridden, which a bound function would not show.
+
+    Raises:
+        RuntimeError: as :func:`require`.
+    """
+    require(name)
+    if torch.compiler.is_compiling() or has_torch_function(tensors):
+        return getattr(torch.ops.flash_internimage, name)
+    return getattr(_C, name)

@@ -1,17 +1,15 @@
 """DCNv4, deformable convolution without softmax over its modulations.
 
-Source: Xiong et al., "Efficient Deformable ConvNets", https://arxiv.org/abs/2401.06197. The kernels, and the checks that
-hold for every device, are in ``csrc/dcnv4``.
+Source: Xiong et al., "Efficient Deformable ConvNets", https://arxiv.org/abs/2401.06197. Kernels, autograd, autocast
+and the checks that hold for every device are in ``csrc/dcnv4``.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import _extension
-from ._registration import LOW_PRECISION, register, to_autocast_dtype
 
 
 def dcnv4(
@@ -52,8 +50,7 @@ def dcnv4(
         ValueError: an argument does not fit the others; the message names it.
         RuntimeError: the compiled library is missing, or lacks kernels for the device.
     """
-    _extension.require("dcnv4")
-    return torch.ops.flash_internimage.dcnv4(
+    return _extension.operator("dcnv4", value, offset_mask)(
         value,
         offset_mask,
         _pair("kernel_size", kernel_size),
@@ -90,6 +87,8 @@ def output_size(size: int, kernel_size: int, stride: int = 1, padding: int = 0, 
 
 def _pair(name: str, number: int | Sequence[int]) -> list[int]:
     """(height, width) from one integer or two."""
+    if type(number) is int:
+        return [number, number]
     pair = [number, number] if isinstance(number, int) else number
     if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(entry, int) for entry in pair):
         raise ValueError(f"dcnv4: {name} needs an integer or a (height, width) pair of integers, got {number!r}")
@@ -167,38 +166,6 @@ def _fake_backward(
     )
 
 
-def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    value, offset_mask, *ctx.arguments = inputs
-    needs_grad_value, needs_grad_offset_mask = ctx.needs_input_grad[:2]
-    if not (needs_grad_value or needs_grad_offset_mask):
-        return
-    if not needs_grad_offset_mask:
-        # Sampling is linear in value, whose gradient therefore needs only its shape.
-        value = value.new_empty(()).expand(value.shape)
-    ctx.save_for_backward(value, offset_mask)
-
-
-def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    value, offset_mask = ctx.saved_tensors
-    needed = ctx.needs_input_grad[:2]
-    grads = torch.ops.flash_internimage.dcnv4_backward(grad_output, value, offset_mask, *ctx.arguments, *needed)
-    not_tensors = (None,) * len(ctx.arguments)
-    return (*(grad if is_needed else None for grad, is_needed in zip(grads, needed, strict=True)), *not_tensors)
-
-
-def _autocast(value: Tensor, offset_mask: Tensor, *arguments: Any) -> tuple:
-    """value goes to autocast's dtype, while points keep the precision that they come in."""
-    value = to_autocast_dtype(value)
-    if offset_mask.dtype != value.dtype and offset_mask.dtype in LOW_PRECISION:
-        offset_mask = offset_mask.float()
-    return value, offset_mask, *arguments
-
-
-register(
-    "dcnv4",
-    fake_forward=_fake_forward,
-    fake_backward=_fake_backward,
-    save_for_backward=_save_for_backward,
-    backward=_backward,
-    autocast=_autocast,
-)
+if _extension.is_available():
+    torch.library.register_fake("flash_internimage::dcnv4", _fake_forward)
+    torch.library.register_fake("flash_internimage::dcnv4_backward", _fake_backward)

@@ -1,17 +1,17 @@
 """Multi-scale deformable attention over a pyramid of feature maps.
 
 Source: Zhu et al., "Deformable DETR: Deformable Transformers for End-to-End Object Detection", arXiv:2010.04159, section 4.1.
-The kernels, and the checks that hold for every device, are in ``csrc/ms_deform_attn``.
+Kernels, autograd, autocast and the checks that hold for every device are in ``csrc/ms_deform_attn``.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import _extension
-from ._registration import LOW_PRECISION, register, to_autocast_dtype
+
+_LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
 def ms_deform_attn(
@@ -42,8 +42,7 @@ def ms_deform_attn(
         ValueError: an argument does not fit the others; the message names it.
         RuntimeError: the compiled library is missing, or lacks kernels for the device.
     """
-    _extension.require("ms_deform_attn")
-    return torch.ops.flash_internimage.ms_deform_attn(
+    return _extension.operator("ms_deform_attn", value, sampling_locations, attention_weights)(
         value, _flat_shapes(spatial_shapes), *_one_dtype(sampling_locations, attention_weights)
     )
 
@@ -68,9 +67,9 @@ def _flat_shapes(spatial_shapes: Sequence[Sequence[int]] | Tensor) -> list[int]:
 
 def _one_dtype(sampling_locations: Tensor, attention_weights: Tensor) -> tuple[Tensor, Tensor]:
     """The wider dtype for both where one of them is in low precision: float32 locations keep their cell."""
-    if sampling_locations.dtype in LOW_PRECISION and attention_weights.dtype == torch.float32:
+    if sampling_locations.dtype in _LOW_PRECISION and attention_weights.dtype == torch.float32:
         sampling_locations = sampling_locations.float()
-    elif sampling_locations.dtype == torch.float32 and attention_weights.dtype in LOW_PRECISION:
+    elif sampling_locations.dtype == torch.float32 and attention_weights.dtype in _LOW_PRECISION:
         attention_weights = attention_weights.float()
     return sampling_locations, attention_weights
 
@@ -124,42 +123,6 @@ def _fake_backward(
     return tuple(of.new_empty(of.shape if is_needed else (0,)) for of, is_needed in zip(inputs, needed, strict=True))
 
 
-def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    value, ctx.spatial_shapes, sampling_locations, attention_weights = inputs
-    needs_grad_value, _, *needs_points = ctx.needs_input_grad
-    if not (needs_grad_value or any(needs_points)):
-        return
-    if not any(needs_points):
-        # Sampling is linear in value, whose gradient therefore needs only its shape.
-        value = value.new_empty(()).expand(value.shape)
-    ctx.save_for_backward(value, sampling_locations, attention_weights)
-
-
-def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    value, sampling_locations, attention_weights = ctx.saved_tensors
-    needed = [ctx.needs_input_grad[index] for index in (0, 2, 3)]
-    grads = torch.ops.flash_internimage.ms_deform_attn_backward(
-        grad_output, value, ctx.spatial_shapes, sampling_locations, attention_weights, *needed
-    )
-    grad_value, *grad_points = (grad if is_needed else None for grad, is_needed in zip(grads, needed, strict=True))
-    return grad_value, None, *grad_points
-
-
-def _autocast(
-    value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
-) -> tuple[Tensor, Sequence[int], Tensor, Tensor]:
-    """value goes to autocast's dtype, while points keep the precision that they come in."""
-    value = to_autocast_dtype(value)
-    if sampling_locations.dtype != value.dtype and sampling_locations.dtype in LOW_PRECISION:
-        sampling_locations, attention_weights = sampling_locations.float(), attention_weights.float()
-    return value, spatial_shapes, sampling_locations, attention_weights
-
-
-register(
-    "ms_deform_attn",
-    fake_forward=_fake_forward,
-    fake_backward=_fake_backward,
-    save_for_backward=_save_for_backward,
-    backward=_backward,
-    autocast=_autocast,
-)
+if _extension.is_available():
+    torch.library.register_fake("flash_internimage::ms_deform_attn", _fake_forward)
+    torch.library.register_fake("flash_internimage::ms_deform_attn_backward", _fake_backward)
