@@ -83,6 +83,18 @@ train-shapes: install ## Train the small Cascade, DINO and RetinaNet on drawn sh
 parity: install ## Print how far every stage of the models is from the original's stored numbers.
 	$(python) -m pytest tests/golden --parity $(ARGS)
 
+results := benchmarks/results
+on_one_thread := OMP_NUM_THREADS=1 $(python) benchmarks
+
+.PHONY: bench
+bench: install ## Measure operators and backbone on the CPU beside their peers; tables go to benchmarks/results.
+	mkdir -p $(results)
+	$(on_one_thread)/operators_cpu.py | tee $(results)/operators_cpu.md
+	$(on_one_thread)/operators_cpu.py --no-peers --dtype bfloat16 | tee $(results)/operators_cpu_bfloat16.md
+	OMP_NUM_THREADS=2 $(python) benchmarks/operators_cpu.py --no-peers | tee $(results)/operators_cpu_two_threads.md
+	$(on_one_thread)/call_overhead_cpu.py | tee $(results)/call_overhead_cpu.md
+	$(on_one_thread)/backbone_cpu.py | tee $(results)/backbone_cpu.md
+
 .PHONY: lint
 lint: install ## Check style: ruff and clang-format.
 	$(VENV)/bin/ruff check .
