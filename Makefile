@@ -94,6 +94,8 @@ bench: install ## Measure operators and backbone on the CPU beside their peers; 
 	OMP_NUM_THREADS=2 $(python) benchmarks/operators_cpu.py --no-peers | tee $(results)/operators_cpu_two_threads.md
 	$(on_one_thread)/call_overhead_cpu.py | tee $(results)/call_overhead_cpu.md
 	$(on_one_thread)/backbone_cpu.py | tee $(results)/backbone_cpu.md
+	$(on_one_thread)/backbone_cpu.py --compile | tee $(results)/backbone_cpu_compiled.md
+	$(on_one_thread)/backbone_cpu.py --dtype bfloat16 | tee $(results)/backbone_cpu_bfloat16.md
 
 .PHONY: lint
 lint: install ## Check style: ruff and clang-format.

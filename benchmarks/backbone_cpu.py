@@ -1,10 +1,12 @@
 """Time of a backbone on the CPU beside that of its matrix products and convolutions alone.
 
-    python benchmarks/backbone_cpu.py --size t --height 800 --width 1216 --threads 1
+    OMP_NUM_THREADS=1 python benchmarks/backbone_cpu.py --size t --height 800 --width 1216
+    OMP_NUM_THREADS=1 python benchmarks/backbone_cpu.py --dtype bfloat16 --compile
 
 The products and convolutions have the same shapes, no bias and a result that is allocated beforehand, so their sum is what
 the network would take if all else (norms, GELU, DCNv4 sampling, residuals, allocation) were free. Times are processor
-seconds over the number of threads, the least of some runs, which other programs on the machine disturb least.
+seconds over the number of threads, the least of some runs, which other programs on the machine disturb least. With
+bfloat16 the backbone runs under autocast, and the products are of bfloat16.
 """
 
 import argparse
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import LazyConfig, instantiate
+from measuring import machine
 from torch import Tensor, nn
 
 from flash_internimage.layers import DCNv4
@@ -30,8 +33,8 @@ def build(size: str) -> nn.Module:
     return net
 
 
-def dense_work(net: nn.Module, image: Tensor) -> list[Callable[[], object]]:
-    """The matrix products and dense convolutions of one forward pass, each as a call."""
+def dense_work(net: nn.Module, image: Tensor, dtype: torch.dtype) -> list[Callable[[], object]]:
+    """The matrix products and dense convolutions of one forward pass, each as a call in `dtype`."""
     counts: dict[tuple[nn.Module, torch.Size], int] = {}
 
     def count(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -47,32 +50,32 @@ def dense_work(net: nn.Module, image: Tensor) -> list[Callable[[], object]]:
     net(image)
     for hook in hooks:
         hook.remove()
-    return [call for (module, shape), number in counts.items() for call in [dense_call(module, shape)] * number]
+    return [call for (module, shape), number in counts.items() for call in [dense_call(module, shape, dtype)] * number]
 
 
 # Results and inputs of one shape share their memory, so that the largest network fits.
 _BUFFERS: dict[tuple[int, ...], Tensor] = {}
 
 
-def buffer(*shape: int) -> Tensor:
+def buffer(dtype: torch.dtype, *shape: int) -> Tensor:
     if shape not in _BUFFERS:
-        _BUFFERS[shape] = torch.randn(shape)
+        _BUFFERS[shape] = torch.randn(shape, dtype=dtype)
     return _BUFFERS[shape]
 
 
-def dense_call(module: nn.Linear | nn.Conv2d, shape: torch.Size) -> Callable[[], object]:
-    weight = module.weight.detach()
+def dense_call(module: nn.Linear | nn.Conv2d, shape: torch.Size, dtype: torch.dtype) -> Callable[[], object]:
+    weight = module.weight.detach().to(dtype)
     if isinstance(module, nn.Linear):
         cells = shape.numel() // shape[-1]
-        return lambda: torch.mm(buffer(cells, shape[-1]), weight.t(), out=buffer(cells, len(weight)))
-    input = buffer(*shape).contiguous(memory_format=torch.channels_last)
+        return lambda: torch.mm(buffer(dtype, cells, shape[-1]), weight.t(), out=buffer(dtype, cells, len(weight)))
+    input = buffer(dtype, *shape).contiguous(memory_format=torch.channels_last)
     return lambda: nn.functional.conv2d(input, weight, stride=module.stride, padding=module.padding)
 
 
-def seconds(work: Callable[[], object], threads: int) -> float:
+def seconds(work: Callable[[], object]) -> float:
     start = time.process_time()
     work()
-    return (time.process_time() - start) / threads
+    return (time.process_time() - start) / torch.get_num_threads()
 
 
 def main() -> None:
@@ -80,29 +83,28 @@ def main() -> None:
     parser.add_argument("--size", choices=["t", "s", "b", "l"], default="t")
     parser.add_argument("--height", type=int, default=800)
     parser.add_argument("--width", type=int, default=1216)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--compile", action="store_true", help="the backbone through torch.compile")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--profile", action="store_true", help="also print where the time goes, by operator")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
+    dtype = getattr(torch, options.dtype)
 
-    torch.set_num_threads(arguments.threads)
-    net, image = build(arguments.size), torch.randn(1, 3, arguments.height, arguments.width)
-    calls = dense_work(net, image)
-    with torch.no_grad():
-        net(image)
+    net, image = build(options.size), torch.randn(1, 3, options.height, options.width)
+    calls = dense_work(net, image, dtype)
+    run = torch.compile(net) if options.compile else net
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        run(image)
         # Taken in turn, so that a change in the machine's speed affects both.
-        pairs = [
-            (seconds(lambda: [call() for call in calls], arguments.threads), seconds(lambda: net(image), arguments.threads))
-            for _ in range(arguments.runs)
-        ]
+        pairs = [(seconds(lambda: [call() for call in calls]), seconds(lambda: run(image))) for _ in range(options.runs)]
     dense, whole = (min(times) for times in zip(*pairs, strict=True))
-    print(f"FlashInternImage-{arguments.size.upper()}, 1 x 3 x {arguments.height} x {arguments.width}, float32, ", end="")
-    print(f"{arguments.threads} thread(s)")
-    print(f"  {len(calls)} matrix products and convolutions alone  {1e3 * dense:7.0f} ms")
-    print(f"  whole backbone                             {1e3 * whole:7.0f} ms   ({whole / dense:.2f} times)")
-    if arguments.profile:
+    kind = f"{options.dtype}{', compiled' if options.compile else ''}"
+    print(f"{machine()}\n\nFlashInternImage-{options.size.upper()}, 1 x 3 x {options.height} x {options.width}, {kind}\n")
+    print(f"| | ms |\n| --- | ---: |\n| its {len(calls)} matrix products and convolutions alone | {1e3 * dense:.0f} |")
+    print(f"| whole backbone | {1e3 * whole:.0f} ({whole / dense:.2f}x) |")
+    if options.profile:
         with torch.no_grad(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            net(image)
+            run(image)
         print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=12))
 
 
