@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import HookBase, default_writers, hooks
+from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -44,8 +44,10 @@ from flash_internimage.engine.hooks import BestCheckpoint, periodic_checkpoints
 from flash_internimage.engine.output import RunLog, check_writable, require_state_of_run
 from flash_internimage.engine.seeding import seed_everything
 from flash_internimage.engine.trainer import StepOptions, Trainer, amp_dtype
+from flash_internimage.engine.writers import build_writers
 from flash_internimage.evaluation import FastCOCOEvaluator
 from flash_internimage.evaluation.report import REPORT_FILE, write_report
+from flash_internimage.evaluation.validation_pictures import ValidationPictures
 from flash_internimage.solver.ema import ema_of_run
 
 logger = logging.getLogger("flash_internimage")
@@ -85,7 +87,7 @@ def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool) -> No
 
 
 def report_evaluation(cfg: DictConfig, folder: str) -> None:
-    """Keep the config beside what an evaluation left in ``folder``, and write ``report.html`` unless ``train.report`` is off."""
+    """Keep the config beside what an evaluation left in ``folder``; write ``report.html`` unless ``train.report`` is off."""
     saved = os.path.join(folder, "config.yaml")
     LazyConfig.save(cfg, saved)
     if not OmegaConf.select(cfg, "train.report", default=True):
@@ -163,7 +165,11 @@ def build_hooks(cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, r
     best = options.best_checkpoint
 
     def evaluate_now() -> dict[str, Any]:
-        return evaluate(model, instantiate(cfg.dataloader.test), [instantiate(cfg.dataloader.evaluator)])
+        evaluators = [instantiate(cfg.dataloader.evaluator)]
+        number = OmegaConf.select(cfg, "train.validation_pictures", default=0)
+        if number > 0 and isinstance(evaluators[0], FastCOCOEvaluator):
+            evaluators.append(ValidationPictures(evaluators[0], number))
+        return evaluate(model, instantiate(cfg.dataloader.test), evaluators)
 
     return [
         hooks.IterationTimer(),
@@ -171,7 +177,7 @@ def build_hooks(cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, r
         periodic_checkpoints(checkpointer, **options.checkpointer, resumed=resumed) if on_main else None,
         hooks.EvalHook(options.eval_period, evaluate_now),
         BestCheckpoint(checkpointer, options.eval_period, best.metric, best.mode, resumed) if on_main and best.metric else None,
-        hooks.PeriodicWriter(default_writers(options.output_dir, options.max_iter), options.log_period) if on_main else None,
+        *(build_writers(cfg, resumed) if on_main else []),
     ]
 
 

@@ -12,7 +12,13 @@ train = dict(
     reference_batch_size=16,  # images a step, over all processes, that rate and schedule are written for
     scale_to_batch_size=False,  # fit both to dataloader.train.total_batch_size where that differs
     eval_period=iterations(epochs=1, batch_size=16),  # iterations between evaluations; 0: after the last only
-    log_period=20,  # iterations between lines of the log
+    log_period=20,  # iterations between lines of the log, and of metrics
+    validation_pictures=4,  # images drawn for TensorBoard at each evaluation, detections beside ground truth
+    wandb=dict(  # Weights & Biases, which has to be installed
+        enabled=False,
+        project="flash-internimage",
+        name=None,  # of the run; null: one is invented
+    ),
     checkpointer=dict(
         period=iterations(epochs=1, batch_size=16),  # iterations between checkpoints
         max_to_keep=3,  # older ones are deleted; null: all are kept

@@ -13,7 +13,7 @@ from typing import Any
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-_LOGGERS = ("detectron2", "fvcore", "flash_internimage")
+LOGGERS = ("detectron2", "fvcore", "flash_internimage")
 
 
 class RunLog:
@@ -25,7 +25,7 @@ class RunLog:
     def __init__(self) -> None:
         rank = comm.get_rank()
         self._kept = logging.handlers.MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
-        self._loggers = [setup_logger(distributed_rank=rank, name=name) for name in _LOGGERS]
+        self._loggers = [setup_logger(distributed_rank=rank, name=name) for name in LOGGERS]
         self._file: logging.Handler | None = None
 
     def __enter__(self) -> RunLog:

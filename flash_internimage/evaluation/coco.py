@@ -162,6 +162,20 @@ class FastCOCOEvaluator(COCOEvaluator):
         """Where predictions and figures are written."""
         return self._output_dir
 
+    @property
+    def class_names(self) -> list[str]:
+        """In the model's order."""
+        return list(self._metadata.thing_classes)
+
+    @property
+    def class_of(self) -> dict[int, int]:
+        """The model's class of each category id."""
+        return dict(self._metadata.thing_dataset_id_to_contiguous_id)
+
+    def annotations_of(self, image_id: int) -> list[dict]:
+        """The ground truth of an image, in COCO's format."""
+        return self._coco_api.imgToAnns.get(image_id, [])
+
     def evaluate(self, img_ids: Sequence[int] | None = None) -> OrderedDict[str, dict[str, float]]:
         """AP of the predictions seen since ``reset``.
 

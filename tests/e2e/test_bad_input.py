@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -66,6 +67,11 @@ def refused(train_net, tmp_path):
 )
 def test_command_line(refused, config, overrides, message):
     assert message in refused(config, *overrides)
+
+
+def test_weights_and_biases_that_is_not_installed(refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert "install it with `pip install wandb`" in refused(TINY, "train.wandb.enabled=true")
 
 
 def test_coco_that_is_not_there(refused, monkeypatch, tmp_path):

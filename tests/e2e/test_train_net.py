@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.e2e.conftest import data_overrides, run_python
 from tests.e2e.test_resume import assert_same, load
@@ -43,7 +44,17 @@ def figures(text):
 def test_progress_is_printed(trained):
     _, text = trained
     line = next(line for line in text.splitlines() if "iter: 3" in line)
-    for part in ("eta: 0:00:00", "total_loss:", "loss_rpn_cls:", "loss_mask:", "time:", "data_time:", "lr:"):
+    for part in (
+        "eta: 0:00:00",
+        "total_loss:",
+        "loss_rpn_cls:",
+        "loss_mask:",
+        "time:",
+        "images/s:",
+        "data_time:",
+        "lr:",
+        "max_mem:",
+    ):
         assert part in line
 
 
@@ -62,6 +73,15 @@ def test_folder_holds_checkpoints_metrics_events_log_and_config(trained):
     metrics = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     assert [entry["iteration"] for entry in metrics if "total_loss" in entry] == [0, 1, 2, 3]
     assert "segm/AP50" in metrics[-1]
+
+
+def test_validation_images_are_drawn_for_tensorboard(trained, own_data):
+    folder, _ = trained
+    events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    # The first two of the three images have no objects.
+    (image,) = json.loads((own_data / "annotations/instances_val.json").read_text())["images"][2:]
+    assert events.Tags()["images"] == [f"validation/{image['file_name'].removesuffix('.jpg')}"]
+    assert [event.step for event in events.Images(events.Tags()["images"][0])] == [4]
 
 
 def test_classes_are_those_of_the_annotations_and_in_the_checkpoint(trained, own_data):

@@ -1,0 +1,76 @@
+"""Weights & Biases as one more place to write metrics and pictures to."""
+
+from __future__ import annotations
+
+import importlib
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from detectron2.utils.events import EventWriter, get_event_storage
+
+from flash_internimage.files import write_atomically
+
+_RUN_FILE = "wandb_run_id"
+_WINDOW = 20  # iterations over which scalars are smoothed, as in TensorBoard
+
+
+def require_wandb() -> ModuleType:
+    """The package ``wandb``.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        return importlib.import_module("wandb")
+    except ImportError as error:
+        raise ValueError(
+            f"train.wandb.enabled=true: the package wandb cannot be imported ({error}); install it with `pip install wandb`, "
+            "or leave train.wandb.enabled=false"
+        ) from error
+
+
+class WandbWriter(EventWriter):
+    """Writes scalars and pictures to a run of Weights & Biases.
+
+    It has to stand before detectron2's TensorBoard writer, which discards the pictures that it has written.
+
+    Args:
+        project: under which the run is listed.
+        name: of the run; None: one is invented.
+        config: of the run, to be shown beside it.
+        folder: output folder of the run, which keeps the run's id.
+        resumed: go on with the run whose id the folder keeps, if it keeps one.
+
+    Raises:
+        ValueError: ``wandb`` is not installed.
+    """
+
+    def __init__(self, project: str, name: str | None, config: Mapping[str, Any], folder: str, resumed: bool) -> None:
+        self._wandb = require_wandb()
+        note = Path(folder) / _RUN_FILE
+        earlier = note.read_text().strip() if resumed and note.is_file() else None
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self._run = self._wandb.init(
+            project=project, name=name, config=dict(config), dir=folder, id=earlier, resume="allow" if earlier else None
+        )
+        write_atomically(note, lambda path: path.write_text(f"{self._run.id}\n"))
+        self._last_write = -1
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        by_iteration: dict[int, dict[str, Any]] = defaultdict(dict)
+        for name, (value, iteration) in storage.latest_with_smoothing_hint(_WINDOW).items():
+            if iteration > self._last_write:
+                by_iteration[iteration][name] = value
+        for name, picture, iteration in storage._vis_data:  # there is no public way to see pictures
+            by_iteration[iteration][name] = self._wandb.Image(np.moveaxis(np.asarray(picture), 0, -1))
+        for iteration in sorted(by_iteration):
+            self._run.log(by_iteration[iteration], step=iteration)
+            self._last_write = max(self._last_write, iteration)
+
+    def close(self) -> None:
+        self._run.finish()

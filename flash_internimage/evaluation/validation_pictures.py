@@ -1,0 +1,57 @@
+"""Detections beside ground truth for a few validation images, wherever a run writes its pictures: TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import detection_utils
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import Instances
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+
+from .coco import FastCOCOEvaluator
+from .drawing import draw_annotations, draw_instances, side_by_side
+
+
+class ValidationPictures(DatasetEvaluator):
+    """Draws the first images with objects that it is shown: the same each time, so that progress can be seen.
+
+    Args:
+        evaluator: which knows the ground truth.
+        number: of images; of those that the first process sees.
+        min_score: lowest score that is drawn.
+    """
+
+    def __init__(self, evaluator: FastCOCOEvaluator, number: int, min_score: float = 0.5) -> None:
+        self._evaluator = evaluator
+        self._number = number if comm.is_main_process() else 0
+        self._min_score = min_score
+        self._shown: list[tuple[dict[str, Any], Instances]] = []
+
+    def reset(self) -> None:
+        self._shown = []
+
+    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
+        for given, found in zip(inputs, outputs, strict=True):
+            if len(self._shown) < self._number and self._evaluator.annotations_of(given["image_id"]):
+                instances = found["instances"]
+                self._shown.append((given, instances[instances.scores >= self._min_score].to("cpu")))
+
+    def evaluate(self) -> dict[str, Any]:
+        """Hand the pictures to the run's storage; there is nothing to measure."""
+        storage = get_event_storage()
+        for given, instances in self._shown:
+            picture = self._draw(given, instances)
+            storage.put_image(f"validation/{Path(given['file_name']).stem}", np.ascontiguousarray(picture.transpose(2, 0, 1)))
+        self._shown = []
+        return {}
+
+    def _draw(self, given: dict[str, Any], instances: Instances) -> np.ndarray:
+        image = detection_utils.read_image(given["file_name"], format="RGB")
+        names, class_of = self._evaluator.class_names, self._evaluator.class_of
+        truth = draw_annotations(image, self._evaluator.annotations_of(given["image_id"]), names, class_of)
+        return side_by_side(truth, draw_instances(image, instances, names))

@@ -1,0 +1,63 @@
+"""The picture of what the model is fed."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flash_internimage.data.shapes import annotation_file, write_split
+from tests.e2e.conftest import data_overrides
+
+CONFIG = "configs/shapes/mask_rcnn_flash_internimage_nano.py"
+
+
+@pytest.fixture
+def show(run_tool, repository, monkeypatch, tmp_path):
+    monkeypatch.chdir(repository)
+    write_split(tmp_path / "data", "train", 5)
+    write_split(tmp_path / "data", "val", 1)
+
+    def show(*argv):
+        page = tmp_path / "pictures" / "batch.png"
+        code, out, err = run_tool("show_batch", CONFIG, "--output", page, *argv, *data_overrides(tmp_path / "data"))
+        return code, out, err, page
+
+    return show
+
+
+def test_draws_the_batch(show):
+    code, out, _, page = show("dataloader.train.total_batch_size=3")
+    assert code == 0
+    assert out.count(" objects\n") == 3
+    assert out.splitlines()[-1].startswith("3 images in the batch")
+    picture = np.array(Image.open(page))
+    assert picture.shape[1] <= 2 * 480 + 8
+    assert (picture[-20:, -20:] == 255).all()  # three of four cells
+    assert [path.name for path in page.parent.iterdir()] == ["batch.png"]
+
+
+def test_augmentation_is_what_the_config_says(show, tmp_path):
+    first = json.loads(annotation_file(tmp_path / "data", "train").read_text())["images"]
+    sizes = {f"{image['file_name']}: {image['width'] / image['height']:.1f}" for image in first}
+    _, as_in_evaluation, _, _ = show("dataloader.train.total_batch_size=2", "data.augmentation=none")
+    for line in as_in_evaluation.splitlines()[:2]:
+        name, size = line.split("/")[-1].split(": ")
+        width, height = (int(side) for side in size.split(",")[0].split(" x "))
+        assert min(width, height) == 128
+        assert f"{name}: {width / height:.1f}" in sizes
+    _, jittered, _, _ = show("dataloader.train.total_batch_size=2", "data.augmentation=large_scale_jitter")
+    assert jittered.splitlines()[:2] != as_in_evaluation.splitlines()[:2]
+
+
+def test_masks_are_optional_and_images_can_be_limited(show):
+    code, out, _, _ = show("dataloader.train.total_batch_size=4", "dataloader.train.mapper.with_masks=false", "--images", "1")
+    assert code == 0
+    assert out.count(" objects\n") == 1
+
+
+def test_mistakes_are_told_and_nothing_written(show):
+    code, _, err, page = show("data.augmentation=flop")
+    assert code == 1
+    assert "data.augmentation must be one of none, flip" in err
+    assert not page.parent.exists()
