@@ -97,7 +97,7 @@ def check_command(words: list[str], parse: Callable) -> None:
             assert importlib.util.find_spec(rest[1]) is not None, f"no module named {rest[1]}"
             return
         arguments = parse(expand(rest))
-        config = getattr(arguments, "config_file", None)
+        config = getattr(arguments, "config_file", getattr(arguments, "config", None))
         if config is not None:
             load_config(config, arguments.overrides)
         for file in getattr(arguments, "configs", []):
