@@ -25,6 +25,7 @@ from .scores import METRICS, Scores
 logger = logging.getLogger(__name__)
 
 _MAX_DETECTIONS = (1, 10, 100)  # an image, COCO's own
+_NO_MASK = {"size": [1, 1], "counts": "1"}
 
 
 def index_ground_truth(dataset: Mapping) -> COCO:
@@ -86,6 +87,10 @@ def _index_predictions(ground_truth: COCO, predictions: Sequence[Mapping], task:
     if task == "segm":
         shapes = [p["segmentation"] for p in predictions]
         areas = _mask_areas(shapes)
+        # Masks are compared with objects of their class in their image; where there are none, unpacking them is wasted.
+        compared = {(a["image_id"], a["category_id"]) for a in ground_truth.dataset["annotations"]}
+        pairs = ((p["image_id"], p["category_id"]) for p in predictions)
+        shapes = [shape if pair in compared else _NO_MASK for shape, pair in zip(shapes, pairs, strict=True)]
     else:
         shapes = [p["bbox"] for p in predictions]
         areas = [box[2] * box[3] for box in shapes]
