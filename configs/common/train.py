@@ -21,7 +21,7 @@ train = dict(
     ),
     checkpointer=dict(
         period=iterations(epochs=1, batch_size=16),  # iterations between checkpoints
-        max_to_keep=3,  # older ones are deleted; null: all are kept
+        max_to_keep=3,  # older ones are deleted; None, here or in a config: all are kept
     ),
     best_checkpoint=dict(
         metric="bbox/AP",  # the checkpoint where it is best is kept as model_best.pth; null: none

@@ -25,7 +25,7 @@ def periodic_checkpoints(
     """
     if period < 1 or (max_to_keep is not None and max_to_keep < 1):
         raise ValueError(
-            f"train.checkpointer: expected a period and a max_to_keep of 1 or more (max_to_keep=null keeps all), "
+            f"train.checkpointer: expected a period and a max_to_keep of 1 or more (None, in a config file, keeps all), "
             f"got {period} and {max_to_keep}"
         )
     hook = PeriodicCheckpointer(checkpointer, period, max_to_keep=max_to_keep)
