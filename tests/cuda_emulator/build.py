@@ -3,6 +3,7 @@
 python -m tests.cuda_emulator.build
 """
 
+import fcntl
 import os
 import platform
 import shutil
@@ -36,7 +37,7 @@ WHOLE_PROGRAM = {"memory": "-fsanitize=address", "accesses": ""}
 # Only asks for calls before accesses, which accesses.cpp answers.
 KERNELS_ONLY = {"memory": "", "accesses": "-fsanitize=thread"}
 
-KERNELS = ["dcnv4", "ms_deform_attn"]
+OPERATORS = ["dcnv4", "ms_deform_attn"]
 HOST = ["accesses", "machine", "main", "request"]
 
 
@@ -51,7 +52,7 @@ def obstacle() -> str | None:
     return None
 
 
-def ninja_file(variant: Variant, csrc: Path) -> str:
+def ninja_file(variant: Variant, csrc: Path, operators: list[str]) -> str:
     """Rules for one program, whose kernels come from the folder `csrc`."""
     compiler = os.environ.get("CXX", "g++")
     includes = [SOURCES / "include", csrc]
@@ -73,29 +74,36 @@ def ninja_file(variant: Variant, csrc: Path) -> str:
         "rule link",
         f"  command = {compiler} -fsanitize=undefined {WHOLE_PROGRAM[variant.checks]} $in -o $out",
     ]
-    for name in KERNELS + HOST:
+    for name in operators + HOST:
         lines.append(f"build {name}.o: compile {SOURCES / name}.cpp")
-        lines.append(f"  more = {f'-O1 -include cuda_runtime.h {sanitizers}' if name in KERNELS else '-O2'}")
-    lines.append(f"build emulator: link {' '.join(f'{name}.o' for name in KERNELS + HOST)}")
+        lines.append(f"  more = {f'-O1 -include cuda_runtime.h {sanitizers}' if name in operators else '-O2'}")
+    lines.append(f"build emulator: link {' '.join(f'{name}.o' for name in operators + HOST)}")
     return "\n".join(lines) + "\n"
 
 
-def build(variant: Variant, csrc: Path | None = None, folder: Path | None = None) -> Path:
+def build(
+    variant: Variant,
+    csrc: Path = REPOSITORY / "csrc",
+    folder: Path = REPOSITORY / "build" / "cuda_emulator",
+    operators: list[str] = OPERATORS,
+) -> Path:
     """The program, compiled if anything that it depends on has changed.
 
     Args:
-        csrc: the folder of the kernels' sources, by default this repository's.
-        folder: where to build, by default below build/.
+        csrc: the folder of the kernels' sources.
+        folder: where to build.
+        operators: those that the program can run.
 
     Raises:
         RuntimeError: a source does not compile; the message is the compiler's.
     """
-    folder = folder or REPOSITORY / "build" / "cuda_emulator"
     folder = folder / str(variant).replace(" ", "_")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "build.ninja").write_text(ninja_file(variant, csrc or REPOSITORY / "csrc"))
     jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
-    built = subprocess.run(["ninja", "-C", folder, "-j", jobs], capture_output=True, text=True, check=False)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # against another run of the tests
+        (folder / "build.ninja").write_text(ninja_file(variant, csrc, operators))
+        built = subprocess.run(["ninja", "-C", folder, "-j", jobs], capture_output=True, text=True, check=False)
     if built.returncode != 0:
         raise RuntimeError(f"the CUDA emulator for {variant} does not compile:\n{built.stdout}{built.stderr}")
     return folder / "emulator"

@@ -31,9 +31,7 @@ void run(const CudaCall& call, const flash_internimage::cuda::Queue& queue, int6
   }
 }
 
-} // namespace
-
-void run_dcnv4(const Request& request) {
+void run_request(const Request& request) {
   const Geometry geometry = {
       request.integer("batch"),
       axis(request, "height"),
@@ -55,5 +53,9 @@ void run_dcnv4(const Request& request) {
   request.text("direction") == "forward" ? run<true>(call, queue(request), index_bits)
                                          : run<false>(call, queue(request), index_bits);
 }
+
+const bool added = add_operator("dcnv4", &run_request);
+
+} // namespace
 
 } // namespace cuda_emulator

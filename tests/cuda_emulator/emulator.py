@@ -58,13 +58,13 @@ def whole(role: str, tensor: Tensor) -> Buffer:
 def program(variant: build.Variant) -> Path:
     """The compiled program, for a test, which is skipped where it cannot be built.
 
-    CUDA_EMULATOR_CSRC names the folder of other kernels than those of this repository (see mutants.py).
+    CUDA_EMULATOR_PROGRAM names another: of a mutant (mutants.py).
     """
     obstacle = build.obstacle()
     if obstacle is not None:
         pytest.skip(obstacle)
-    csrc = os.environ.get("CUDA_EMULATOR_CSRC")
-    return build.build(variant, Path(csrc), Path(csrc).parent) if csrc else build.build(variant)
+    named = os.environ.get("CUDA_EMULATOR_PROGRAM")
+    return Path(named) if named else build.build(variant)
 
 
 class Emulator:

@@ -5,7 +5,25 @@
 #include "operators.h"
 
 #include <iostream>
+#include <map>
 #include <string>
+
+namespace cuda_emulator {
+
+namespace {
+
+auto& operators() {
+  static std::map<std::string, void (*)(const Request& request)> table;
+  return table;
+}
+
+} // namespace
+
+bool add_operator(const char* name, void (*run)(const Request& request)) {
+  return operators().emplace(name, run).second;
+}
+
+} // namespace cuda_emulator
 
 int main() {
   using namespace cuda_emulator;
@@ -16,14 +34,11 @@ int main() {
     schedule.order = request.integer("order");
     schedule.first_block = static_cast<unsigned>(request.integer("first_block"));
     schedule.last_block = static_cast<unsigned>(request.integer("last_block"));
-    const std::string& name = request.text("operator");
-    if (name == "dcnv4") {
-      run_dcnv4(request);
-    } else if (name == "ms_deform_attn") {
-      run_ms_deform_attn(request);
-    } else {
-      fault("the request names the operator %s", name.c_str());
+    const auto found = operators().find(request.text("operator"));
+    if (found == operators().end()) {
+      fault("this program lacks the operator %s", request.text("operator").c_str());
     }
+    found->second(request);
     request.answer(std::cout);
   }
   return 0;

@@ -20,9 +20,7 @@ void run(const CudaCall& call, const flash_internimage::cuda::Queue& queue, int6
   }
 }
 
-} // namespace
-
-void run_ms_deform_attn(const Request& request) {
+void run_request(const Request& request) {
   Geometry geometry = {};
   geometry.batch = request.integer("batch");
   geometry.tokens = request.integer("tokens");
@@ -54,5 +52,9 @@ void run_ms_deform_attn(const Request& request) {
   request.text("direction") == "forward" ? run<true>(call, queue(request), index_bits)
                                          : run<false>(call, queue(request), index_bits);
 }
+
+const bool added = add_operator("ms_deform_attn", &run_request);
+
+} // namespace
 
 } // namespace cuda_emulator

@@ -1,4 +1,4 @@
-// What a request can call.
+// What a request can call: each operator adds itself, so that a program may hold only some.
 
 #pragma once
 
@@ -6,7 +6,7 @@
 
 namespace cuda_emulator {
 
-void run_dcnv4(const Request& request);
-void run_ms_deform_attn(const Request& request);
+/// Always true, to be called where a global is initialised.
+bool add_operator(const char* name, void (*run)(const Request& request));
 
 } // namespace cuda_emulator
