@@ -1,5 +1,6 @@
 """What the benchmarks share: clocks, peak memory, and the line that says what was measured on."""
 
+import ctypes
 import gc
 import platform
 import re
@@ -31,8 +32,9 @@ def median_seconds(calls: Mapping[str, Call], repeats: int) -> dict[str, float]:
 
 
 def peak_megabytes(call: Call) -> float:
-    """Memory that a call has in use at its peak above what was in use before, results included (Linux)."""
+    """Memory that a call has in use at its peak above what was in use before, results included (Linux with glibc)."""
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # memory that is kept for reuse would hide what the call needs
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak: man 5 proc
     before = _resident_megabytes("VmRSS")
     call()

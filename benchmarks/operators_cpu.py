@@ -162,8 +162,9 @@ def main() -> None:
     torch.manual_seed(0)
 
     print(f"{machine()}, {options.dtype}\n")
-    print("Milliseconds, medians, and MB in use at the peak; in brackets how many times this project's.\n")
-    print(f"| shape | pass | this project | memory | {' | '.join(PEERS)} | peak | {' | '.join(f'peak, {p}' for p in PEERS)} |")
+    print("Milliseconds, medians, in brackets how many times this project's; then MB in use at the peak.\n")
+    peers = " | ".join(PEERS)
+    print(f"| shape | pass | this project | memory | {peers} | peak, this project | {peers} |")
     print("| --- | --- |" + " ---: |" * 7)
     cases = [dcnv4_case(stage) for stage in STAGES]
     cases += [attention_case("encoder", every_cell()), attention_case("decoder", torch.rand(900, 2))]
@@ -182,16 +183,11 @@ def main() -> None:
             times = median_seconds({**calls, "memory": lambda: move(ours.inputs, output)}, options.repeats)  # noqa: B023
             peaks = {candidate: peak_megabytes(call) for candidate, call in calls.items()}
             cells = [case.name, name, f"{1e3 * times['ours']:.2f}", f"{1e3 * times['memory']:.2f}"]
-            cells += [with_ratio(1e3, times, peer) for peer in PEERS]
-            cells += [f"{peaks['ours']:.0f}", *(with_ratio(1, peaks, peer) for peer in PEERS)]
+            cells += [
+                f"{1e3 * times[peer]:.0f} ({times[peer] / times['ours']:.0f}x)" if peer in times else "" for peer in PEERS
+            ]
+            cells += [f"{peaks[candidate]:.0f}" if candidate in peaks else "" for candidate in ("ours", *PEERS)]
             print("| " + " | ".join(cells) + " |", flush=True)
-
-
-def with_ratio(unit: float, figures: dict[str, float], peer: str) -> str:
-    if peer not in figures:
-        return ""
-    ratio = figures[peer] / figures["ours"] if figures["ours"] else float("inf")
-    return f"{unit * figures[peer]:.0f} ({ratio:.0f}x)"
 
 
 if __name__ == "__main__":
