@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 from tqdm import tqdm
 
 from flash_internimage.data import require_registered
+from flash_internimage.data.custom import register_in_place
 from flash_internimage.data.images import read_rgb
 from flash_internimage.engine.errors import reported
 from flash_internimage.evaluation.drawing import draw_annotations, side_by_side
@@ -66,7 +66,7 @@ def draw(arguments: argparse.Namespace) -> int:
     """The number of pictures drawn."""
     name = arguments.dataset or "own data"
     if arguments.json:
-        register_coco_instances(name, {}, arguments.json, arguments.images)
+        register_in_place(name, arguments.json, arguments.images)
     require_registered(name)
     predictions = read_predictions(arguments.predictions)
     records = DatasetCatalog.get(name)[: arguments.limit]

@@ -17,8 +17,8 @@ TEST_NAME = "custom_test"
 """Names under which the data of the command line is registered with detectron2."""
 
 
-def _register(name: str, annotation_file: str, image_root: str) -> None:
-    """Registers a dataset, in place of one that was registered under the name before."""
+def register_in_place(name: str, annotation_file: str, image_root: str) -> None:
+    """Registers a dataset in COCO's format, in place of one that was registered under the name before."""
     if name in DatasetCatalog.list():
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
@@ -101,9 +101,9 @@ def use_custom_data(cfg: DictConfig) -> list[str] | None:
         )
     if train is not None:
         _require_same_categories(train, test)
-        _register(TRAIN_NAME, train.annotation_file, train.image_root)
+        register_in_place(TRAIN_NAME, train.annotation_file, train.image_root)
         cfg.dataloader.train.dataset.names = TRAIN_NAME
-    _register(TEST_NAME, test.annotation_file, test.image_root)
+    register_in_place(TEST_NAME, test.annotation_file, test.image_root)
     cfg.dataloader.test.dataset.names = TEST_NAME
     cfg.dataloader.evaluator.dataset_name = TEST_NAME
     for node in literal_num_classes(cfg.model):

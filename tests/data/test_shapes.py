@@ -78,7 +78,8 @@ def test_check_finds_no_fault(val, tmp_path):
     make_shapes(tmp_path / "shapes", SIZES)
     for split in SIZES:
         report = check_dataset(annotation_file(tmp_path / "shapes", split), tmp_path / "shapes" / split)
-        assert (report.errors, report.warnings) == ([], [])
+        assert report.errors == []
+        assert all("have no objects" in warning for warning in report.warnings)  # a few images do not show all classes
         assert report.num_images == SIZES[split]
 
 
