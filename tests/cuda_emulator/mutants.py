@@ -139,7 +139,7 @@ MUTANTS = [
         "add_four_atomically(weight, from + 4, to + 4);",
         "add_four_atomically(weight, from + 4, to);",
     ),
-    Mutant("a pass too few", SAMPLING, "if (!one_pass || turn == 0) {", "if (turn == 0) {"),
+    Mutant("a pass too few", SAMPLING, "if (!one_pass || turn == 0) {", "if (one_pass || turn == 0) {"),
     Mutant(
         "a hostile point keeps its gradient",
         SAMPLING,
