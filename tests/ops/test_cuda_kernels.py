@@ -32,6 +32,7 @@ DEVICES = {
     "each block takes several turns": Device(blocks_per_grid=2),
     "points in several passes": Device(shared_bytes_per_block=4096),
     "several turns and passes": Device(blocks_per_grid=2, shared_bytes_per_block=4096),
+    "a few points a pass": Device(shared_bytes_per_block=256),  # also where a unit has a block of its own
     "blocks of one warp": Device(multiprocessors=1000),
 }
 # Channels that lanes walk over several times, that fill a vector, that leave lanes idle.
