@@ -128,8 +128,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   // The operators without the detour by torch.ops, which takes longer than a small kernel. Compilers do not see through
   // these, so Python calls torch.ops where something is traced.
   const pybind11::call_guard<pybind11::gil_scoped_release> without_gil;
-  module.def("dcnv4", &flash_internimage::dcnv4::call, without_gil);
-  module.def("dcnv4_backward", &flash_internimage::dcnv4::call_backward, without_gil);
-  module.def("ms_deform_attn", &flash_internimage::ms_deform_attn::call, without_gil);
-  module.def("ms_deform_attn_backward", &flash_internimage::ms_deform_attn::call_backward, without_gil);
+  using namespace flash_internimage;
+  module.def("dcnv4", &dcnv4::with_arguments<dcnv4::call>, without_gil);
+  module.def("dcnv4_backward", &dcnv4::with_backward_arguments<dcnv4::call_backward>, without_gil);
+  module.def("ms_deform_attn", &ms_deform_attn::call, without_gil);
+  module.def("ms_deform_attn_backward", &ms_deform_attn::call_backward, without_gil);
 }

@@ -3,12 +3,11 @@
 
 #pragma once
 
+#include "../core/dtypes.h"
 #include "instance.h"
 #include "launch.h"
 #include "sampling.cuh"
 
-#include <ATen/OpMathType.h>
-#include <c10/core/ScalarType.h>
 #include <c10/cuda/CUDAException.h>
 #include <cuda_runtime.h>
 
@@ -76,22 +75,6 @@ void run(const points_t& points, const Buffers& buffers, const Queue& queue) {
       points.channels, sizeof(value_t), {buffers.value, buffers.output, buffers.grad_output, buffers.grad_value});
   vectors ? run_width<16 / sizeof(value_t), is_forward>(points, buffers, queue)
           : run_width<1, is_forward>(points, buffers, queue);
-}
-
-/// Calls `body` with a zero of the values' type and one of the points' type. Which go together is checked before.
-template <typename body_t>
-void for_dtypes(c10::ScalarType value_dtype, c10::ScalarType points_dtype, const body_t& body) {
-  const bool wide_points = points_dtype == c10::kFloat;
-  switch (value_dtype) {
-    case c10::kDouble:
-      return body(double(), double());
-    case c10::kFloat:
-      return body(float(), float());
-    case c10::kBFloat16:
-      return wide_points ? body(c10::BFloat16(), float()) : body(c10::BFloat16(), c10::BFloat16());
-    default:
-      return wide_points ? body(c10::Half(), float()) : body(c10::Half(), c10::Half());
-  }
 }
 
 /// Calls `body` with a zero of the narrowest index type for tensors of these sizes.

@@ -46,16 +46,8 @@ Axis check_axis(
 
 } // namespace
 
-Geometry check(
-    const at::Tensor& value,
-    const at::Tensor& offset_mask,
-    at::IntArrayRef kernel_size,
-    at::IntArrayRef stride,
-    at::IntArrayRef padding,
-    at::IntArrayRef dilation,
-    int64_t groups,
-    double offset_scale,
-    bool remove_center) {
+Geometry check(const at::Tensor& value, const at::Tensor& offset_mask, const Settings& settings) {
+  const auto& [kernel_size, stride, padding, dilation, groups, offset_scale, remove_center] = settings;
   TORCH_CHECK_VALUE(
       value.dim() == 4, "dcnv4: value needs the shape (batch, height, width, channels), got ", value.sizes());
   TORCH_CHECK_VALUE(

@@ -20,18 +20,8 @@ const Kernels& chosen_kernels() {
   return cpu::choose(generic::kernels, avx2::kernels, avx512::kernels);
 }
 
-at::Tensor forward_cpu(
-    const at::Tensor& value,
-    const at::Tensor& offset_mask,
-    at::IntArrayRef kernel_size,
-    at::IntArrayRef stride,
-    at::IntArrayRef padding,
-    at::IntArrayRef dilation,
-    int64_t groups,
-    double offset_scale,
-    bool remove_center) {
-  const Geometry geometry =
-      check(value, offset_mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center);
+at::Tensor forward_cpu(const at::Tensor& value, const at::Tensor& offset_mask, const Settings& settings) {
+  const Geometry geometry = check(value, offset_mask, settings);
   at::Tensor output = at::empty(
       {geometry.batch, geometry.height.output_size, geometry.width.output_size, geometry.channels()}, value.options());
   if (output.numel() == 0) {
@@ -83,17 +73,10 @@ std::tuple<at::Tensor, at::Tensor> backward_cpu(
     const at::Tensor& grad_output,
     const at::Tensor& value,
     const at::Tensor& offset_mask,
-    at::IntArrayRef kernel_size,
-    at::IntArrayRef stride,
-    at::IntArrayRef padding,
-    at::IntArrayRef dilation,
-    int64_t groups,
-    double offset_scale,
-    bool remove_center,
+    const Settings& settings,
     bool needs_grad_value,
     bool needs_grad_offset_mask) {
-  const Geometry geometry =
-      check(value, offset_mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center);
+  const Geometry geometry = check(value, offset_mask, settings);
   check_grad_output(grad_output, value, geometry);
 
   at::Tensor grad_sum, grad_offset_mask;
@@ -131,8 +114,8 @@ std::tuple<at::Tensor, at::Tensor> backward_cpu(
 } // namespace
 
 TORCH_LIBRARY_IMPL(flash_internimage, CPU, library) {
-  library.impl("dcnv4", &forward_cpu);
-  library.impl("dcnv4_backward", &backward_cpu);
+  library.impl("dcnv4", &with_arguments<forward_cpu>);
+  library.impl("dcnv4_backward", &with_backward_arguments<backward_cpu>);
 }
 
 } // namespace flash_internimage::dcnv4

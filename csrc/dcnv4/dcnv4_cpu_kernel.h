@@ -1,7 +1,6 @@
 // The loops over cells, groups, points and channels, compiled once for each instruction set.
 // Include after cpu/isa_*.h; dcnv4_cpu_includes.h lists what has to come before that.
 
-#include "../cpu/dispatch.h"
 #include "../cpu/pack.h"
 #include "../cpu/point_block.h"
 #include "../cpu/sampling.h"
@@ -137,14 +136,14 @@ void backward_slice(const BackwardCall& call, const BackwardSlice& slice) {
 }
 
 void forward(const ForwardCall& call, int64_t first, int64_t last) {
-  dispatch(call.value_dtype, call.offset_mask_dtype, [&](auto dtypes) {
+  for_dtypes(call.value_dtype, call.offset_mask_dtype, [&](auto dtypes) {
     using D = decltype(dtypes);
     forward_cells<typename D::value_t, typename D::points_t, typename D::acc_t>(call, first, last);
   });
 }
 
 void backward(const BackwardCall& call, const BackwardSlice& slice) {
-  dispatch(call.value_dtype, call.offset_mask_dtype, [&](auto dtypes) {
+  for_dtypes(call.value_dtype, call.offset_mask_dtype, [&](auto dtypes) {
     using D = decltype(dtypes);
     backward_slice<typename D::value_t, typename D::points_t, typename D::acc_t>(call, slice);
   });

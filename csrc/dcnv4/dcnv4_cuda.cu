@@ -13,18 +13,8 @@ namespace flash_internimage::dcnv4 {
 
 namespace {
 
-at::Tensor forward_cuda(
-    const at::Tensor& value,
-    const at::Tensor& offset_mask,
-    at::IntArrayRef kernel_size,
-    at::IntArrayRef stride,
-    at::IntArrayRef padding,
-    at::IntArrayRef dilation,
-    int64_t groups,
-    double offset_scale,
-    bool remove_center) {
-  const Geometry geometry =
-      check(value, offset_mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center);
+at::Tensor forward_cuda(const at::Tensor& value, const at::Tensor& offset_mask, const Settings& settings) {
+  const Geometry geometry = check(value, offset_mask, settings);
   const c10::cuda::CUDAGuard guard(value.device());
   const at::Tensor output = at::empty(
       {geometry.batch, geometry.height.output_size, geometry.width.output_size, geometry.channels()}, value.options());
@@ -47,17 +37,10 @@ std::tuple<at::Tensor, at::Tensor> backward_cuda(
     const at::Tensor& grad_output,
     const at::Tensor& value,
     const at::Tensor& offset_mask,
-    at::IntArrayRef kernel_size,
-    at::IntArrayRef stride,
-    at::IntArrayRef padding,
-    at::IntArrayRef dilation,
-    int64_t groups,
-    double offset_scale,
-    bool remove_center,
+    const Settings& settings,
     bool needs_grad_value,
     bool needs_grad_offset_mask) {
-  const Geometry geometry =
-      check(value, offset_mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center);
+  const Geometry geometry = check(value, offset_mask, settings);
   check_grad_output(grad_output, value, geometry);
   if (needs_grad_value) {
     at::globalContext().alertNotDeterministic("dcnv4_backward_cuda");
@@ -95,8 +78,8 @@ std::tuple<at::Tensor, at::Tensor> backward_cuda(
 } // namespace
 
 TORCH_LIBRARY_IMPL(flash_internimage, CUDA, library) {
-  library.impl("dcnv4", &forward_cuda);
-  library.impl("dcnv4_backward", &backward_cuda);
+  library.impl("dcnv4", &with_arguments<forward_cuda>);
+  library.impl("dcnv4_backward", &with_backward_arguments<backward_cuda>);
 }
 
 } // namespace flash_internimage::dcnv4

@@ -20,10 +20,10 @@ struct CudaCall {
 template <bool is_forward, typename index_t>
 void run_cuda_indexed(const CudaCall& call, const cuda::Queue& queue) {
   const Geometry& geometry = call.geometry;
-  cuda::for_dtypes(call.value_dtype, call.offset_mask_dtype, [&](auto value_zero, auto offset_zero) {
-    using value_t = decltype(value_zero);
-    using offset_t = decltype(offset_zero);
-    const Points<value_t, offset_t, at::opmath_type<value_t>, index_t> points = {
+  for_dtypes(call.value_dtype, call.offset_mask_dtype, [&](auto dtypes) {
+    using D = decltype(dtypes);
+    using offset_t = typename D::points_t;
+    const Points<typename D::value_t, offset_t, typename D::acc_t, index_t> points = {
         geometry.batch * geometry.output_cells() * geometry.groups,
         geometry.points,
         geometry.group_channels,

@@ -90,8 +90,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(
   at::Tensor grad_sum = needs_grad_value
       ? at::zeros(value.sizes(), value.options().dtype(at::toOpMathType(value.scalar_type())))
       : at::empty({0}, value.options());
+  const bool wants_points = needs_grad_sampling_locations || needs_grad_attention_weights;
+  if (!needs_grad_value && !wants_points) {
+    return {grad_sum, grad_locations, grad_weights};
+  }
   const at::Tensor grad_queries = grad_output.contiguous();
-  const at::Tensor tokens = value.contiguous();
+  // Without gradients of points the values are not read, and a caller may pass their shape alone.
+  const at::Tensor tokens = wants_points ? value.contiguous() : value;
   const at::Tensor locations = sampling_locations.contiguous();
   const at::Tensor weights = attention_weights.contiguous();
   backward_slices(

@@ -1,6 +1,7 @@
 // Every header that the kernels use and that must be compiled for the default target: see cpu/isa_avx2.h.
 
 #include "../core/bilinear.h"
+#include "../core/dtypes.h"
 #include "geometry.h"
 #include "ms_deform_attn_cpu_kernels.h"
 

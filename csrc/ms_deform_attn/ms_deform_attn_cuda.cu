@@ -3,6 +3,7 @@
 #include "ms_deform_attn_cuda_kernel.cuh"
 
 #include <ATen/Context.h>
+#include <ATen/OpMathType.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAGuard.h>

@@ -22,10 +22,10 @@ struct CudaCall {
 template <bool is_forward, typename index_t>
 void run_cuda_indexed(const CudaCall& call, const cuda::Queue& queue) {
   const Geometry& geometry = call.geometry;
-  cuda::for_dtypes(call.value_dtype, call.locations_dtype, [&](auto value_zero, auto location_zero) {
-    using value_t = decltype(value_zero);
-    using location_t = decltype(location_zero);
-    const Points<value_t, location_t, at::opmath_type<value_t>, index_t> points = {
+  for_dtypes(call.value_dtype, call.locations_dtype, [&](auto dtypes) {
+    using D = decltype(dtypes);
+    using location_t = typename D::points_t;
+    const Points<typename D::value_t, location_t, typename D::acc_t, index_t> points = {
         geometry.batch * geometry.queries * geometry.heads,
         geometry.head_points(),
         geometry.head_channels,

@@ -87,12 +87,11 @@ def output_size(size: int, kernel_size: int, stride: int = 1, padding: int = 0, 
 
 def _pair(name: str, number: int | Sequence[int]) -> list[int]:
     """(height, width) from one integer or two."""
-    if type(number) is int:
+    if isinstance(number, int):
         return [number, number]
-    pair = [number, number] if isinstance(number, int) else number
-    if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(entry, int) for entry in pair):
+    if not isinstance(number, (list, tuple)) or len(number) != 2 or not all(isinstance(entry, int) for entry in number):
         raise ValueError(f"dcnv4: {name} needs an integer or a (height, width) pair of integers, got {number!r}")
-    return list(pair)
+    return list(number)
 
 
 def _fake_forward(

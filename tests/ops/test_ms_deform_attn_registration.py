@@ -19,6 +19,19 @@ def test_opcheck(requires_grad):
     torch.library.opcheck(torch.ops.flash_internimage.ms_deform_attn.default, (value, [4, 5, 2, 3], locations, weights))
 
 
+def test_unwanted_gradients_are_not_computed():
+    value, *points = draw()
+    grad_output, shapes = torch.rand(2, 4, 15), [4, 5, 2, 3]
+    backward = torch.ops.flash_internimage.ms_deform_attn_backward
+    nothing = backward(grad_output, value, shapes, *points, False, False, False)
+    assert [gradient.numel() for gradient in nothing] == [0, 0, 0]
+    # The values' shape is enough for their own gradient.
+    placeholder = value.new_full((), float("nan")).expand(value.shape)
+    grad_value, *_ = backward(grad_output, placeholder, shapes, *points, True, False, False)
+    expected, *_ = backward(grad_output, value, shapes, *points, True, True, True)
+    assert torch.equal(grad_value, expected)
+
+
 def test_compiles_as_one_graph():
     value, locations, weights = draw()
     compiled = torch.compile(lambda v, p, w: ms_deform_attn(v, SHAPES, p, w), fullgraph=True, backend="aot_eager")

@@ -1,10 +1,12 @@
-// The dtypes that kernels are instantiated for. Include after cpu/isa_*.h.
+// The dtypes that kernels are instantiated for, for both compilers.
+
+#pragma once
 
 #include <c10/core/ScalarType.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
-namespace flash_internimage::FLASH_INTERNIMAGE_ISA {
+namespace flash_internimage {
 
 /// What values are stored as, what points are stored as, and what both are computed in.
 template <typename value_type, typename points_type, typename acc_type>
@@ -16,7 +18,7 @@ struct Dtypes {
 
 /// Calls `body(Dtypes<...>{})` with the dtypes of values and points. Which of them go together is checked before.
 template <typename body_t>
-void dispatch(c10::ScalarType values, c10::ScalarType points, const body_t& body) {
+void for_dtypes(c10::ScalarType values, c10::ScalarType points, const body_t& body) {
   const bool wide_points = points == c10::kFloat;
   switch (values) {
     case c10::kDouble:
@@ -31,4 +33,4 @@ void dispatch(c10::ScalarType values, c10::ScalarType points, const body_t& body
   }
 }
 
-} // namespace flash_internimage::FLASH_INTERNIMAGE_ISA
+} // namespace flash_internimage
