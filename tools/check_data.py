@@ -21,13 +21,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from tqdm import tqdm
 
 from flash_internimage.data.check import OBJECT_SIZES, DatasetReport, check_dataset, read_json
 from flash_internimage.data.mapper import read_image
 from flash_internimage.engine.errors import reported
-from flash_internimage.evaluation.drawing import draw_annotations
+from flash_internimage.evaluation.drawing import draw_annotations, grid
+from flash_internimage.files import write_atomically
 
 _MOST_SHOWN = 10
 _MOST_WORKERS = 4
@@ -113,8 +114,8 @@ def choose(records: Sequence[dict], limit: int) -> list[dict]:
     return [shuffled[number] for number in list(chosen)[:limit]]
 
 
-def tile(record: dict, categories: dict[int, str], side: int) -> Image.Image:
-    """An image with its objects, fitted into a square, over the name of its file."""
+def tile(record: dict, categories: dict[int, str], side: int = 320) -> np.ndarray:
+    """An image with its objects, fitted into a square of (side, side) pixels, over the name of its file."""
     class_of = {id_: number for number, id_ in enumerate(categories)}
     objects = (drawable(annotation, record["height"], record["width"]) for annotation in record["annotations"])
     annotations = [annotation for annotation in objects if annotation is not None]
@@ -124,7 +125,7 @@ def tile(record: dict, categories: dict[int, str], side: int) -> Image.Image:
     square = Image.new("RGB", (side, side + 16), "white")
     square.paste(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2))
     ImageDraw.Draw(square).text((2, side + 2), Path(record["file_name"]).name, fill="black")
-    return square
+    return np.asarray(square)
 
 
 def drawable(annotation: dict, height: int, width: int) -> dict | None:
@@ -141,18 +142,6 @@ def drawable(annotation: dict, height: int, width: int) -> dict | None:
     elif isinstance(mask, dict) and "counts" in mask and mask.get("size") == [height, width]:
         kept["segmentation"] = mask
     return kept
-
-
-def picture_grid(records: Sequence[dict], categories: dict[int, str], side: int = 320, gap: int = 8) -> Image.Image:
-    """Pictures of the objects of some images, in rows of about the square root of their number."""
-    tiles = [tile(record, categories, side) for record in tqdm(records, desc="drawing", unit="image")]
-    columns = int(np.ceil(np.sqrt(len(tiles))))
-    rows = int(np.ceil(len(tiles) / columns))
-    width, height = tiles[0].width + gap, tiles[0].height + gap
-    grid = Image.new("RGB", (columns * width + gap, rows * height + gap), "white")
-    for number, picture in enumerate(tiles):
-        grid.paste(picture, (gap + number % columns * width, gap + number // columns * height))
-    return grid
 
 
 def listed(kind: str, sentences: Iterable[str]) -> str:
@@ -179,8 +168,11 @@ def check(arguments: argparse.Namespace) -> bool:
     if arguments.output is not None and readable:
         arguments.output.mkdir(parents=True, exist_ok=True)
         file = arguments.output / "grid.png"
-        picture_grid(choose(readable, arguments.limit), report.categories).save(file)
-        print(f"{min(arguments.limit, len(readable))} images with their objects: {file}")
+        chosen = tqdm(choose(readable, arguments.limit), desc="drawing", unit="image")
+        page = grid([tile(record, report.categories) for record in chosen])
+        page = ImageOps.expand(Image.fromarray(page), border=8, fill="white")
+        write_atomically(file, lambda path: page.save(path, format="PNG"))
+        print(f"{len(chosen)} images with their objects: {file}")
     print(f"{len(errors)} errors, {len(report.warnings)} warnings")
     return not errors
 

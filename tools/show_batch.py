@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,10 @@ from flash_internimage.data import class_names, require_registered, require_vali
 from flash_internimage.data.resize import fit_size, resize_nearest
 from flash_internimage.engine.config import load_config
 from flash_internimage.engine.errors import reported
-from flash_internimage.evaluation.drawing import draw_objects
+from flash_internimage.evaluation.drawing import draw_objects, grid
 from flash_internimage.files import write_atomically
 
 _SIDE = 480  # of a cell of the grid, in pixels
-_GAP = 8
 
 
 def names_of_classes(cfg: DictConfig) -> list[str]:
@@ -58,18 +56,6 @@ def draw_sample(sample: dict[str, Any], names: Sequence[str]) -> np.ndarray:
         masks=[resize_nearest(bitmap, height, width) for bitmap in bitmaps],
         scale=1.0,
     )
-
-
-def grid(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures in rows and columns, about as many of one as of the other."""
-    columns = math.ceil(math.sqrt(len(pictures)))
-    rows = math.ceil(len(pictures) / columns)
-    height, width = (max(picture.shape[axis] for picture in pictures) + _GAP for axis in (0, 1))
-    page = np.full((rows * height - _GAP, columns * width - _GAP, 3), 255, dtype=np.uint8)
-    for number, picture in enumerate(pictures):
-        top, left = number // columns * height, number % columns * width
-        page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-    return page
 
 
 def main(argv: Sequence[str] | None = None) -> None:

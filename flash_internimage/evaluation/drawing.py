@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -121,6 +122,18 @@ def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Two pictures of one height as one, with a white gap between them."""
     gap = np.full((left.shape[0], _GAP, 3), 255, dtype=np.uint8)
     return np.concatenate([left, gap, right], axis=1)
+
+
+def grid(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures (H, W, 3) of any sizes on a white page, in about as many rows as columns."""
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    height, width = (max(picture.shape[axis] for picture in pictures) + _GAP for axis in (0, 1))
+    page = np.full((rows * height - _GAP, columns * width - _GAP, 3), 255, dtype=np.uint8)
+    for number, picture in enumerate(pictures):
+        top, left = number // columns * height, number % columns * width
+        page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return page
 
 
 def _label(annotation: Mapping[str, Any]) -> str:
