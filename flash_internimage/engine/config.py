@@ -52,7 +52,7 @@ def check_is_file(path: str) -> None:
 
 
 def near_files(file: Path) -> list[str]:
-    """Up to three config files with names like that of ``file``, in its folder or else under the nearest that exists."""
+    """Up to three config files with names like that of ``file``, or that contain it, in its folder or else under the nearest that exists."""
     folder = file.parent
     if not folder.is_dir():
         folder = next((parent for parent in folder.parents if parent.is_dir()), Path("."))
@@ -61,7 +61,9 @@ def near_files(file: Path) -> list[str]:
     by_stem: dict[str, str] = {}
     for candidate in found:
         by_stem.setdefault(candidate.stem, str(candidate))
-    return [by_stem[stem] for stem in difflib.get_close_matches(file.stem, by_stem, n=3)]
+    # A short name is not close to a long one, but may be a part of it.
+    near = difflib.get_close_matches(file.stem, by_stem, n=3) or sorted(stem for stem in by_stem if file.stem in stem)[:3]
+    return [by_stem[stem] for stem in near]
 
 
 def _execute(path: str) -> DictConfig:

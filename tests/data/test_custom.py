@@ -143,6 +143,8 @@ def test_dataset_without_names_is_not_compared(cfg):
 def test_unknown_dataset_names_the_nearest():
     with pytest.raises(ValueError, match="dataset 'coco_2017_vall' is not known; did you mean coco_2017_val"):
         class_names("coco_2017_vall")
+    with pytest.raises(ValueError, match="dataset 'mine' is not known; give data of your own by its annotation file"):
+        class_names("mine")
 
 
 def test_class_names_of_coco_need_no_files():

@@ -41,6 +41,7 @@ def test_evaluation_needs_no_optimizer(write):
     [
         ("mask_rcn.py", r"no such file; did you mean .*coco/mask_rcnn.py\?"),
         ("../cooc/mask_rcnn.py", r"no such file; did you mean .*coco/mask_rcnn.py\?"),
+        ("mask.py", r"no such file; did you mean .*coco/mask_rcnn.py\?"),
         ("something_else_entirely.py", r"no such file$"),
     ],
 )
