@@ -120,7 +120,8 @@ def require_registered(dataset_name: str) -> None:
     known = DatasetCatalog.list()
     if dataset_name not in known:
         near = difflib.get_close_matches(dataset_name, known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "give data of your own by its annotation file and its folder of images"
+        own = "give data of your own by its annotation file and its folder of images"
+        hint = f"did you mean {' or '.join(near)}?" if near else own
         raise ValueError(f"dataset {dataset_name!r} is not known; {hint}")
 
 

@@ -52,7 +52,10 @@ def check_is_file(path: str) -> None:
 
 
 def near_files(file: Path) -> list[str]:
-    """Up to three config files with names like that of ``file``, or that contain it, in its folder or else under the nearest that exists."""
+    """Up to three config files with names like that of ``file``, or that contain it.
+
+    They lie in its folder, or else under the nearest that exists.
+    """
     folder = file.parent
     if not folder.is_dir():
         folder = next((parent for parent in folder.parents if parent.is_dir()), Path("."))
