@@ -32,8 +32,7 @@ def progress(storage: EventStorage, max_iter: int, images_a_step: int) -> dict[s
     known = storage.histories()
     found: dict[str, str] = {}
     if "time" in known:
-        seconds = known["time"].median(_ETA_WINDOW) * max(max_iter - storage.iter - 1, 0)
-        found["eta"] = str(datetime.timedelta(seconds=int(seconds)))
+        found["eta"] = str(datetime.timedelta(seconds=int(_seconds_left(storage, max_iter))))
     found["iter"] = str(storage.iter)
     losses = [name for name in known if "loss" in name]
     for name in sorted(losses, key=lambda name: name != "total_loss"):
@@ -47,6 +46,10 @@ def progress(storage: EventStorage, max_iter: int, images_a_step: int) -> dict[s
         found["lr"] = f"{known['lr'].latest():.5g}"
     found["max_mem"] = f"{peak_memory():.0f}M"
     return found
+
+
+def _seconds_left(storage: EventStorage, max_iter: int) -> float:
+    return storage.history("time").median(_ETA_WINDOW) * max(max_iter - storage.iter - 1, 0)
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -86,8 +89,7 @@ class ProgressLog(EventWriter):
         if storage.iter >= self._max_iter:  # the run has ended; only other writers have something left to write
             return
         if "time" in storage.histories():
-            left = self._max_iter - storage.iter - 1
-            storage.put_scalar("eta_seconds", storage.history("time").median(_ETA_WINDOW) * left, smoothing_hint=False)
+            storage.put_scalar("eta_seconds", _seconds_left(storage, self._max_iter), smoothing_hint=False)
         found = progress(storage, self._max_iter, self._images_a_step)
         logger.info("  ".join(f"{name}: {text}" for name, text in found.items()), extra={"is_progress": True})
 
