@@ -21,7 +21,7 @@ _PACKAGES = (
     "iopath",
     "omegaconf",
     "pycocotools",
-    "faster-coco-eval",
+    "hotcoco",
     "safetensors",
     "huggingface_hub",
 )

@@ -1,4 +1,4 @@
-"""COCO's average precision, computed in C++ by faster-coco-eval, reported as detectron2 reports it.
+"""COCO's average precision, reported as detectron2 reports it.
 
 detectron2 has a fast path of its own, but in its compiled part, which a pure-Python installation does not have.
 """
@@ -12,113 +12,16 @@ from pathlib import Path
 
 import detectron2.utils.comm as comm
 import numpy as np
-import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.logger import create_small_table
-from faster_coco_eval import COCO, COCOeval_faster
 from tabulate import tabulate
 
+from .average_precision import average_precision
 from .record import EVALUATION_FILE, PREDICTIONS_FILE, evaluation_record, write_json
-from .scores import METRICS, Scores
+from .scores import Scores
 
 logger = logging.getLogger(__name__)
-
-_MAX_DETECTIONS = (1, 10, 100)  # an image, COCO's own
-_NO_MASK = {"size": [1, 1], "counts": "1"}
-
-
-def index_ground_truth(dataset: Mapping) -> COCO:
-    """Indexes annotations for evaluation.
-
-    Optional keys that evaluation needs are filled in, and annotations are numbered from 1, because to COCO's evaluation
-    the number 0 also means "not matched". The annotations given are not changed.
-
-    Args:
-        dataset: content of an annotation file.
-    """
-    annotations = [
-        {"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3], **a, "id": number}
-        for number, a in enumerate(dataset.get("annotations", []), start=1)
-    ]
-    return COCO({**dataset, "annotations": annotations})
-
-
-def average_precision(ground_truth: COCO, predictions: Sequence[Mapping], task: str) -> Scores:
-    """COCO's average precision of predictions.
-
-    Args:
-        ground_truth: from ``index_ground_truth``.
-        predictions: in COCO's result format, with category ids of the annotation file; may be empty; not changed.
-        task: ``"bbox"`` or ``"segm"``.
-
-    Raises:
-        ValueError: a prediction is of an image that the ground truth does not have.
-    """
-    evaluation = COCOeval_faster(ground_truth, _index_predictions(ground_truth, predictions, task), task)
-    evaluation.params.maxDets = list(_MAX_DETECTIONS)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    metrics = {name: _percent(value) for name, value in zip(METRICS, evaluation.stats, strict=False)}
-    # (thresholds, recalls, categories, sizes), with the largest number of detections
-    precision = np.asarray(evaluation.eval["precision"])[..., -1]
-    parts = {
-        "AP": precision[..., 0],
-        "AP50": precision[:1, ..., 0],
-        "AP75": precision[5:6, ..., 0],
-        **{name: precision[..., size] for size, name in enumerate(METRICS[3:], start=1)},
-    }
-    by_category = {
-        int(id_): {name: _percent(np.mean(part[..., k])) for name, part in parts.items()}
-        for k, id_ in enumerate(evaluation.params.catIds)
-    }
-    of_all_sizes = precision[..., 0]
-    return Scores(metrics, by_category, np.where(of_all_sizes > -1, of_all_sizes * 100, np.nan))
-
-
-def _index_predictions(ground_truth: COCO, predictions: Sequence[Mapping], task: str) -> COCO:
-    """As COCO's ``loadRes``, which takes several times as long because it asks for each area by itself."""
-    unknown = {p["image_id"] for p in predictions} - ground_truth.imgs.keys()
-    if unknown:
-        raise ValueError(
-            f"predictions are of image {min(unknown)}, which the annotations do not have; use those of the same data"
-        )
-    if task == "segm":
-        shapes = [p["segmentation"] for p in predictions]
-        areas = _mask_areas(shapes)
-        # Masks are compared with objects of their class in their image; where there are none, unpacking them is wasted.
-        compared = {(a["image_id"], a["category_id"]) for a in ground_truth.dataset["annotations"]}
-        pairs = ((p["image_id"], p["category_id"]) for p in predictions)
-        shapes = [shape if pair in compared else _NO_MASK for shape, pair in zip(shapes, pairs, strict=True)]
-    else:
-        shapes = [p["bbox"] for p in predictions]
-        areas = [box[2] * box[3] for box in shapes]
-    key = {"bbox": "bbox", "segm": "segmentation"}[task]
-    annotations = [
-        {
-            "id": number,
-            "image_id": p["image_id"],
-            "category_id": p["category_id"],
-            "score": p["score"],
-            key: shape,
-            "area": area,
-            "iscrowd": 0,
-        }
-        for number, (p, shape, area) in enumerate(zip(predictions, shapes, areas, strict=True), start=1)
-    ]
-    return COCO({**ground_truth.dataset, "annotations": annotations})
-
-
-def _mask_areas(masks: Sequence[Mapping]) -> list[float]:
-    """Pixels of each run-length mask."""
-    few = 255  # pycocotools counts the masks of one call in eight bits
-    return [float(area) for i in range(0, len(masks), few) for area in mask_util.area(masks[i : i + few])]
-
-
-def _percent(value: float) -> float:
-    """A share in percent; COCO's -1, for what has no ground truth, becomes NaN."""
-    return float(value) * 100 if value > -1 else float("nan")
 
 
 def _category_table(by_name: Mapping[str, float]) -> str:
@@ -203,14 +106,15 @@ class FastCOCOEvaluator(COCOEvaluator):
         if not self._do_evaluation:
             logger.info("The dataset has no annotations, so there is no AP")
             return OrderedDict()
-        ground_truth = index_ground_truth(self._restricted(img_ids))
+        dataset = self._restricted(img_ids)
         if img_ids is not None:
-            results = [r for r in results if r["image_id"] in ground_truth.imgs]
-        scores = {task: average_precision(ground_truth, results, task) for task in self._tasks_of(results)}
+            kept = {image["id"] for image in dataset["images"]}
+            results = [r for r in results if r["image_id"] in kept]
+        scores = average_precision(dataset, results, self._tasks_of(results))
         if self._output_dir:
-            record = evaluation_record(self._metadata, ground_truth, scores)
+            record = evaluation_record(self._metadata, dataset, scores)
             write_json(Path(self._output_dir) / EVALUATION_FILE, record)
-        return OrderedDict((task, self._reported(ground_truth, found, task)) for task, found in scores.items())
+        return OrderedDict((task, self._reported(dataset, found, task)) for task, found in scores.items())
 
     def _restricted(self, img_ids: Sequence[int] | None) -> dict:
         """The annotation file's content, for some images only if asked."""
@@ -249,12 +153,13 @@ class FastCOCOEvaluator(COCOEvaluator):
             )
         return [{**r, "category_id": dataset_ids[r["category_id"]]} for r in results]
 
-    def _reported(self, ground_truth: COCO, scores: Scores, task: str) -> dict[str, float]:
+    def _reported(self, dataset: Mapping, scores: Scores, task: str) -> dict[str, float]:
         logger.info("Evaluation results for %s:\n%s", task, create_small_table(scores.metrics))
         if not np.isfinite(list(scores.metrics.values())).all():
             logger.info("NaN: there are no objects of that size")
         if len(scores.by_category) == 1:
             return scores.metrics
-        by_name = {ground_truth.cats[id_]["name"]: found["AP"] for id_, found in scores.by_category.items()}
+        names = {category["id"]: category["name"] for category in dataset["categories"]}
+        by_name = {names[id_]: found["AP"] for id_, found in scores.by_category.items()}
         logger.info("%s AP of each category:\n%s", task, _category_table(by_name))
         return {**scores.metrics, **{f"AP-{name}": ap for name, ap in by_name.items()}}

@@ -7,16 +7,16 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 
 from flash_internimage.data.shapes import annotation_file, write_split
-from flash_internimage.evaluation.coco import average_precision, index_ground_truth
+from flash_internimage.evaluation.average_precision import average_precision
 from flash_internimage.evaluation.record import EVALUATION_FILE, PREDICTIONS_FILE, evaluation_record, write_json
 
 
 def write_evaluation(folder: Path, annotations: Path, images: Path, predictions: list[dict], name: str) -> None:
     """The files that an evaluation leaves."""
-    truth = index_ground_truth(json.loads(annotations.read_text()))
+    truth = json.loads(annotations.read_text())
     metadata = MetadataCatalog.get(name).set(json_file=str(annotations), image_root=str(images))
     MetadataCatalog.remove(name)
-    scores = {task: average_precision(truth, predictions, task) for task in ("bbox", "segm")}
+    scores = average_precision(truth, predictions, ("bbox", "segm"))
     folder.mkdir(parents=True)
     write_json(folder / PREDICTIONS_FILE, predictions)
     write_json(folder / EVALUATION_FILE, evaluation_record(metadata, truth, scores))

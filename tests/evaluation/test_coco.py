@@ -1,6 +1,5 @@
-"""The COCO evaluator: equal to pycocotools on the same predictions, and sensible where there are none."""
+"""The COCO evaluator: what it makes of a model's outputs, and what it reports and leaves on disk."""
 
-import copy
 import json
 import math
 
@@ -11,151 +10,10 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import Boxes, Instances
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from flash_internimage.evaluation import FastCOCOEvaluator
-from flash_internimage.evaluation.coco import average_precision, index_ground_truth
 from flash_internimage.evaluation.record import read_record, scores_of
-
-CATEGORIES = [{"id": 42, "name": "mug"}, {"id": 7, "name": "spoon"}, {"id": 9, "name": "fork"}]
-SIDE = 150
-
-
-def ellipse(random: np.random.RandomState) -> np.ndarray:
-    """(SIDE, SIDE) mask of an ellipse of random place and size, small to large in COCO's terms."""
-    y, x = np.mgrid[:SIDE, :SIDE]
-    centre, radii = random.uniform(20, SIDE - 20, 2), np.exp(random.uniform(np.log(4), np.log(75), 2))
-    mask = ((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 <= 1
-    return np.asfortranarray(mask.astype(np.uint8))
-
-
-def as_text(rle: dict) -> dict:
-    return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
-
-
-def ground_truth(random: np.random.RandomState, images: int) -> dict:
-    """Content of an annotation file with objects of all sizes, crowd regions and images without objects."""
-    annotations = []
-    for image_id in range(1, images + 1):
-        for _ in range(random.randint(0, 7)):
-            rle = mask_util.encode(ellipse(random))
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": int(random.choice([42, 7])),  # there is no fork
-                    "bbox": mask_util.toBbox(rle).tolist(),
-                    "area": float(mask_util.area(rle)),
-                    "iscrowd": int(random.rand() < 0.15),
-                    "segmentation": as_text(rle),
-                }
-            )
-    images = [{"id": i, "file_name": f"{i}.jpg", "height": SIDE, "width": SIDE} for i in range(1, images + 1)]
-    return {"images": images, "annotations": annotations, "categories": CATEGORIES}
-
-
-def predictions(random: np.random.RandomState, dataset: dict) -> list[dict]:
-    """Objects found more or less well, some twice, some of a wrong class, some that are none; with equal scores."""
-    results = []
-    for image in dataset["images"]:
-        found = [mask_util.decode(a["segmentation"]) for a in dataset["annotations"] if a["image_id"] == image["id"]]
-        classes = [a["category_id"] for a in dataset["annotations"] if a["image_id"] == image["id"]]
-        for _ in range(random.randint(0, 12)):
-            if found and random.rand() < 0.8:
-                k = random.randint(len(found))
-                mask = np.roll(found[k], random.randint(-4, 5, 2), axis=(0, 1))
-                category = classes[k] if random.rand() < 0.8 else 9
-            else:
-                mask, category = ellipse(random), int(random.choice([42, 7, 9]))
-            if not mask.any():
-                continue
-            rle = mask_util.encode(np.asfortranarray(mask))
-            results.append(
-                {
-                    "image_id": image["id"],
-                    "category_id": category,
-                    "bbox": (mask_util.toBbox(rle) + random.uniform(-1, 1, 4)).tolist(),
-                    "score": float(np.round(random.rand(), 2)),
-                    "segmentation": as_text(rle),
-                }
-            )
-    return results
-
-
-def by_pycocotools(dataset: dict, results: list[dict], task: str) -> tuple[list[float], list[float]]:
-    """AP, AP50, AP75, APs, APm, APl and the AP of each category as the official implementation computes them."""
-    truth = COCO()
-    truth.dataset = copy.deepcopy(dataset)
-    truth.createIndex()
-    results = copy.deepcopy(results)
-    for result in results:
-        result.pop("bbox" if task == "segm" else "segmentation")
-    evaluation = COCOeval(truth, truth.loadRes(results), task)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    per_category = [precision[:, :, k].mean() for k in range(precision.shape[2])]
-    return ([100 * v if v > -1 else math.nan for v in values] for values in (evaluation.stats[:6], per_category))
-
-
-@settings(max_examples=15)
-@given(seed=st.integers(0, 2**31))
-@pytest.mark.parametrize("task", ["bbox", "segm"])
-def test_equals_pycocotools(task, seed):
-    random = np.random.RandomState(seed)
-    dataset = ground_truth(random, images=12)
-    results = predictions(random, dataset)
-    if not results or not dataset["annotations"]:
-        return
-    scores = average_precision(index_ground_truth(dataset), results, task)
-    expected, expected_by_category = by_pycocotools(dataset, results, task)
-    np.testing.assert_allclose(list(scores.metrics.values()), expected, rtol=0, atol=1e-9)
-    np.testing.assert_allclose([scores.by_category[id_]["AP"] for id_ in (7, 9, 42)], expected_by_category, rtol=0, atol=1e-9)
-    assert math.isnan(scores.by_category[9]["AP"])
-
-
-def test_predictions_of_the_test_are_neither_perfect_nor_useless():
-    random = np.random.RandomState(0)
-    dataset = ground_truth(random, images=40)
-    metrics = average_precision(index_ground_truth(dataset), predictions(random, dataset), "segm").metrics
-    assert all(2 < value < 95 for value in metrics.values())
-
-
-def perfect(dataset: dict) -> list[dict]:
-    keys = ("image_id", "category_id", "bbox", "segmentation")
-    return [{**{key: a[key] for key in keys}, "score": 0.9} for a in dataset["annotations"] if not a["iscrowd"]]
-
-
-def test_annotation_number_zero_counts_as_any_other():
-    dataset = ground_truth(np.random.RandomState(1), images=3)
-    for number, annotation in enumerate(dataset["annotations"]):
-        annotation["id"] = number
-    metrics = average_precision(index_ground_truth(dataset), perfect(dataset), "bbox").metrics
-    assert metrics["AP"] == pytest.approx(100)
-
-
-def test_area_and_crowd_may_be_left_out():
-    dataset = ground_truth(np.random.RandomState(1), images=3)
-    dataset["annotations"] = [a for a in dataset["annotations"] if not a["iscrowd"]]
-    results = perfect(dataset)
-    for annotation in dataset["annotations"]:
-        del annotation["area"], annotation["iscrowd"]
-    metrics = average_precision(index_ground_truth(dataset), results, "bbox").metrics
-    assert metrics["AP"] == metrics["APm"] == pytest.approx(100)
-
-
-def test_inputs_are_not_changed():
-    random = np.random.RandomState(3)
-    dataset = ground_truth(random, images=4)
-    results = predictions(random, dataset)
-    before = copy.deepcopy((dataset, results))
-    for task in ("bbox", "segm"):
-        average_precision(index_ground_truth(dataset), results, task)
-    assert (dataset, results) == before
+from tests.evaluation.ellipses import SIDE, ground_truth, perfect
 
 
 @pytest.fixture
@@ -168,6 +26,11 @@ def dataset(tmp_path):
     yield content
     DatasetCatalog.remove("evaluated")
     MetadataCatalog.remove("evaluated")
+
+
+def image_with_objects(dataset: dict) -> int:
+    """The id of one."""
+    return next(a["image_id"] for a in dataset["annotations"] if not a["iscrowd"])
 
 
 def outputs(dataset: dict, image_id: int, with_masks: bool = True) -> dict:
@@ -242,25 +105,28 @@ def test_masks_are_kept_as_run_lengths(dataset):
 
 def test_some_images_only(dataset):
     evaluator = FastCOCOEvaluator("evaluated")
-    evaluator.process([{"image_id": 2}], [outputs(dataset, 2)])
+    some = image_with_objects(dataset)
+    evaluator.process([{"image_id": some}], [outputs(dataset, some)])
     assert evaluator.evaluate()["bbox"]["AP"] < 90
-    assert evaluator.evaluate(img_ids=[2])["bbox"]["AP"] == pytest.approx(100)
+    assert evaluator.evaluate(img_ids=[some])["bbox"]["AP"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize("seen", [True, False], ids=["nothing found", "nothing processed"])
 def test_no_predictions_are_an_ap_of_zero(dataset, seen):
     evaluator = FastCOCOEvaluator("evaluated", tasks=["bbox", "segm"])
     if seen:
-        evaluator.process([{"image_id": 1}], [{"instances": outputs(dataset, 1)["instances"][[]]}])
+        some = image_with_objects(dataset)
+        evaluator.process([{"image_id": some}], [{"instances": outputs(dataset, some)["instances"][[]]}])
     results = evaluator.evaluate()
     assert [results[task]["AP"] for task in ("bbox", "segm")] == [0, 0]
 
 
 def test_class_that_the_dataset_does_not_have(dataset):
     evaluator = FastCOCOEvaluator("evaluated")
-    output = outputs(dataset, 1)
+    some = image_with_objects(dataset)
+    output = outputs(dataset, some)
     output["instances"].pred_classes[:] = 5
-    evaluator.process([{"image_id": 1}], [output])
+    evaluator.process([{"image_id": some}], [output])
     with pytest.raises(ValueError, match="the model predicts class 5, but dataset evaluated has 3 classes"):
         evaluator.evaluate()
 
@@ -282,7 +148,8 @@ def test_masks_are_not_scored_without_masks_in_the_data(dataset, tmp_path):
         annotation.pop("segmentation")
     file.write_text(json.dumps(dataset))
     evaluator = FastCOCOEvaluator("evaluated", tasks=["bbox", "segm"])
-    evaluator.process([{"image_id": 1}], [{"instances": outputs(dataset_with_masks(), 1)["instances"]}])
+    some = image_with_objects(dataset)
+    evaluator.process([{"image_id": some}], [{"instances": outputs(dataset_with_masks(), some)["instances"]}])
     assert list(evaluator.evaluate()) == ["bbox"]
 
 

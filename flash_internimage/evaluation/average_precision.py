@@ -1,0 +1,127 @@
+"""COCO's average precision, computed by hotcoco, whose figures are those of pycocotools to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import hotcoco
+import numpy as np
+
+from .scores import METRICS, Scores
+
+_MAX_DETECTIONS = 100  # of a category in an image, COCO's own; fewer count in recall alone, which is not used
+
+
+def average_precision(dataset: Mapping, predictions: Sequence[Mapping], tasks: Sequence[str]) -> dict[str, Scores]:
+    """COCO's average precision of predictions, for each task.
+
+    Neither argument is changed. Of annotations, ``iscrowd`` and ``area`` (then that of the box) may be left out, and those of
+    images or categories that are not listed do not count.
+
+    Args:
+        dataset: content of an annotation file; with masks for ``"segm"``.
+        predictions: in COCO's result format, with category ids of the annotation file; may be empty.
+        tasks: of ``"bbox"`` and ``"segm"``.
+
+    Raises:
+        ValueError: a prediction is of an image or a category that the dataset does not have, has no mask although masks are
+            to be compared, or its score is not a number.
+    """
+    # Ids may be anything that can be sorted; hotcoco's are natural numbers. Equal scores count in the order of image ids.
+    image_number = _numbers(dataset["images"])
+    category_number = _numbers(dataset["categories"])
+    ground_truth = _ground_truth(dataset, image_number, category_number)
+    columns = _columns(predictions, image_number, category_number)
+    masks = _masks(predictions) if "segm" in tasks else None
+    detections = ground_truth.load_res(columns, segmentation=masks)
+    scores = {}
+    for task in sorted(tasks):  # boxes first: detections come with the areas of boxes
+        if task == "segm" and masks:
+            areas = hotcoco.mask.area(masks).astype(float)
+            detections.update_anns(ids=np.arange(1, len(masks) + 1), area=areas)
+        evaluation = hotcoco.COCOeval(ground_truth, detections, task)
+        evaluation.params.max_dets = [_MAX_DETECTIONS]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        scores[task] = _scores(evaluation.eval["precision"][..., 0], list(category_number))
+    return {task: scores[task] for task in tasks}
+
+
+def _numbers(entries: Sequence[Mapping]) -> dict:
+    """A number from 1 on for each id, in the order of ids."""
+    return {id_: number for number, id_ in enumerate(sorted({entry["id"] for entry in entries}), start=1)}
+
+
+def _ground_truth(dataset: Mapping, image_number: Mapping, category_number: Mapping) -> hotcoco.COCO:
+    """What evaluation needs of the dataset, with numbers for ids."""
+    annotations = []
+    for a in dataset.get("annotations", []):
+        if a["image_id"] in image_number and a["category_id"] in category_number:
+            found = {
+                "id": len(annotations) + 1,
+                "image_id": image_number[a["image_id"]],
+                "category_id": category_number[a["category_id"]],
+                "bbox": a["bbox"],
+                "area": a["area"] if "area" in a else a["bbox"][2] * a["bbox"][3],
+                "iscrowd": a.get("iscrowd", 0),
+            }
+            if a.get("segmentation"):
+                found["segmentation"] = a["segmentation"]
+            annotations.append(found)
+    images = [{"id": image_number[i["id"]], "height": i["height"], "width": i["width"]} for i in dataset["images"]]
+    categories = [{"id": number, "name": str(number)} for number in category_number.values()]
+    return hotcoco.COCO({"images": images, "annotations": annotations, "categories": categories})
+
+
+def _columns(predictions: Sequence[Mapping], image_number: Mapping, category_number: Mapping) -> np.ndarray:
+    """(N, 7) number of the image, box XYWH, score and number of the category: many times faster to hand on than mappings."""
+    columns = np.empty((len(predictions), 7))
+    try:
+        columns[:, 0] = [image_number[p["image_id"]] for p in predictions]
+        columns[:, 6] = [category_number[p["category_id"]] for p in predictions]
+    except KeyError as error:
+        raise ValueError(
+            f"predictions are of image or category {error}, which the annotations do not have; use those of the same data"
+        ) from error
+    columns[:, 1:5] = np.reshape([p["bbox"] for p in predictions], (-1, 4))
+    columns[:, 5] = [p["score"] for p in predictions]
+    bad = np.flatnonzero(np.isnan(columns[:, 5]))
+    if len(bad):
+        raise ValueError(
+            f"the score of a prediction of image {predictions[bad[0]]['image_id']} should be a number, but is NaN, as are "
+            f"{len(bad)} of {len(predictions)}; the model's weights or its input are broken"
+        )
+    return columns
+
+
+def _masks(predictions: Sequence[Mapping]) -> list[Mapping]:
+    try:
+        return [p["segmentation"] for p in predictions]
+    except KeyError as error:
+        raise ValueError("predictions have no masks, so the AP of masks cannot be computed; ask for that of boxes") from error
+
+
+def _scores(precision: np.ndarray, categories: Sequence) -> Scores:
+    """The figures made of precision.
+
+    Args:
+        precision: (10, 101, K, 4) for IoU 0.5, 0.55, …, 0.95, recall 0, 0.01, …, 1, each category, and objects of all sizes,
+            small, medium and large; -1 where there is no ground truth.
+        categories: the ids of the K categories.
+    """
+    parts = {
+        "AP": precision[..., 0],
+        "AP50": precision[:1, ..., 0],
+        "AP75": precision[5:6, ..., 0],
+        **{name: precision[..., size] for size, name in enumerate(METRICS[3:], start=1)},
+    }
+    metrics = {name: _percent(np.mean(part[part > -1])) if (part > -1).any() else np.nan for name, part in parts.items()}
+    by_category = {
+        id_: {name: _percent(np.mean(part[..., k])) for name, part in parts.items()} for k, id_ in enumerate(categories)
+    }
+    return Scores(metrics, by_category, np.where(parts["AP"] > -1, parts["AP"] * 100, np.nan))
+
+
+def _percent(value: float) -> float:
+    """A share in percent; COCO's -1, for what has no ground truth, becomes NaN."""
+    return float(value) * 100 if value > -1 else float("nan")
