@@ -115,13 +115,12 @@ def _scores(precision: np.ndarray, categories: Sequence) -> Scores:
         "AP75": precision[5:6, ..., 0],
         **{name: precision[..., size] for size, name in enumerate(METRICS[3:], start=1)},
     }
-    metrics = {name: _percent(np.mean(part[part > -1])) if (part > -1).any() else np.nan for name, part in parts.items()}
-    by_category = {
-        id_: {name: _percent(np.mean(part[..., k])) for name, part in parts.items()} for k, id_ in enumerate(categories)
-    }
+    metrics = {name: _mean_percent(part) for name, part in parts.items()}
+    by_category = {id_: {name: _mean_percent(part[..., k]) for name, part in parts.items()} for k, id_ in enumerate(categories)}
     return Scores(metrics, by_category, np.where(parts["AP"] > -1, parts["AP"] * 100, np.nan))
 
 
-def _percent(value: float) -> float:
-    """A share in percent; COCO's -1, for what has no ground truth, becomes NaN."""
-    return float(value) * 100 if value > -1 else float("nan")
+def _mean_percent(precision: np.ndarray) -> float:
+    """The mean in percent of what there is ground truth for; NaN if there is none."""
+    valid = precision[precision > -1]
+    return float(np.mean(valid)) * 100 if valid.size else float("nan")

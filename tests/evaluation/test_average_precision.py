@@ -36,16 +36,11 @@ def assert_equals_pycocotools(dataset: dict, results: list[dict]) -> None:
         metrics, precision = by_pycocotools(dataset, results, task)
         np.testing.assert_array_equal(list(scores.metrics.values()), metrics)
         np.testing.assert_array_equal(scores.precision, precision[..., 0])
-        for k, (id_, found) in enumerate(scores.by_category.items()):
-            assert id_ == sorted(c["id"] for c in dataset["categories"])[k]
-            of_category = precision[:, :, k]
-            expected = [
-                of_category[..., 0],
-                of_category[0, :, 0],
-                of_category[5, :, 0],
-                *np.moveaxis(of_category[..., 1:], 2, 0),
-            ]
-            np.testing.assert_allclose(list(found.values()), [part.mean() for part in expected], rtol=0, atol=1e-12)
+        assert list(scores.by_category) == sorted(category["id"] for category in dataset["categories"])
+        for k, found in enumerate(scores.by_category.values()):
+            of_all_sizes, *of_each_size = np.moveaxis(precision[:, :, k], 2, 0)
+            parts = [of_all_sizes, of_all_sizes[0], of_all_sizes[5], *of_each_size]
+            np.testing.assert_allclose(list(found.values()), [part.mean() for part in parts], rtol=0, atol=1e-12)
 
 
 @settings(max_examples=25)
