@@ -8,7 +8,7 @@ VENV := .venv
 python := $(VENV)/bin/python
 pip := $(python) -m pip --disable-pip-version-check
 native_sources := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
-formatted_sources := $(native_sources) $(shell find tests/cuda_emulator -name '*.cpp' -o -name '*.h')
+formatted_sources := $(native_sources) $(shell find tests/sanitized -name '*.cpp' -o -name '*.h')
 clang_format := $(VENV)/bin/clang-format
 main_detectron2 := .cache/detectron2-main
 
@@ -51,8 +51,14 @@ test: install ## Run the tests; ARGS="tests/ops -k dcnv4" chooses some.
 	$(python) -m pytest $(ARGS)
 
 .PHONY: mutants
-mutants: install ## Show that the tests on emulated CUDA kernels find mistakes in them; WORD=barrier chooses some.
-	$(python) -m tests.cuda_emulator.mutants $(WORD)
+mutants: install ## Show that the tests of kernels under sanitizers find mistakes; WORD=barrier chooses some.
+	$(python) -m tests.sanitized.mutants $(WORD)
+
+MINUTES ?= 60
+
+.PHONY: fuzz
+fuzz: install ## Try random calls of all kernels under sanitizers; MINUTES=5, and PROGRAMS=cpu or cuda leaves the other out.
+	$(python) -m tests.sanitized.fuzz --minutes $(MINUTES) $(if $(PROGRAMS),--programs $(PROGRAMS))
 
 $(main_detectron2)/.unpacked: requirements/detectron2-main.txt $(VENV)/.requirements
 	rm -rf $(main_detectron2) && mkdir -p $(main_detectron2)

@@ -1,4 +1,4 @@
-"""What runs the operators: the CPU kernels, or CUDA kernels, emulated (tests/cuda_emulator) or on a GPU."""
+"""What runs the operators: CPU kernels, plain or under sanitizers, or CUDA kernels, emulated or on a GPU (tests/sanitized)."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from tests.cuda_emulator.build import VARIANTS, Variant
-from tests.cuda_emulator.emulator import Emulator, installed, operators, program
+from tests.sanitized.cuda.emulator import VARIANTS, Emulator, Variant
+from tests.sanitized.operators import installed, operators
+from tests.sanitized.process import program
 
 # What the two do not have to have in common differs: turns of threads in order or not, 64-bit indices or what sizes ask for.
 EMULATED = {VARIANTS[0]: dict(order=1), VARIANTS[1]: dict(index_bits=64)}
@@ -27,9 +28,7 @@ def _on_gpu(name: str) -> Callable:
     return call
 
 
-@pytest.fixture(
-    scope="module", params=KERNELS, ids=lambda kernels: kernels if kernels in ("CPU", "CUDA") else f"emulated {kernels}"
-)
+@pytest.fixture(scope="module", params=KERNELS, ids=str)
 def kernels(request: pytest.FixtureRequest) -> Iterator[str | Variant]:
     """Where a module says `pytestmark = pytest.mark.usefixtures("kernels")`, CPU tensors go to each of these in turn."""
     if request.param == "CPU":

@@ -11,20 +11,12 @@ from torch.testing import assert_close
 
 from flash_internimage import _C
 from flash_internimage.ops import ms_deform_attn
-from tests.cuda_emulator.build import VARIANTS
-from tests.cuda_emulator.emulator import (
-    Buffer,
-    DCNv4,
-    Device,
-    Emulator,
-    MultiScaleDeformableAttention,
-    installed,
-    operators,
-    program,
-)
 from tests.ops import dcnv4_oracle, test_ms_deform_attn
 from tests.ops.dcnv4_oracle import Case
 from tests.ops.ms_deform_attn_oracle import ms_deform_attn_oracle
+from tests.sanitized.cuda.emulator import VARIANTS, Device, Emulator
+from tests.sanitized.operators import DCNv4, MultiScaleDeformableAttention, installed, operators
+from tests.sanitized.process import Buffer, program
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 
@@ -165,12 +157,11 @@ def test_more_elements_than_32_bits_count_dcnv4(variant):
     points_shape = torch.empty(1, device="meta").expand(1, HEIGHT, WIDTH, 3 * GROUPS)
     inputs = {"value": at_end("input", GROUPS, *value[0]), "offset_mask": at_end("input", 3 * GROUPS, offset_mask[0, 1])}
     output, grad_value, grad_offset_mask = torch.empty(END, GROUPS), torch.empty(2, END, GROUPS), torch.empty(END, 3 * GROUPS)
-    with Emulator(program(variant)) as emulator:
+    with Emulator(program(variant), blocks=last_blocks()) as emulator:
         operator = DCNv4(emulator)
         emulator.call(
             operator.fields("forward", shape, points_shape, *settings),
             inputs | {"output": at_end("output", GROUPS, output)},
-            last_blocks(),
         )
         emulator.call(
             operator.fields("backward", shape, points_shape, *settings),
@@ -180,7 +171,6 @@ def test_more_elements_than_32_bits_count_dcnv4(variant):
                 "grad_value": at_end("sum", GROUPS, *grad_value),
                 "grad_offset_mask": at_end("output", 3 * GROUPS, grad_offset_mask),
             },
-            last_blocks(),
         )
     assert_close(output, expected[0][0, 1])
     assert_close(grad_value, expected[1][0])
@@ -213,12 +203,11 @@ def test_more_elements_than_32_bits_count_ms_deform_attn(variant):
     output, grad_value, grad_locations, grad_weights = (
         torch.empty(*shape, dtype=torch.float64) for shape in [(END, GROUPS), (2, END, GROUPS), (END, GROUPS, 2), (END, GROUPS)]
     )
-    with Emulator(program(variant)) as emulator:
+    with Emulator(program(variant), blocks=last_blocks()) as emulator:
         operator = MultiScaleDeformableAttention(emulator)
         emulator.call(
             operator.fields("forward", shape, [HEIGHT, WIDTH], points_shape),
             inputs | {"output": at_end("output", GROUPS, output)},
-            last_blocks(),
         )
         emulator.call(
             operator.fields("backward", shape, [HEIGHT, WIDTH], points_shape),
@@ -229,7 +218,6 @@ def test_more_elements_than_32_bits_count_ms_deform_attn(variant):
                 "grad_sampling_locations": at_end("output", 2 * GROUPS, grad_locations),
                 "grad_attention_weights": at_end("output", GROUPS, grad_weights),
             },
-            last_blocks(),
         )
     # Locations next to 1 are rounded by 1e-16, so cells by 1e-11.
     close = partial(assert_close, rtol=1e-9, atol=1e-9)

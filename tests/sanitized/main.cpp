@@ -1,14 +1,14 @@
-// Answers requests on stdin (see request.h) until it ends. Whatever a GPU would not forgive ends the process, with a
-// report on stderr.
+// Answers requests on stdin (see request.h) until it ends. A sanitizer that finds something ends the process, with a report
+// on stderr.
 
-#include "machine.h"
 #include "operators.h"
 
 #include <iostream>
 #include <map>
+#include <stdexcept>
 #include <string>
 
-namespace cuda_emulator {
+namespace sanitized {
 
 namespace {
 
@@ -23,20 +23,17 @@ bool add_operator(const char* name, void (*run)(const Request& request)) {
   return operators().emplace(name, run).second;
 }
 
-} // namespace cuda_emulator
+} // namespace sanitized
 
 int main() {
-  using namespace cuda_emulator;
+  using namespace sanitized;
   std::ios::sync_with_stdio(false);
   std::string line;
   while (std::getline(std::cin, line)) {
     const Request request(line, std::cin);
-    schedule.order = request.integer("order");
-    schedule.first_block = static_cast<unsigned>(request.integer("first_block"));
-    schedule.last_block = static_cast<unsigned>(request.integer("last_block"));
     const auto found = operators().find(request.text("operator"));
     if (found == operators().end()) {
-      fault("this program lacks the operator %s", request.text("operator").c_str());
+      throw std::runtime_error("this program lacks the operator " + request.text("operator"));
     }
     found->second(request);
     request.answer(std::cout);

@@ -1,7 +1,7 @@
-"""Shows that the tests on emulated CUDA kernels bite: each line below, changed on a copy, has to make one of them fail.
+"""Shows that the tests under sanitizers bite: each line below, changed on a copy, has to make one of them fail.
 
-python -m tests.cuda_emulator.mutants            # all of them, a line each
-python -m tests.cuda_emulator.mutants barrier    # those whose description holds the word
+python -m tests.sanitized.mutants            # all of them, a line each
+python -m tests.sanitized.mutants barrier    # those whose description holds the word
 """
 
 import argparse
@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from .build import REPOSITORY, VARIANTS, Variant, build
+from .build import CSRC, OPERATORS, REPOSITORY, build
+from .cpu.kernels import TESTED
+from .cuda.emulator import VARIANTS
 
-CSRC = REPOSITORY / "csrc"
-FOLDER = REPOSITORY / "build" / "cuda_mutants"
+FOLDER = REPOSITORY / "build" / "mutants"
 SECONDS = 900  # for the tests of one mutant; one that never ends is found too
 
 
@@ -34,8 +35,9 @@ class Mutant(NamedTuple):
 
 SAMPLING, VECTOR = "cuda/sampling.cuh", "cuda/vector.cuh"
 DCNV4, ATTENTION = "dcnv4/dcnv4_points.cuh", "ms_deform_attn/ms_deform_attn_points.cuh"
+POINT_BLOCK = "cpu/point_block.h"
 
-MUTANTS = [
+CUDA_MUTANTS = [
     Mutant(
         "off by one: the last point is not located",
         SAMPLING,
@@ -149,6 +151,48 @@ MUTANTS = [
 ]
 
 
+CPU_MUTANTS = [
+    Mutant(
+        "CPU, over-read: behind the end of the buffer",
+        POINT_BLOCK,
+        "pairs.end - pairs.at >= 2 * kBlock && factors.end - factors.at >= kBlock",
+        "pairs.end >= pairs.at",
+    ),
+    Mutant(
+        "CPU, over-read: the end of the offsets' buffer, one too far",
+        "dcnv4/dcnv4_cpu_points.h",
+        "end_(offset_mask_ + ",
+        "end_(offset_mask_ + 1 + ",
+    ),
+    Mutant(
+        "CPU, off by one: the lower corners of the last row",
+        POINT_BLOCK,
+        "static_cast<acc_t>(map_height - 1)",
+        "static_cast<acc_t>(map_height)",
+    ),
+    Mutant(
+        "CPU, corner mask: lower corners count in the slice of the upper ones",
+        POINT_BLOCK,
+        "row[i] + 1 >= first && row[i] + 1 < last ? 0xC : 0",
+        "row[i] >= first && row[i] < last ? 0xC : 0",
+    ),
+    Mutant(
+        "CPU, x and y swapped: location",
+        "ms_deform_attn/ms_deform_attn_cpu_points.h",
+        "y[i] = coordinate(y[i], block.height[i])",
+        "y[i] = coordinate(x[i], block.height[i])",
+    ),
+    Mutant(
+        "CPU, race: each slice writes the gradients of the rows before its own",
+        "dcnv4/dcnv4_cpu_kernel.h",
+        "const bool owns_row = row >= slice.first_output_row &&",
+        "const bool owns_row =",
+    ),
+]
+
+MUTANTS = CUDA_MUTANTS + CPU_MUTANTS
+
+
 def apply(mutant: Mutant, csrc: Path) -> str:
     """The text of the changed file.
 
@@ -176,17 +220,14 @@ def applied(mutant: Mutant, csrc: Path) -> Iterator[None]:
         path.write_text(original)
 
 
-def killer(program: Path, variant: Variant, operator: str) -> str | None:
-    """The first test of an operator that fails on the kernels of `program`, and why; None where all pass.
+def failure(tests: list[str], chosen: str, programs: Path) -> str | None:
+    """The first of the tests with the words `chosen` that fails on the programs in a folder, and why; None where all pass.
 
     Raises:
         RuntimeError: the tests could not be run.
     """
-    # In which a mistake shows soonest, first.
-    tests = ["tests/ops/test_cuda_kernels.py", f"tests/ops/test_{operator}.py"]
-    chosen = " and ".join([*str(variant).split(), operator])
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "-k", chosen, *tests]
-    environment = {**os.environ, "CUDA_EMULATOR_PROGRAM": str(program), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "SANITIZED_PROGRAMS": str(programs), "OMP_NUM_THREADS": "1"}
     try:
         run = subprocess.run(
             command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS
@@ -195,11 +236,33 @@ def killer(program: Path, variant: Variant, operator: str) -> str | None:
         return f"no end in {SECONDS} s"
     if run.returncode == 0:
         return None
-    failed = re.search(r"^FAILED tests/ops/(\S+::.*?\])(?: - (.*))?$", run.stdout, flags=re.MULTILINE)
+    failed = re.search(r"^FAILED tests/(\S+::.*?\])(?: - (.*))?$", run.stdout, flags=re.MULTILINE)
     if run.returncode != 1 or failed is None:
         raise RuntimeError(f"the tests could not be run on the mutant:\n{run.stdout[-3000:]}{run.stderr[-1000:]}")
-    reason = re.search(r"(CUDA emulator: .*|ERROR: AddressSanitizer: .*?(?= on| \(|$)|runtime error: .*)", run.stdout)
-    return f"{failed[1]}: {reason[1] if reason else 'other numbers'}"
+    report = r"CUDA emulator: .*|ERROR: AddressSanitizer: .*?(?= on| \(|$)|runtime error: .*|two pieces .*"
+    reason = re.search(report, run.stdout, flags=re.MULTILINE)
+    return f"{failed[1]}: {reason[0] if reason else 'other numbers'}"
+
+
+def killer_of_cuda(mutant: Mutant, csrc: Path) -> str | None:
+    """What fails on CUDA kernels from `csrc`, which `mutant` has changed."""
+    # Of what both operators share, one shows whether the tests notice.
+    operator = "ms_deform_attn" if mutant.file.startswith("ms_deform_attn") else "dcnv4"
+    # In which a mistake shows soonest, first.
+    tests = ["tests/ops/test_cuda_kernels.py", f"tests/ops/test_{operator}.py"]
+    for variant in reversed(VARIANTS):  # that which finds the most, and compiles the soonest, first
+        build(variant, csrc, FOLDER / operator, [operator])
+        killed = failure(tests, " and ".join([*str(variant).split(), operator]), FOLDER / operator)
+        if killed:
+            return killed
+    return None
+
+
+def killer_of_cpu(mutant: Mutant, csrc: Path) -> str | None:
+    """What fails on CPU kernels from `csrc`, which `mutant` has changed."""
+    for variant in TESTED:
+        build(variant, csrc, FOLDER / "cpu", OPERATORS)
+    return failure(["tests/sanitized/test_fuzz.py"], "random and cpu", FOLDER / "cpu")
 
 
 def main() -> int:
@@ -216,15 +279,8 @@ def main() -> int:
     survivors = 0
     for mutant in chosen:
         start = time.monotonic()
-        # Of what both operators share, one shows whether the tests notice.
-        operator = "ms_deform_attn" if mutant.file.startswith("ms_deform_attn") else "dcnv4"
-        killed = None
         with applied(mutant, csrc):
-            for variant in reversed(VARIANTS):  # that which finds the most, and compiles the soonest, first
-                program = build(variant, csrc, FOLDER / operator, [operator])
-                killed = killer(program, variant, operator)
-                if killed:
-                    break
+            killed = killer_of_cpu(mutant, csrc) if mutant in CPU_MUTANTS else killer_of_cuda(mutant, csrc)
         survivors += killed is None
         outcome = f"killed by {killed}" if killed else "SURVIVED"
         print(f"{mutant.description}: {outcome} [{time.monotonic() - start:.0f} s]", flush=True)

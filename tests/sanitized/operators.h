@@ -4,9 +4,9 @@
 
 #include "request.h"
 
-namespace cuda_emulator {
+namespace sanitized {
 
 /// Always true, to be called where a global is initialised.
 bool add_operator(const char* name, void (*run)(const Request& request));
 
-} // namespace cuda_emulator
+} // namespace sanitized

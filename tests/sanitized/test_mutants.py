@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.cuda_emulator.mutants import CSRC, MUTANTS, Mutant, apply
+from tests.sanitized.mutants import CSRC, MUTANTS, Mutant, apply
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.description)

@@ -1,10 +1,11 @@
 """Random calls of both operators on sanitized kernels: no report, and the numbers of the oracles.
 
-    python -m tests.cuda_emulator.fuzz --minutes 60
-    python -m tests.cuda_emulator.fuzz --seed 7 --call 1234      # one call again, the one that a failure names
+    python -m tests.sanitized.fuzz --minutes 60
+    python -m tests.sanitized.fuzz --programs cpu
+    python -m tests.sanitized.fuzz --programs "sanitized avx2" --seed 7 --call 1234      # one call again, that of a failure
 
-Shapes, dtypes, strides, addresses, devices and orders of threads are drawn; so are offsets and locations, among which NaN,
-infinity, 1e30 and subnormal numbers lie.
+Shapes, dtypes, strides, addresses, devices, orders of threads and what each of them does are drawn; so are offsets and
+locations, among which NaN, infinity, 1e30 and subnormal numbers lie.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -25,12 +26,17 @@ from flash_internimage.ops import ms_deform_attn
 from tests.ops.dcnv4_oracle import Case, dcnv4_oracle
 from tests.ops.ms_deform_attn_oracle import ms_deform_attn_oracle
 
-from . import build
-from .emulator import Device, Emulator, installed, operators
+from .build import Variant, executable, obstacle
+from .cpu import kernels as cpu
+from .cuda import emulator as cuda
+from .operators import installed, operators
+from .process import Buffer, Fields
 
 HOSTILE = [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 1e-40, 5e-324, -1.0, 0.0]
 # Whether they vanish in a coordinate, and on which side of a kink a gradient is taken, depends on the order of additions.
 UNDECIDED = [-1e-40, -5e-324]
+PROGRAMS = {"cpu": cpu.ALL, "cuda": cuda.ALL}
+PROGRAMS |= {str(variant): [variant] for variant in [*cpu.ALL, *cpu.TESTED, *cuda.ALL]}
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -126,6 +132,12 @@ def draw_ms_deform_attn(draw: Draw) -> Call:
     batch, queries, heads, points = draw.integer(1, 2), draw.integer(1, 9), draw.integer(1, 4), draw.integer(1, 6)
     channels = draw.choose.choice([1, 2, 3, 4, 7, 8, 16, 17, 24, 32, 33, 67])
     shapes = [draw.pair(1, 8) for _ in range(draw.integer(1, 5))]
+    empty = draw.choose.choice(["batch", "queries", "heads", "points", "channels", "shapes"] + 50 * [""])
+    batch, queries, heads, points, channels = (
+        0 if name == empty else size
+        for name, size in dict(batch=batch, queries=queries, heads=heads, points=points, channels=channels).items()
+    )
+    shapes = [] if empty == "shapes" else shapes
     dtype, points_dtype = draw.dtypes()
     locations = draw.exact(
         torch.rand(batch, queries, heads, len(shapes), points, 2, generator=draw.generator).double() * 2 - 0.5
@@ -150,9 +162,10 @@ def draw_call(seed: int, number: int) -> tuple[Draw, Call]:
     return draw, draw.choose.choice([draw_dcnv4, draw_ms_deform_attn])(draw)
 
 
-def results(function: Callable[..., Tensor], inputs: list[Tensor], grad_output: Tensor) -> list[Tensor]:
-    """The output, and the gradients of some of the inputs: those that require one."""
+def results(function: Callable[..., Tensor], inputs: list[Tensor], grad_output: Tensor | None) -> list[Tensor]:
+    """The output, and the gradients of some of the inputs: those that require one. No `grad_output` is one of ones."""
     output = function(*inputs)
+    grad_output = torch.ones_like(output) if grad_output is None else grad_output
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
     return [output.detach(), *(torch.autograd.grad(output, wanted, grad_output) if wanted else ())]
 
@@ -162,13 +175,14 @@ def check(draw: Draw, call: Call) -> None:
 
     Raises:
         AssertionError: other numbers than the oracle's.
-        EmulatorError: a sanitizer's report.
+        KernelError: a report.
     """
     wanted = [draw.choose.random() < 0.8 for _ in call.inputs]
     inputs = [tensor.detach().requires_grad_(flag) for tensor, flag in zip(call.inputs, wanted, strict=True)]
     exact_inputs = [tensor.detach().double().requires_grad_(flag) for tensor, flag in zip(call.inputs, wanted, strict=True)]
-    if inputs[0].shape[0] == 0:
-        assert call.function(*inputs).shape[0] == 0
+    if any(tensor.numel() == 0 for tensor in inputs):
+        output, *gradients = results(call.function, inputs, None)
+        assert all((gradient == 0).all() for gradient in [output, *gradients])
         return
     with torch.no_grad():
         shape = call.oracle(*exact_inputs).shape
@@ -185,52 +199,49 @@ def check(draw: Draw, call: Call) -> None:
         )
 
 
-class AnyEmulator:
-    """An emulator of each variant, one of which answers the next calls."""
+class AnyProcess:
+    """A process of each variant, one of which answers the next calls."""
 
-    def __init__(self, variants: list[build.Variant]) -> None:
-        self.emulators = [Emulator(build.build(variant)) for variant in variants]
-        self.chosen = self.emulators[0]
+    takes_empty = True
 
-    def choose(self, draw: Draw) -> str:
-        """Draw one, and everything about it; says which."""
-        self.chosen = draw.choose.choice(self.emulators)
-        self.chosen.device = Device(
-            multiprocessors=draw.choose.choice([1, 1, 2, 132]),
-            shared_bytes_per_block=draw.choose.choice([2048, 4096, 16384, 48 * 1024]),
-            blocks_per_grid=draw.choose.choice([1, 3, 2**31 - 1]),
-        )
-        self.chosen.index_bits = draw.choose.choice([0, 32, 64])
-        self.chosen.order = draw.integer(0, 99)
-        program = self.chosen.executable.parent.name
-        return f"{program} {self.chosen.device} {self.chosen.index_bits} bits, order {self.chosen.order}"
+    def __init__(self, variants: Sequence[Variant]) -> None:
+        self.processes = {str(variant): variant.start(executable(variant)) for variant in variants}
 
-    def call(self, *arguments: object) -> None:
-        self.chosen.call(*arguments)
+    def choose(self, call: Call, seed: str) -> tuple[str, str]:
+        """Draw one that is compiled for the call, and, whichever else there are, the same about it; says which and what."""
+        dtypes = call.inputs[0].dtype, call.inputs[1].dtype
+        names = [name for name, process in self.processes.items() if process.runs(*dtypes)]
+        name = random.Random(f"{seed} process").choice(names)
+        self.chosen = self.processes[name]
+        self.takes_empty = self.chosen.takes_empty
+        return name, self.chosen.vary(random.Random(f"{seed} variation"))
+
+    def call(self, fields: Fields, buffers: dict[str, Buffer]) -> None:
+        self.chosen.call(fields, buffers)
 
     def close(self) -> None:
-        for emulator in self.emulators:
-            emulator.close()
+        for process in self.processes.values():
+            process.close()
 
 
-def fuzz(numbers: Iterable[int], seed: int, variants: list[build.Variant]) -> Counter[str]:
-    """Draw and check the calls of these numbers, and count them by operator and dtypes.
+def fuzz(numbers: Iterable[int], seed: int, variants: Sequence[Variant]) -> Counter[str]:
+    """Draw and check the calls of these numbers, and count them by operator, dtypes and what they ran on.
 
     Raises:
         RuntimeError: a call failed; the message says how to repeat it.
     """
     counts = Counter()
-    emulators = AnyEmulator(variants)
-    with contextlib.closing(emulators), installed(operators(emulators)):
+    processes = AnyProcess(variants)
+    with contextlib.closing(processes), installed(operators(processes)):
         for number in numbers:
             draw, call = draw_call(seed, number)
-            emulator = emulators.choose(draw)
+            program, variation = processes.choose(call, f"{seed} {number}")
             try:
                 check(draw, call)
             except (AssertionError, RuntimeError) as error:
-                again = f"repeat it with --seed {seed} --call {number}"
-                raise RuntimeError(f"fuzz: a call failed, {again}: {call.description} on {emulator}\n{error}") from error
-            counts[" ".join(call.description.split()[:3])] += 1
+                again = f"repeat it with --programs '{program}' --seed {seed} --call {number}"
+                raise RuntimeError(f"fuzz: a call failed, {again}: {call.description}, {variation}\n{error}") from error
+            counts[" ".join([*call.description.split()[:3], "on", program])] += 1
     return counts
 
 
@@ -246,10 +257,16 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--call", type=int, help="only this one")
+    parser.add_argument(
+        "--programs", nargs="+", choices=PROGRAMS, default=["cpu", "cuda"], metavar="NAME", help=", ".join(PROGRAMS)
+    )
     arguments = parser.parse_args()
+    if obstacle() is not None:
+        print(obstacle())
+        return 1
     numbers = until(60 * arguments.minutes) if arguments.call is None else [arguments.call]
     try:
-        counts = fuzz(numbers, arguments.seed, [build.Variant(a, c) for a in (750, 900) for c in ("memory", "accesses")])
+        counts = fuzz(numbers, arguments.seed, [variant for name in arguments.programs for variant in PROGRAMS[name]])
     except RuntimeError as error:
         print(error)
         return 1

@@ -6,8 +6,6 @@
 
 #pragma once
 
-#include "accesses.h"
-
 #include <c10/core/ScalarType.h>
 
 #include <cstdint>
@@ -17,11 +15,17 @@
 #include <unordered_map>
 #include <vector>
 
-namespace cuda_emulator {
+namespace sanitized {
 
 class Buffer {
  public:
-  Buffer(const std::string& name, const std::string& description, std::istream& stream);
+  const std::string name;
+  const int64_t bytes;
+  const bool writable;
+  const unsigned char untouched; // each byte of what is writable
+
+  /// Memory as a request describes it, with what `stream` holds of an input.
+  static std::unique_ptr<Buffer> read(const std::string& name, const std::string& description, std::istream& stream);
   ~Buffer();
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
@@ -37,13 +41,12 @@ class Buffer {
     int64_t length;
   };
 
-  std::string name_;
-  bool writable_;
+  Buffer(const std::string& name, const std::string& role, int64_t bytes, int64_t misalignment);
+
   unsigned char* memory_;
   int64_t memory_bytes_; // of a mapping, 0 for an allocation
   unsigned char* data_;
   std::vector<Part> parts_;
-  std::unique_ptr<Region> region_;
 };
 
 class Request {
@@ -59,15 +62,20 @@ class Request {
   double real(const std::string& name) const;
   std::vector<int64_t> integers(const std::string& name) const;
   c10::ScalarType dtype(const std::string& name) const;
+  bool is_forward() const {
+    return text("direction") == "forward";
+  }
   /// Null where the request lacks it.
   void* buffer(const std::string& name) const;
+  const std::vector<std::unique_ptr<Buffer>>& buffers() const {
+    return buffers_;
+  }
 
   void answer(std::ostream& stream) const;
 
  private:
   std::unordered_map<std::string, std::string> fields_;
-  std::vector<std::string> order_;
-  std::unordered_map<std::string, std::unique_ptr<Buffer>> buffers_;
+  std::vector<std::unique_ptr<Buffer>> buffers_;
 };
 
-} // namespace cuda_emulator
+} // namespace sanitized

@@ -1,12 +1,11 @@
 #include "request.h"
 
-#include "machine.h"
-
 #include <cstdlib>
 #include <cstring>
 #include <istream>
 #include <ostream>
 #include <sstream>
+#include <stdexcept>
 
 #include <sys/mman.h>
 
@@ -14,7 +13,7 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
-namespace cuda_emulator {
+namespace sanitized {
 
 namespace {
 
@@ -28,47 +27,56 @@ std::string until(std::istringstream& stream, char end) {
   return text;
 }
 
+[[noreturn]] void refuse(const std::string& what) {
+  throw std::runtime_error("request: " + what);
+}
+
 } // namespace
 
-Buffer::Buffer(const std::string& name, const std::string& description, std::istream& stream)
-    : name_(name) {
-  std::istringstream fields(description);
-  const std::string role = until(fields, ':');
-  const int64_t bytes = std::stoll(until(fields, ':'));
-  const int64_t misalignment = std::stoll(until(fields, ':'));
-  while (fields.peek() != EOF) {
-    const int64_t offset = std::stoll(until(fields, ','));
-    parts_.push_back({offset, std::stoll(until(fields, ';'))});
-  }
-
-  writable_ = role != "input";
-  memory_bytes_ = bytes > kMapped ? misalignment + bytes : 0;
+Buffer::Buffer(const std::string& name, const std::string& role, int64_t bytes, int64_t misalignment)
+    : name(name),
+      bytes(bytes),
+      writable(role != "input"),
+      // What a kernel should have written but has not is NaN in every type.
+      untouched(role == "output" ? 0xFF : 0),
+      memory_bytes_(bytes > kMapped ? misalignment + bytes : 0) {
   if (memory_bytes_ > 0) {
     memory_ = static_cast<unsigned char*>(
         mmap(nullptr, memory_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     if (memory_ == MAP_FAILED) {
-      fault("no %lld bytes of address space for %s", static_cast<long long>(bytes), name.c_str());
+      refuse("no " + std::to_string(bytes) + " bytes of address space for " + name);
     }
   } else {
     // aligned_alloc would round the size up, and with it the end that must not be passed.
     void* allocated = nullptr;
     if (posix_memalign(&allocated, kAlignment, misalignment + bytes) != 0) {
-      fault("no %lld bytes of memory for %s", static_cast<long long>(bytes), name.c_str());
+      refuse("no " + std::to_string(bytes) + " bytes of memory for " + name);
     }
     memory_ = static_cast<unsigned char*>(allocated);
-    // What a kernel should have written but has not is NaN in every type.
-    std::memset(memory_, role == "output" ? 0xFF : 0, misalignment + bytes);
+    std::memset(memory_, untouched, misalignment + bytes);
   }
   data_ = memory_ + misalignment;
-  if (!writable_) {
-    for (const Part& part : parts_) {
-      stream.read(reinterpret_cast<char*>(data_ + part.offset), part.length);
+}
+
+std::unique_ptr<Buffer> Buffer::read(const std::string& name, const std::string& description, std::istream& stream) {
+  std::istringstream fields(description);
+  const std::string role = until(fields, ':');
+  const int64_t bytes = std::stoll(until(fields, ':'));
+  const int64_t misalignment = std::stoll(until(fields, ':'));
+  std::unique_ptr<Buffer> buffer(new Buffer(name, role, bytes, misalignment));
+  while (fields.peek() != EOF) {
+    const int64_t offset = std::stoll(until(fields, ','));
+    buffer->parts_.push_back({offset, std::stoll(until(fields, ';'))});
+  }
+  if (!buffer->writable) {
+    for (const Part& part : buffer->parts_) {
+      stream.read(reinterpret_cast<char*>(buffer->data_ + part.offset), part.length);
     }
   }
 #if defined(__SANITIZE_ADDRESS__)
-  ASAN_POISON_MEMORY_REGION(memory_, misalignment);
+  ASAN_POISON_MEMORY_REGION(buffer->memory_, misalignment);
 #endif
-  region_ = std::make_unique<Region>(name_.c_str(), data_, bytes, writable_);
+  return buffer;
 }
 
 Buffer::~Buffer() {
@@ -83,7 +91,7 @@ Buffer::~Buffer() {
 }
 
 void Buffer::answer(std::ostream& stream) const {
-  if (writable_) {
+  if (writable) {
     for (const Part& part : parts_) {
       stream.write(reinterpret_cast<const char*>(data_ + part.offset), part.length);
     }
@@ -98,8 +106,7 @@ Request::Request(const std::string& line, std::istream& stream) {
     const std::string name = word.substr(0, split);
     const std::string value = word.substr(split + 1);
     if (name.rfind("buffer.", 0) == 0) {
-      order_.push_back(name.substr(7));
-      buffers_[order_.back()] = std::make_unique<Buffer>(order_.back(), value, stream);
+      buffers_.push_back(Buffer::read(name.substr(7), value, stream));
     } else {
       fields_[name] = value;
     }
@@ -109,7 +116,7 @@ Request::Request(const std::string& line, std::istream& stream) {
 const std::string& Request::text(const std::string& name) const {
   const auto found = fields_.find(name);
   if (found == fields_.end()) {
-    fault("the request lacks %s", name.c_str());
+    refuse("it lacks " + name);
   }
   return found->second;
 }
@@ -145,20 +152,24 @@ c10::ScalarType Request::dtype(const std::string& name) const {
   if (dtype == "float16") {
     return c10::kHalf;
   }
-  fault("the request has the dtype %s", dtype.c_str());
+  refuse("it has the dtype " + dtype);
 }
 
 void* Request::buffer(const std::string& name) const {
-  const auto found = buffers_.find(name);
-  return found == buffers_.end() ? nullptr : found->second->data();
+  for (const auto& buffer : buffers_) {
+    if (buffer->name == name) {
+      return buffer->data();
+    }
+  }
+  return nullptr;
 }
 
 void Request::answer(std::ostream& stream) const {
   stream << "done\n";
-  for (const std::string& name : order_) {
-    buffers_.at(name)->answer(stream);
+  for (const auto& buffer : buffers_) {
+    buffer->answer(stream);
   }
   stream.flush();
 }
 
-} // namespace cuda_emulator
+} // namespace sanitized

@@ -1,0 +1,125 @@
+"""Compiles the programs with ninja: once, then what changed.
+
+python -m tests.sanitized.build      # those of the tests
+"""
+
+import fcntl
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+CSRC = REPOSITORY / "csrc"
+SOURCES = Path(__file__).resolve().parent
+OPERATORS = ["dcnv4", "ms_deform_attn"]
+
+# Those of -fsanitize=undefined that kernels can meet; the rest would double the time to compile.
+UNDEFINED = "alignment,bounds,bool,float-cast-overflow,integer-divide-by-zero,pointer-overflow,shift,signed-integer-overflow"
+CATCH_UNDEFINED = f"-fsanitize={UNDEFINED} -fno-sanitize-recover=all"
+
+
+class Recipe(NamedTuple):
+    """How a program is compiled, beside what all are."""
+
+    flags: str  # of every source, and of the program
+    sources: dict[Path, str]  # beside SHARED_SOURCES, with flags of their own
+
+
+class Variant(Protocol):
+    """What a program is compiled for; as text, its name in tests and the folder that it is built in."""
+
+    def recipe(self, csrc: Path, operators: list[str]) -> Recipe:
+        """For kernels from the folder `csrc`; `operators` are those that the program can run."""
+
+
+SHARED_SOURCES = {SOURCES / "main.cpp": "-O1", SOURCES / "request.cpp": "-O1"}
+
+
+def obstacle() -> str | None:
+    """Why no program can be built here, or None."""
+    compiler = os.environ.get("CXX", "g++")
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
+        return f"kernels under sanitizers are for Linux on x86-64 and AArch64, this is {sys.platform} on {platform.machine()}"
+    for tool in (compiler, "ninja"):
+        if shutil.which(tool) is None:
+            return f"{tool} was not found"
+    return None
+
+
+def ninja_file(recipe: Recipe, csrc: Path) -> str:
+    """Rules for one program."""
+    compiler = os.environ.get("CXX", "g++")
+    torch_includes = Path(torch.__file__).parent / "include"
+    flags = [
+        "-std=c++20 -g1 -fno-omit-frame-pointer -Wall -Wextra -Wno-unused-parameter -Wno-unknown-pragmas -Werror",
+        recipe.flags,
+        f"-I{SOURCES} -I{csrc} -isystem {torch_includes}",
+    ]
+    lines = [
+        f"flags = {' '.join(flags)}",
+        "rule compile",
+        f"  command = {compiler} -MMD -MF $out.d $more $flags -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "rule link",
+        f"  command = {compiler} -fsanitize=undefined {recipe.flags} $in -o $out",
+    ]
+    sources = recipe.sources | SHARED_SOURCES
+    for source, more in sources.items():
+        lines += [f"build {source.stem}.o: compile {source}", f"  more = {more}"]
+    lines.append(f"build program: link {' '.join(f'{source.stem}.o' for source in sources)}")
+    return "\n".join(lines) + "\n"
+
+
+def program_in(folder: Path, variant: Variant) -> Path:
+    """Where a program lies in the folder of programs."""
+    return folder / str(variant).replace(" ", "_") / "program"
+
+
+def build(
+    variant: Variant,
+    csrc: Path = CSRC,
+    folder: Path = REPOSITORY / "build" / "sanitized",
+    operators: list[str] = OPERATORS,
+) -> Path:
+    """The program, compiled if anything that it depends on has changed.
+
+    Args:
+        csrc: the folder of the kernels' sources.
+        folder: where to build, in a folder of its own.
+        operators: those that the program can run.
+
+    Raises:
+        RuntimeError: a source does not compile; the message is the compiler's.
+    """
+    program = program_in(folder, variant)
+    folder = program.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # against another run of the tests
+        (folder / "build.ninja").write_text(ninja_file(variant.recipe(csrc, operators), csrc))
+        built = subprocess.run(["ninja", "-C", folder, "-j", jobs], capture_output=True, text=True, check=False)
+    if built.returncode != 0:
+        raise RuntimeError(f"the program {variant} does not compile:\n{built.stdout}{built.stderr}")
+    return program
+
+
+def executable(variant: Variant) -> Path:
+    """The program: built, or, where SANITIZED_PROGRAMS names the folder of other ones (mutants.py), from there."""
+    others = os.environ.get("SANITIZED_PROGRAMS")
+    return program_in(Path(others), variant) if others else build(variant)
+
+
+if __name__ == "__main__":
+    from .cpu.kernels import TESTED
+    from .cuda.emulator import VARIANTS
+
+    for each in [*TESTED, *VARIANTS]:
+        print(build(each))

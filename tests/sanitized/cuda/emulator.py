@@ -1,0 +1,99 @@
+"""The CUDA kernels on an emulated GPU: a program for each pair of GPU architecture and kind of checks."""
+
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ..build import CATCH_UNDEFINED, SOURCES, Recipe
+from ..process import Fields, KernelProcess
+
+HERE = SOURCES / "cuda"
+WHOLE_PROGRAM = {"memory": "-fsanitize=address", "accesses": ""}
+# Only asks for calls before accesses, which accesses.cpp answers.
+KERNELS_ONLY = {"memory": "", "accesses": "-fsanitize=thread"}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Properties of a GPU. So few multiprocessors that even small problems give each block several units."""
+
+    multiprocessors: int = 1
+    threads_per_multiprocessor: int = 2048
+    shared_bytes_per_multiprocessor: int = 164 * 1024
+    shared_bytes_per_block: int = 48 * 1024
+    blocks_per_grid: int = 2**31 - 1
+
+
+class Emulator(KernelProcess):
+    """A process that runs CUDA kernels.
+
+    Args:
+        device: the GPU that launches are planned for.
+        index_bits: 32 or 64 for the kernels of that index type, 0 for those that the sizes ask for.
+        order: seed of the order in which threads take turns.
+        blocks: the first of the grid's to run, and the one after the last.
+    """
+
+    takes_empty = False
+
+    def __init__(
+        self,
+        executable: Path,
+        device: Device | None = None,
+        index_bits: int = 0,
+        order: int = 0,
+        blocks: tuple[int, int] = (0, 2**32 - 1),
+    ) -> None:
+        super().__init__(executable)
+        self.device = device or Device()
+        self.index_bits = index_bits
+        self.order = order
+        self.blocks = blocks
+
+    def vary(self, choose: random.Random) -> str:
+        """The device, the index type and the order of threads."""
+        self.device = Device(
+            multiprocessors=choose.choice([1, 1, 2, 132]),
+            shared_bytes_per_block=choose.choice([2048, 4096, 16384, 48 * 1024]),
+            blocks_per_grid=choose.choice([1, 3, 2**31 - 1]),
+        )
+        self.index_bits = choose.choice([0, 32, 64])
+        self.order = choose.randint(0, 99)
+        return f"{self.device} {self.index_bits} bits, order {self.order}"
+
+    def own_fields(self, fields: Fields) -> Fields:
+        """As in machine.h and queue.h."""
+        first, last = self.blocks
+        return asdict(self.device) | {
+            "index_bits": self.index_bits, "order": self.order, "first_block": first, "last_block": last,
+        }  # fmt: skip
+
+
+class Variant(NamedTuple):
+    """What a program is compiled for."""
+
+    architecture: int  # __CUDA_ARCH__: 900 has vector reductions, 750 has not
+    checks: str  # "memory": AddressSanitizer; "accesses": races and uninitialised reads, see accesses.h
+
+    def __str__(self) -> str:
+        return f"emulated sm_{self.architecture // 10} {self.checks}"
+
+    def recipe(self, csrc: Path, operators: list[str]) -> Recipe:
+        """As in build.py."""
+        kernels = f"-O1 -I{HERE / 'include'} -include cuda_runtime.h {CATCH_UNDEFINED} {KERNELS_ONLY[self.checks]}"
+        kernels += f" -DCUDA_EMULATOR_ARCHITECTURE={self.architecture}"
+        sources = {HERE / f"{name}.cpp": kernels for name in operators}
+        return Recipe(
+            flags=WHOLE_PROGRAM[self.checks],
+            sources=sources | {HERE / "accesses.cpp": "-O2", HERE / "machine.cpp": "-O2"},
+        )
+
+    def start(self, executable: Path) -> Emulator:
+        """A process of the program that `recipe` makes."""
+        return Emulator(executable)
+
+
+ALL = [Variant(architecture, checks) for architecture in (750, 900) for checks in ("memory", "accesses")]
+# What no test should have to ask for: both architectures, and both kinds of checks.
+VARIANTS = [Variant(900, "memory"), Variant(750, "accesses")]
