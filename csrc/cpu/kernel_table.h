@@ -4,6 +4,8 @@
 
 #include "capability.h"
 
+#include <cstdint>
+
 namespace flash_internimage::cpu {
 
 template <typename forward_call_t, typename backward_call_t, typename slice_t>

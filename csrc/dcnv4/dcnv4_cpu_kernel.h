@@ -8,6 +8,24 @@
 
 namespace flash_internimage::dcnv4::FLASH_INTERNIMAGE_ISA {
 
+constexpr int64_t kLineBytes = 64;
+
+/// Rows below the window's last tap that most points stay above.
+constexpr int64_t kRowsAhead = 3;
+
+/// Asks for a group's channels of a cell below the window, before the first points reach that row: they do so at places
+/// that no processor foresees. `map` starts at the group's first channel.
+template <bool is_written, typename scalar_t>
+C10_ALWAYS_INLINE void fetch_ahead(const Geometry& geometry, const scalar_t* map, int64_t row, int64_t column) {
+  const int64_t below = window_center(geometry.height, row) + geometry.height.center() + kRowsAhead;
+  const int64_t y = std::clamp<int64_t>(below, 0, geometry.height.size - 1);
+  const int64_t x = std::clamp<int64_t>(window_center(geometry.width, column), 0, geometry.width.size - 1);
+  const scalar_t* cell = map + (y * geometry.width.size + x) * geometry.channels();
+  for (int64_t channel = 0; channel < geometry.group_channels; channel += kLineBytes / sizeof(scalar_t)) {
+    __builtin_prefetch(cell + channel, is_written);
+  }
+}
+
 template <typename value_t, typename offset_t, typename acc_t>
 void forward_cells(const ForwardCall& call, int64_t first, int64_t last) {
   const Geometry& geometry = call.geometry;
@@ -22,6 +40,7 @@ void forward_cells(const ForwardCall& call, int64_t first, int64_t last) {
     const value_t* map = static_cast<const value_t*>(call.value) + image * geometry.input_cells() * channels;
     value_t* output = static_cast<value_t*>(call.output) + cell * channels;
     for (int32_t group = 0; group < geometry.groups; ++group) {
+      fetch_ahead<false>(geometry, map + static_cast<int64_t>(group) * geometry.group_channels, row, column);
       points.locate(cell, row, column, group);
       for_each_pack(geometry.group_channels, [&](auto width, int64_t channel) {
         const int64_t offset = static_cast<int64_t>(group) * geometry.group_channels + channel;
@@ -92,8 +111,14 @@ void walk_slice(const BackwardCall& call, const BackwardSlice& slice) {
     for (int64_t column = 0; column < geometry.width.output_size; ++column) {
       const int64_t cell = slice.image * geometry.output_cells() + row * geometry.width.output_size + column;
       for (int32_t group = slice.first_group; group < slice.last_group; ++group) {
-        points.locate(cell, row, column, group);
         const int64_t channel = static_cast<int64_t>(group) * geometry.group_channels;
+        if constexpr (wants_points) {
+          fetch_ahead<false>(geometry, map + channel, row, column);
+        }
+        if constexpr (wants_grad_value) {
+          fetch_ahead<true>(geometry, grad_map + channel, row, column);
+        }
+        points.locate(cell, row, column, group);
         const value_t* grad_output = static_cast<const value_t*>(call.grad_output) + cell * channels + channel;
         acc_t* grad_group = wants_grad_value ? grad_map + channel : nullptr;
         for (size_t index = 0; index < points.blocks().size(); ++index) {
