@@ -207,11 +207,14 @@ class AnyProcess:
     def __init__(self, variants: Sequence[Variant]) -> None:
         self.processes = {str(variant): variant.start(executable(variant)) for variant in variants}
 
-    def choose(self, call: Call, seed: str) -> tuple[str, str]:
-        """Draw one that is compiled for the call, and, whichever else there are, the same about it; says which and what."""
+    def able(self, call: Call) -> list[str]:
+        """Those that are compiled for the call's dtypes."""
         dtypes = call.inputs[0].dtype, call.inputs[1].dtype
-        names = [name for name, process in self.processes.items() if process.runs(*dtypes)]
-        name = random.Random(f"{seed} process").choice(names)
+        return [name for name, process in self.processes.items() if process.runs(*dtypes)]
+
+    def choose(self, call: Call, seed: str) -> tuple[str, str]:
+        """Draw one that is able, and, whichever else there are, the same about it; says which and what."""
+        name = random.Random(f"{seed} process").choice(self.able(call))
         self.chosen = self.processes[name]
         self.takes_empty = self.chosen.takes_empty
         return name, self.chosen.vary(random.Random(f"{seed} variation"))
@@ -225,7 +228,10 @@ class AnyProcess:
 
 
 def fuzz(numbers: Iterable[int], seed: int, variants: Sequence[Variant]) -> Counter[str]:
-    """Draw and check the calls of these numbers, and count them by operator, dtypes and what they ran on.
+    """Draw and check the calls of these numbers, as far as one of the variants is compiled for their dtypes.
+
+    Returns:
+        How many, by operator, dtypes and what they ran on.
 
     Raises:
         RuntimeError: a call failed; the message says how to repeat it.
@@ -235,6 +241,8 @@ def fuzz(numbers: Iterable[int], seed: int, variants: Sequence[Variant]) -> Coun
     with contextlib.closing(processes), installed(operators(processes)):
         for number in numbers:
             draw, call = draw_call(seed, number)
+            if not processes.able(call):
+                continue
             program, variation = processes.choose(call, f"{seed} {number}")
             try:
                 check(draw, call)
