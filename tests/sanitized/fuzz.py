@@ -254,9 +254,9 @@ def fuzz(numbers: Iterable[int], seed: int, variants: Sequence[Variant]) -> Coun
 
 
 def until(seconds: float) -> Iterator[int]:
-    """0, 1, 2 ... for so long."""
+    """0, 1, 2 ... for so long after the first."""
     start = time.monotonic()
-    return itertools.takewhile(lambda _: time.monotonic() - start < seconds, itertools.count())
+    yield from itertools.takewhile(lambda _: time.monotonic() - start < seconds, itertools.count())
 
 
 def main() -> int:
