@@ -10,11 +10,12 @@ from tests.sanitized.cuda.emulator import VARIANTS
 pytestmark = pytest.mark.skipif(obstacle() is not None, reason=str(obstacle()))
 
 
-@pytest.mark.parametrize("variants", [TESTED, VARIANTS], ids=["cpu", "cuda"])
-def test_random_calls_give_no_report_and_no_wrong_number(variants):
+@pytest.mark.parametrize(("variants", "pairs"), [(TESTED, 4), (VARIANTS, 6)], ids=["cpu", "cuda"])
+def test_random_calls_give_no_report_and_no_wrong_number(variants, pairs):
     counts = fuzz.fuzz(range(150), 0, variants)
-    assert counts.total() == 150
-    assert len({name.partition(" on ")[0] for name in counts}) == 12, "both operators, in every pair of dtypes"
+    assert counts.total() > 100
+    names = {description.partition(" on ")[0] for description in counts}
+    assert len(names) == 2 * pairs, "both operators, in every pair of dtypes that the programs are compiled for"
 
 
 def test_a_wrong_number_is_found_and_can_be_repeated(monkeypatch):
@@ -27,10 +28,11 @@ def test_a_repeated_call_is_the_same_without_the_other_programs():
     some, all_of_them = fuzz.AnyProcess(TESTED), fuzz.AnyProcess([*VARIANTS, *TESTED])
     compared = 0
     for number in range(20):
-        (program, variation), (same_program, same_variation) = (
-            processes.choose(fuzz.draw_call(5, number)[1], f"5 {number}") for processes in (some, all_of_them)
-        )
-        if program == same_program:
-            assert variation == same_variation
-            compared += 1
+        _, call = fuzz.draw_call(5, number)
+        if some.able(call):
+            program, variation = some.choose(call, f"5 {number}")
+            same_program, same_variation = all_of_them.choose(call, f"5 {number}")
+            if program == same_program:
+                assert variation == same_variation
+                compared += 1
     assert compared > 0
