@@ -61,17 +61,23 @@ C10_ALWAYS_INLINE lanes_t<acc_t, lanes> load_lanes(const scalar_t* from) {
   }
 }
 
+/// bfloat16 numbers in the upper halves of words; the lower halves are left over. Rounds to nearest even by adding just
+/// under half of the last kept bit, or half where that bit is odd.
+template <int lanes>
+C10_ALWAYS_INLINE lanes_t<uint32_t, lanes> round_bfloat16(lanes_t<float, lanes> lane_values) {
+  using words_t = lanes_t<uint32_t, lanes>;
+  const words_t bits = (words_t)lane_values;
+  const words_t rounded = bits + 0x7FFF + ((bits >> 16) & 1);
+  const words_t is_nan = (words_t)(lane_values != lane_values);
+  return (rounded & ~is_nan) | (is_nan & 0x7FC00000);
+}
+
 template <int lanes, typename acc_t, typename scalar_t>
 C10_ALWAYS_INLINE void store_lanes(scalar_t* to, lanes_t<acc_t, lanes> lane_values) {
   if constexpr (std::is_same_v<scalar_t, acc_t>) {
     std::memcpy(to, &lane_values, sizeof(lane_values));
   } else if constexpr (std::is_same_v<scalar_t, c10::BFloat16>) {
-    // Round to nearest even by adding just under half of the last kept bit, or half where that bit is odd.
-    using words_t = lanes_t<uint32_t, lanes>;
-    const words_t bits = (words_t)lane_values;
-    const words_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-    const words_t is_nan = (words_t)(lane_values != lane_values);
-    const auto narrow = __builtin_convertvector((rounded & ~is_nan) | (is_nan & 0x7FC0), lanes_t<uint16_t, lanes>);
+    const auto narrow = __builtin_convertvector(round_bfloat16<lanes>(lane_values) >> 16, lanes_t<uint16_t, lanes>);
     std::memcpy(to, &narrow, sizeof(narrow));
   } else {
 #ifdef FLASH_INTERNIMAGE_F16C
@@ -153,6 +159,11 @@ struct Pack {
   static constexpr int kRegister = FLASH_INTERNIMAGE_VECTOR_BYTES / sizeof(acc_t);
   static constexpr int kLanes = width < kRegister ? width : kRegister;
   static constexpr int kParts = width / kLanes;
+  /// Whether registers are filled two at a time: of each pair of stored numbers the first goes to one, the second to the
+  /// other.
+  template <typename scalar_t>
+  static constexpr bool kTakesPairs = std::is_same_v<scalar_t, c10::BFloat16> && std::is_same_v<acc_t, float> &&
+      kParts % 2 == 0 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
 
   lanes_t<acc_t, kLanes> parts[kParts];
 
@@ -180,6 +191,41 @@ struct Pack {
 #pragma GCC unroll 16
     for (int part = 0; part < kParts; ++part) {
       store_lanes<kLanes, acc_t>(to + part * kLanes, parts[part]);
+    }
+  }
+
+  /// As `load`, in whatever order of channels is fastest, which depends on the type alone. `store_any_order` undoes it.
+  /// Of each pair of bfloat16 numbers one lies in the upper half of a word, where it is a float32 already.
+  template <typename scalar_t>
+  C10_ALWAYS_INLINE static Pack load_any_order(const scalar_t* from) {
+    if constexpr (kTakesPairs<scalar_t>) {
+      using words_t = lanes_t<uint32_t, kLanes>;
+      Pack pack;
+#pragma GCC unroll 16
+      for (int part = 0; part < kParts; part += 2) {
+        words_t pairs;
+        std::memcpy(&pairs, from + part * kLanes, sizeof(pairs));
+        pack.parts[part] = (lanes_t<float, kLanes>)(pairs << 16);
+        pack.parts[part + 1] = (lanes_t<float, kLanes>)(pairs & 0xFFFF0000);
+      }
+      return pack;
+    } else {
+      return load(from);
+    }
+  }
+
+  template <typename scalar_t>
+  C10_ALWAYS_INLINE void store_any_order(scalar_t* to) const {
+    if constexpr (kTakesPairs<scalar_t>) {
+      using words_t = lanes_t<uint32_t, kLanes>;
+#pragma GCC unroll 16
+      for (int part = 0; part < kParts; part += 2) {
+        const words_t pairs =
+            (round_bfloat16<kLanes>(parts[part]) >> 16) | (round_bfloat16<kLanes>(parts[part + 1]) & 0xFFFF0000);
+        std::memcpy(to + part * kLanes, &pairs, sizeof(pairs));
+      }
+    } else {
+      store(to);
     }
   }
 

@@ -49,7 +49,7 @@ class SampleSum {
     for (int i = 1; i < kSums; ++i) {
       sums_[0].add(acc_t(1), sums_[i]);
     }
-    sums_[0].store(to);
+    sums_[0].store_any_order(to);
   }
 
  private:
@@ -60,7 +60,7 @@ class SampleSum {
   C10_ALWAYS_INLINE void add_points(const PointBlock<acc_t>& block, const value_t* map, int64_t cell_stride) {
     for (int i = 0; i < block.count; ++i) {
       for_each_corner<interior>(block, i, cell_stride, [&](int corner, int64_t offset) {
-        sums_[corner % kSums].add(block.weight[corner][i], pack_t::load(map + offset));
+        sums_[corner % kSums].add(block.weight[corner][i], pack_t::load_any_order(map + offset));
       });
     }
   }
@@ -90,13 +90,14 @@ C10_ALWAYS_INLINE void differentiate_points(
     acc_t* grad_map,
     int64_t cell_stride,
     const Pack<acc_t, width>& grad,
+    const Pack<acc_t, width>& grad_any_order,
     CornerDots<acc_t>& dots) {
   using pack_t = Pack<acc_t, width>;
   for (int i = 0; i < block.count; ++i) {
     lanes_t<acc_t, pack_t::kLanes> products[kCorners] = {};
     for_each_corner<interior>(block, i, cell_stride, [&](int corner, int64_t offset) {
       if constexpr (wants_dots) {
-        products[corner] = grad.multiply(pack_t::load(map + offset));
+        products[corner] = grad_any_order.multiply(pack_t::load_any_order(map + offset));
       }
       if constexpr (wants_grad) {
         auto sum = pack_t::load(grad_map + offset);
@@ -111,19 +112,22 @@ C10_ALWAYS_INLINE void differentiate_points(
 }
 
 /// Adds to `dots`, and to the corners in `grad_map` each point's share of the output's gradient, as far as wanted: one
-/// walk over the points, because finding the corners costs as much as using them.
-template <bool wants_dots, bool wants_grad, typename acc_t, int width, typename value_t>
+/// walk over the points, because finding the corners costs as much as using them. Pointers are to the first of `width`
+/// channels.
+template <bool wants_dots, bool wants_grad, int width, typename acc_t, typename value_t>
 C10_ALWAYS_INLINE void differentiate(
     const PointBlock<acc_t>& block,
     const value_t* map,
     acc_t* grad_map,
     int64_t cell_stride,
-    const Pack<acc_t, width>& grad,
+    const value_t* grad_output,
     CornerDots<acc_t>& dots) {
+  const auto grad = Pack<acc_t, width>::load(grad_output);
+  const auto grad_any_order = Pack<acc_t, width>::load_any_order(grad_output);
   if (block.interior) {
-    differentiate_points<true, wants_dots, wants_grad>(block, map, grad_map, cell_stride, grad, dots);
+    differentiate_points<true, wants_dots, wants_grad>(block, map, grad_map, cell_stride, grad, grad_any_order, dots);
   } else {
-    differentiate_points<false, wants_dots, wants_grad>(block, map, grad_map, cell_stride, grad, dots);
+    differentiate_points<false, wants_dots, wants_grad>(block, map, grad_map, cell_stride, grad, grad_any_order, dots);
   }
 }
 

@@ -71,9 +71,9 @@ C10_ALWAYS_INLINE void differentiate_group(
     acc_t* grad_map,
     CornerDots<acc_t>& dots) {
   for_each_pack(geometry.group_channels, [&](auto width, int64_t channel) {
-    const auto grad = Pack<acc_t, width>::load(grad_output + channel);
     acc_t* grad_channel = wants_grad ? grad_map + channel : nullptr;
-    differentiate<wants_dots, wants_grad>(block, map + channel, grad_channel, geometry.channels(), grad, dots);
+    differentiate<wants_dots, wants_grad, width>(
+        block, map + channel, grad_channel, geometry.channels(), grad_output + channel, dots);
   });
 }
 

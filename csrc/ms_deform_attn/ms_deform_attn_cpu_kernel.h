@@ -76,10 +76,10 @@ void walk_slice(const BackwardCall& call, const BackwardSlice& slice) {
         const PointBlock<acc_t>& block = points.blocks()[index];
         CornerDots<acc_t> dots;
         for_each_pack<kHeadPack>(geometry.head_channels, [&](auto width, int64_t channel) {
-          const auto grad = Pack<acc_t, width>::load(grad_output + channel);
           const value_t* map = image + first_channel + channel;
           acc_t* grad_map = wants_grad_value ? grad_image + first_channel + channel : nullptr;
-          differentiate<wants_points, wants_grad_value>(block, map, grad_map, channels, grad, dots);
+          differentiate<wants_points, wants_grad_value, width>(
+              block, map, grad_map, channels, grad_output + channel, dots);
         });
         if (wants_points) {
           write_point_gradients<points_t>(
