@@ -1,5 +1,5 @@
-// Include after every other header and before kernels: what follows, up to the end of the file, is compiled for AVX-512.
-// The reason for a pragma is in isa_avx2.h.
+// Include after every other header and before kernels: what follows, up to the end of the file, is compiled for
+// AVX-512. The reason for a pragma is in isa_avx2.h.
 
 #define FLASH_INTERNIMAGE_ISA avx512
 #if defined(__x86_64__)

@@ -100,8 +100,8 @@ C10_ALWAYS_INLINE void store_lanes(scalar_t* to, lanes_t<acc_t, lanes> lane_valu
   }
 }
 
-/// Lanes of two registers, chosen by number: those of `b` follow those of `a`. Compilers agree on the operation but not on
-/// its name.
+/// Lanes of two registers, chosen by number: those of `b` follow those of `a`. Compilers agree on the operation but not
+/// on its name.
 template <int... chosen, typename lanes_type>
 C10_ALWAYS_INLINE lanes_type shuffle(lanes_type a, lanes_type b) {
 #if defined(__clang__)
@@ -127,8 +127,8 @@ C10_ALWAYS_INLINE lanes_type odd_lanes(lanes_type a, lanes_type b) {
   return every_second<1>(a, b, std::make_integer_sequence<int, lanes>{});
 }
 
-/// Adds to `to` the sum of each of four registers' lanes. Together, because adding lanes of different registers fills the
-/// adders that adding the lanes of one would leave empty.
+/// Adds to `to` the sum of each of four registers' lanes. Together, because adding lanes of different registers fills
+/// the adders that adding the lanes of one would leave empty.
 template <typename acc_t, int lanes>
 C10_ALWAYS_INLINE void add_sums(const lanes_t<acc_t, lanes> (&all)[4], acc_t* to) {
   if constexpr (lanes == 1) {
@@ -159,8 +159,8 @@ struct Pack {
   static constexpr int kRegister = FLASH_INTERNIMAGE_VECTOR_BYTES / sizeof(acc_t);
   static constexpr int kLanes = width < kRegister ? width : kRegister;
   static constexpr int kParts = width / kLanes;
-  /// Whether registers are filled two at a time: of each pair of stored numbers the first goes to one, the second to the
-  /// other.
+  /// Whether registers are filled two at a time: of each pair of stored numbers the first goes to one, the second to
+  /// the other.
   template <typename scalar_t>
   static constexpr bool kTakesPairs = std::is_same_v<scalar_t, c10::BFloat16> && std::is_same_v<acc_t, float> &&
       kParts % 2 == 0 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
