@@ -128,7 +128,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> str:
     labelled = len(names) <= _LABELLED
     side = 2.6 + 0.55 * len(counts) if labelled else 11
     with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(side + 1, side), layout="constrained")
+        figure = Figure(figsize=(side + 1, side), layout="compressed")
         axes = figure.subplots()
         drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
         rows = [*map(_plain, names), "no object"]
