@@ -13,13 +13,15 @@ constexpr int64_t kLineBytes = 64;
 /// Rows below the window's last tap that most points stay above.
 constexpr int64_t kRowsAhead = 3;
 
-/// Asks for a group's channels of a cell below the window, before the first points reach that row: they do so at places
-/// that no processor foresees. `map` starts at the group's first channel.
+/// Asks for a group's channels of a cell below the window, if there is one, before the first points reach that row: they
+/// do so at places that no processor foresees. `map` starts at the group's first channel.
 template <bool is_written, typename scalar_t>
 C10_ALWAYS_INLINE void fetch_ahead(const Geometry& geometry, const scalar_t* map, int64_t row, int64_t column) {
-  const int64_t below = window_center(geometry.height, row) + geometry.height.center() + kRowsAhead;
-  const int64_t y = std::clamp<int64_t>(below, 0, geometry.height.size - 1);
-  const int64_t x = std::clamp<int64_t>(window_center(geometry.width, column), 0, geometry.width.size - 1);
+  const int64_t y = window_center(geometry.height, row) + geometry.height.center() + kRowsAhead;
+  const int64_t x = window_center(geometry.width, column);
+  if (y < 0 || y >= geometry.height.size || x < 0 || x >= geometry.width.size) {
+    return;
+  }
   const scalar_t* cell = map + (y * geometry.width.size + x) * geometry.channels();
   for (int64_t channel = 0; channel < geometry.group_channels; channel += kLineBytes / sizeof(scalar_t)) {
     __builtin_prefetch(cell + channel, is_written);

@@ -101,9 +101,10 @@ class Draw:
 def draw_dcnv4(draw: Draw) -> Call:
     kernel_size, dilation, stride, padding = draw.pair(1, 5), draw.pair(1, 3), draw.pair(1, 3), draw.pair(0, 4)
     smallest = [d * (k - 1) + 1 - 2 * p for k, d, p in zip(kernel_size, dilation, padding, strict=True)]
+    fewest = 0 if draw.choose.random() < 0.1 else 1
     case = Case(
-        batch=draw.integer(0 if draw.choose.random() < 0.1 else 1, 2),
-        size=tuple(max(1, low) + draw.integer(0, 5) for low in smallest),
+        batch=draw.integer(fewest, 2),
+        size=tuple(max(fewest, low) + draw.integer(0, 5) for low in smallest),
         groups=draw.integer(1, 4),
         group_channels=draw.choose.choice([1, 2, 3, 4, 7, 8, 16, 17, 24, 33, 40, 64, 129]),
         kernel_size=kernel_size,
