@@ -106,6 +106,9 @@ before = tool.peak_memory(device)
 torch.ones(50_000_000)  # 200 MB
 torch.ones(25_000_000)
 peak = tool.peak_memory(device)
+small = [torch.ones(20_000) for _ in range(2_500)]  # 200 MB, too small each for the system to get them back by themselves
+last = small.pop()
+del small
 tool.forget_peak(device)
 print(json.dumps([before, peak, tool.peak_memory(device)]))
 """
