@@ -34,7 +34,7 @@ $(VENV)/.requirements: requirements/torch.txt requirements/development.txt requi
 	$(pip) install -r requirements/torch.txt -r requirements/development.txt
 	@touch $@
 
-$(VENV)/.detectron2: tools/install_detectron2.py tools/detectron2_mends.py $(VENV)/.requirements
+$(VENV)/.detectron2: tools/install_detectron2.py tools/detectron2_patches.py $(VENV)/.requirements
 	PIP_CONSTRAINT=requirements/constraints.txt $(python) tools/install_detectron2.py
 	@touch $@
 
@@ -77,7 +77,7 @@ demo := output/demo
 demo: install ## Train a small model on drawn shapes, evaluate it and draw its detections (CPU, minutes).
 	$(python) train_net.py --config-file $(shapes)/mask_rcnn_flash_internimage_nano.py train.output_dir=$(demo)
 	$(python) train_net.py --config-file $(shapes)/mask_rcnn_flash_internimage_nano.py --eval-only train.init_checkpoint=$(demo)/model_final.pth train.output_dir=$(demo)/evaluation
-	$(python) tools/draw_detections.py --dataset shapes_val --predictions $(demo)/evaluation/inference/coco_instances_results.json --output $(demo)/pictures
+	$(python) flash_internimage/cli/draw.py --dataset shapes_val --predictions $(demo)/evaluation/inference/coco_instances_results.json --output $(demo)/pictures
 
 .PHONY: train-shapes
 train-shapes: install ## Train the small Cascade, DINO and RetinaNet on drawn shapes (CPU, within the hour).

@@ -24,6 +24,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flash_internimage.checkpoint import Checkpointer, remove_unfinished
+from flash_internimage.cli.arguments import parse_arguments
+from flash_internimage.cli.errors import reported
 from flash_internimage.collect_env import collect_env, format_table
 from flash_internimage.data import (
     class_names,
@@ -33,18 +35,17 @@ from flash_internimage.data import (
     use_augmentation_preset,
     use_custom_data,
 )
-from flash_internimage.engine.arguments import parse_arguments
 from flash_internimage.engine.batch_size import fit_to_batch_size
 from flash_internimage.engine.classes import ClassNames, require_same_classes
 from flash_internimage.engine.config import load_config
 from flash_internimage.engine.distributed import distribute, launch
-from flash_internimage.engine.errors import reported
 from flash_internimage.engine.evaluation import evaluate
 from flash_internimage.engine.hooks import BestCheckpoint, periodic_checkpoints
 from flash_internimage.engine.output import RunLog, check_writable, require_state_of_run
 from flash_internimage.engine.seeding import seed_everything
 from flash_internimage.engine.trainer import StepOptions, Trainer, amp_dtype
 from flash_internimage.engine.writers import build_writers
+from flash_internimage.errors import UserError
 from flash_internimage.evaluation import FastCOCOEvaluator
 from flash_internimage.evaluation.report import REPORT_FILE, write_report
 from flash_internimage.evaluation.validation_pictures import ValidationPictures
@@ -152,7 +153,7 @@ def build_trainer(
     if "start_iteration" in loader:
         loader.start_iteration = start
     elif start > 0:
-        raise ValueError("--resume: dataloader.train has no start_iteration, so this loader cannot continue where it stopped")
+        raise UserError("--resume: dataloader.train has no start_iteration, so this loader cannot continue where it stopped")
     return Trainer(
         distribute(model, device, **cfg.train.ddp), instantiate(loader), instantiate(optimizer), options, device, average
     )

@@ -31,14 +31,14 @@ RUNS = {"boxes": ["bbox"], "boxes and masks": ["bbox", "segm"]}
 _CORNERS = np.stack([np.cos(np.arange(24) * np.pi / 12), np.sin(np.arange(24) * np.pi / 12)], axis=1)
 
 
-def ellipse(centre: np.ndarray, radii: np.ndarray) -> tuple[dict, list[float]]:
+def ellipse(center: np.ndarray, radii: np.ndarray) -> tuple[dict, list[float]]:
     """Box and run-length mask of an ellipse, cut at the border of the picture, and its polygon.
 
     Args:
-        centre: (x, y) in pixels.
+        center: (x, y) in pixels.
         radii: horizontal and vertical, in pixels.
     """
-    corners = (centre + radii * _CORNERS).clip(0, [WIDTH, HEIGHT])
+    corners = (center + radii * _CORNERS).clip(0, [WIDTH, HEIGHT])
     polygon = corners.reshape(-1).round(2).tolist()
     (rle,) = mask_util.frPyObjects([polygon], HEIGHT, WIDTH)
     low, high = corners.min(axis=0), corners.max(axis=0)
@@ -47,7 +47,7 @@ def ellipse(centre: np.ndarray, radii: np.ndarray) -> tuple[dict, list[float]]:
 
 
 def random_ellipse(random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and radii; in COCO's terms two in five are small, one in four large."""
+    """Center and radii; in COCO's terms two in five are small, one in four large."""
     return random.uniform(0, [WIDTH, HEIGHT]), np.exp(random.normal(np.log(22), 0.9, 2)).clip(2, 300)
 
 
@@ -61,22 +61,22 @@ def generate(images: int, detections: int, seed: int = 0) -> tuple[dict, list[di
     truth, predictions = [], []
     for image_id in range(1, images + 1):
         objects = [(*random_ellipse(random), random.randint(1, CLASSES + 1)) for _ in range(random.poisson(OBJECTS))]
-        for centre, radii, category in objects:
-            found, polygon = ellipse(centre, radii)
+        for center, radii, category in objects:
+            found, polygon = ellipse(center, radii)
             entry = {"id": len(truth) + 1, "image_id": image_id, "category_id": int(category), **found}
             entry["area"] = float(mask_util.area(found["segmentation"]))
             is_crowd = random.rand() < CROWDS
             truth.append({**entry, "iscrowd": 1} if is_crowd else {**entry, "iscrowd": 0, "segmentation": [polygon]})
         for number in range(detections):
             if number < 3 * len(objects) and random.rand() < 0.8:
-                centre, radii, category = objects[number % len(objects)]
+                center, radii, category = objects[number % len(objects)]
                 error = np.abs(radii) * 0.5 * random.rand() ** 2
-                centre, radii = centre + random.normal(0, error), radii * np.exp(random.normal(0, 0.25 * random.rand(), 2))
+                center, radii = center + random.normal(0, error), radii * np.exp(random.normal(0, 0.25 * random.rand(), 2))
                 score = random.beta(3, 2)
                 category = category if random.rand() < 0.8 else random.randint(1, CLASSES + 1)
             else:
-                (centre, radii), category, score = random_ellipse(random), random.randint(1, CLASSES + 1), random.beta(1, 6)
-            found, _ = ellipse(centre, radii)
+                (center, radii), category, score = random_ellipse(random), random.randint(1, CLASSES + 1), random.beta(1, 6)
+            found, _ = ellipse(center, radii)
             predictions.append({"image_id": image_id, "category_id": int(category), **found, "score": round(float(score), 6)})
     pictures = [{"id": i, "file_name": f"{i}.jpg", "height": HEIGHT, "width": WIDTH} for i in range(1, images + 1)]
     categories = [{"id": i, "name": f"class {i}"} for i in range(1, CLASSES + 1)]

@@ -138,7 +138,7 @@ def attention_by_grid_sample(value: Tensor, locations: Tensor, weights: Tensor) 
 
 
 def every_cell() -> Tensor:
-    """The centre of each cell of each level, in 0..1: DINO's encoder."""
+    """The center of each cell of each level, in 0..1: DINO's encoder."""
     centers = []
     for height, width in LEVELS:
         y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")

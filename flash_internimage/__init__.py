@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .predictor import Predictor
+    from .inference.predictor import Predictor
 
 __version__ = "0.1.0"
 __all__ = ["Predictor", "__version__"]
@@ -12,7 +12,7 @@ __all__ = ["Predictor", "__version__"]
 def __getattr__(name: str) -> Any:
     """Import ``Predictor`` when it is first used: it needs detectron2, which takes seconds to import."""
     if name == "Predictor":
-        from .predictor import Predictor
+        from .inference.predictor import Predictor
 
         return Predictor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,7 @@
 """Installs detectron2 0.6 as a pure-Python wheel, unless the environment has a detectron2 already.
 
 The release's Python sources come from PyPI (the sdist ``pb1-detectron2`` 0.6, whose Python tree and packaged configs equal
-those of the official tag v0.6), pinned by hash. ``tools/detectron2_mends.py`` lists what is changed in them and why. A
+those of the official tag v0.6), pinned by hash. ``tools/detectron2_patches.py`` lists what is changed in them and why. A
 detectron2 that can be found already, of whatever version, is used as it is and never replaced.
 
     python tools/install_detectron2.py                  # install where it is missing
@@ -20,43 +20,43 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from detectron2_mends import MENDS, Mend
+from detectron2_patches import PATCHS, Patch
 
 SDIST = "pb1-detectron2==0.6"
 SDIST_SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 
 
-def mend_text(text: str, mend: Mend) -> str:
-    """The text with one mend applied.
+def patch_text(text: str, patch: Patch) -> str:
+    """The text with one patch applied.
 
     Raises:
-        ValueError: ``mend.old`` occurs more or less often than ``mend.count``.
+        ValueError: ``patch.old`` occurs more or less often than ``patch.count``.
     """
-    found = text.count(mend.old)
-    if found != mend.count:
+    found = text.count(patch.old)
+    if found != patch.count:
         raise ValueError(
-            f"install_detectron2: {mend.file} should contain {mend.old!r} {mend.count} time(s), found {found}: these are "
-            f"not the sources that the mends were written for ({SDIST})"
+            f"install_detectron2: {patch.file} should contain {patch.old!r} {patch.count} time(s), found {found}: these are "
+            f"not the sources that the patches were written for ({SDIST})"
         )
-    return text.replace(mend.old, mend.new)
+    return text.replace(patch.old, patch.new)
 
 
-def apply_mends(tree: Path, mends: Iterable[Mend]) -> None:
-    """Apply the mends to an unpacked source tree, in order.
+def apply_patches(tree: Path, patches: Iterable[Patch]) -> None:
+    """Apply the patches to an unpacked source tree, in order.
 
     Raises:
         ValueError: a file to change is missing, a file to add is there already, or a text occurs too often or too rarely.
     """
-    for mend in mends:
-        path = tree / mend.file
-        if not mend.old:
+    for patch in patches:
+        path = tree / patch.file
+        if not patch.old:
             if path.exists():
-                raise ValueError(f"install_detectron2: {mend.file} should be new, but the sources contain it")
-            path.write_text(mend.new, encoding="utf-8")
+                raise ValueError(f"install_detectron2: {patch.file} should be new, but the sources contain it")
+            path.write_text(patch.new, encoding="utf-8")
             continue
         if not path.is_file():
-            raise ValueError(f"install_detectron2: the sources have no file {mend.file} to mend")
-        path.write_text(mend_text(path.read_text(encoding="utf-8"), mend), encoding="utf-8")
+            raise ValueError(f"install_detectron2: the sources have no file {patch.file} to patch")
+        path.write_text(patch_text(path.read_text(encoding="utf-8"), patch), encoding="utf-8")
 
 
 def run_pip(*arguments: str) -> None:
@@ -80,10 +80,10 @@ def download_sources(folder: Path) -> Path:
 
 
 def build_wheel(wheel_dir: Path) -> Path:
-    """Build the mended wheel in ``wheel_dir`` and return its path."""
+    """Build the patched wheel in ``wheel_dir`` and return its path."""
     with tempfile.TemporaryDirectory(prefix="detectron2-") as scratch:
         tree = download_sources(Path(scratch))
-        apply_mends(tree, MENDS)
+        apply_patches(tree, PATCHS)
         run_pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheel_dir), str(tree))
     (wheel,) = wheel_dir.glob("detectron2-0.6-py3-none-any.whl")
     return wheel

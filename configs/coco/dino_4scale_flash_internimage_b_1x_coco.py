@@ -1,6 +1,6 @@
 """DINO over four levels on FlashInternImage-B, 12 epochs. Published: box AP 56.0."""
 
-from ..common.models.flash_intern_image import flash_intern_image_b as _flash_intern_image_b
+from ..common.models.flash_internimage import flash_intern_image_b as _flash_intern_image_b
 from .dino_4scale_flash_internimage_t_1x_coco import data, dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone = _flash_intern_image_b

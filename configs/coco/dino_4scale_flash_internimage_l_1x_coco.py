@@ -4,7 +4,7 @@ from detectron2.config import LazyCall as L
 
 from flash_internimage.solver import get_named_groups
 
-from ..common.models.flash_intern_image import flash_intern_image_l as _flash_intern_image_l
+from ..common.models.flash_internimage import flash_intern_image_l as _flash_intern_image_l
 from ..common.schedule import iterations
 from .dino_4scale_flash_internimage_t_1x_coco import data, dataloader, lr_multiplier, model, optimizer, train
 

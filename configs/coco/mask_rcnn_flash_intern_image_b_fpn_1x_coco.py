@@ -1,6 +1,6 @@
 """Mask R-CNN on FlashInternImage-B, 12 epochs. Published: box AP 50.1, mask AP 44.5."""
 
-from ..common.models.flash_intern_image import flash_intern_image_b as _flash_intern_image_b
+from ..common.models.flash_internimage import flash_intern_image_b as _flash_intern_image_b
 from .mask_rcnn_flash_intern_image_t_fpn_1x_coco import data, dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.bottom_up = _flash_intern_image_b

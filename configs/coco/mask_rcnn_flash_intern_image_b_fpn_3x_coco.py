@@ -1,6 +1,6 @@
 """Mask R-CNN on FlashInternImage-B, 36 epochs at many sizes. Published: box AP 50.6, mask AP 45.4."""
 
-from ..common.models.flash_intern_image import flash_intern_image_b as _flash_intern_image_b
+from ..common.models.flash_internimage import flash_intern_image_b as _flash_intern_image_b
 from .mask_rcnn_flash_intern_image_t_fpn_3x_coco import data, dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.bottom_up = _flash_intern_image_b

@@ -1,6 +1,6 @@
 """Mask R-CNN on FlashInternImage-S, 36 epochs at many sizes. Published: box AP 50.5, mask AP 44.9."""
 
-from ..common.models.flash_intern_image import flash_intern_image_s as _flash_intern_image_s
+from ..common.models.flash_internimage import flash_intern_image_s as _flash_intern_image_s
 from .mask_rcnn_flash_intern_image_t_fpn_3x_coco import data, dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.bottom_up = _flash_intern_image_s

@@ -1,7 +1,7 @@
 """DINO on the nano FlashInternImage, for the drawn shapes: two CPU cores, less than half an hour."""
 
 from ..common.models.dino import model
-from ..common.models.flash_intern_image_nano import flash_intern_image_nano as _flash_intern_image_nano
+from ..common.models.flash_internimage_nano import flash_internimage_nano as _flash_internimage_nano
 from ..common.schedule import multi_step
 from .mask_rcnn_flash_internimage_nano import data, dataloader, optimizer, train
 
@@ -9,7 +9,7 @@ dataloader.train.mapper.with_masks = False
 dataloader.train.mapper.allow_empty = False
 dataloader.train.total_batch_size = 8
 
-model.backbone = _flash_intern_image_nano
+model.backbone = _flash_internimage_nano
 model.num_classes = 4
 model.neck.norm_groups = 8
 model.transformer.embed_dim = 96

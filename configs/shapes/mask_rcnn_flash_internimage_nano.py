@@ -1,13 +1,13 @@
 """Mask R-CNN on the nano FlashInternImage, for the drawn shapes: two CPU cores, less than ten minutes."""
 
 from ..common.data.shapes import data, dataloader
-from ..common.models.flash_intern_image_nano import flash_intern_image_nano as _flash_intern_image_nano
+from ..common.models.flash_internimage_nano import flash_internimage_nano as _flash_internimage_nano
 from ..common.models.mask_rcnn_fpn import model
 from ..common.optim import optimizer
 from ..common.schedule import multi_step
 from ..common.train import train
 
-model.backbone.bottom_up = _flash_intern_image_nano
+model.backbone.bottom_up = _flash_internimage_nano
 model.backbone.out_channels = 64
 model.proposal_generator.anchor_generator.sizes = [[16], [32], [64], [96], [128]]
 model.proposal_generator.pre_nms_topk = [500, 200]

@@ -1,7 +1,7 @@
 // Weighted sums of bilinear samples, forward and backward, for every operator: they differ only in their points.
 //
 // A unit is one group of channels of one output. Its points are located once, by any thread of the block, into shared
-// memory; then the unit's lanes, neighbours in a warp, walk over the points, each with its own channels.
+// memory; then the unit's lanes, neighbors in a warp, walk over the points, each with its own channels.
 //
 // `points_t` says where the points lie and takes their gradients:
 //

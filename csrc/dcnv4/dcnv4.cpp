@@ -72,7 +72,7 @@ Geometry check(const at::Tensor& value, const at::Tensor& offset_mask, const Set
   check_pair("dilation", dilation, 1);
   TORCH_CHECK_VALUE(
       !remove_center || (kernel_size[0] % 2 == 1 && kernel_size[1] % 2 == 1),
-      "dcnv4: remove_center needs a kernel_size with a centre, so odd numbers, got ", kernel_size);
+      "dcnv4: remove_center needs a kernel_size with a center, so odd numbers, got ", kernel_size);
   TORCH_CHECK_VALUE(groups >= 1, "dcnv4: groups needs to be at least 1, got ", groups);
   TORCH_CHECK_VALUE(
       value.size(3) % groups == 0 && value.size(3) / groups <= kMaximum && groups <= kMaximum,

@@ -1,4 +1,4 @@
-// DCNv4: deformable convolution whose modulation is not normalised, channels last (arXiv:2401.06197).
+// DCNv4: deformable convolution whose modulation is not normalized, channels last (arXiv:2401.06197).
 //
 //     value        (N, H, W, C)    C = G groups of D channels
 //     offset_mask  (N, Ho, Wo, P)  group g owns [3Kg, 3K(g + 1)): K pairs (x, y) of offsets, then K modulations

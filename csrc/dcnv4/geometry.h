@@ -17,7 +17,7 @@ struct Axis {
   int32_t padding;
   int32_t dilation;
 
-  /// From the window's first tap to its centre.
+  /// From the window's first tap to its center.
   C10_HOST_DEVICE int32_t center() const {
     return dilation * (kernel_size - 1) / 2;
   }
@@ -45,13 +45,13 @@ struct Geometry {
   }
 };
 
-/// A point's place in the undeformed window, in cells from the window's centre.
+/// A point's place in the undeformed window, in cells from the window's center.
 struct Tap {
   int32_t y;
   int32_t x;
 };
 
-/// Points are numbered down the columns of the window; the removed centre has no number.
+/// Points are numbered down the columns of the window; the removed center has no number.
 C10_HOST_DEVICE inline Tap tap(const Geometry& geometry, int32_t point) {
   const int32_t rows = geometry.height.kernel_size;
   if (geometry.remove_center && point >= rows * geometry.width.kernel_size / 2) {
@@ -62,12 +62,12 @@ C10_HOST_DEVICE inline Tap tap(const Geometry& geometry, int32_t point) {
       point / rows * geometry.width.dilation - geometry.width.center()};
 }
 
-/// The window's centre for one output cell, in input cells.
+/// The window's center for one output cell, in input cells.
 C10_HOST_DEVICE inline int64_t window_center(const Axis& axis, int64_t output) {
   return axis.center() - axis.padding + output * axis.stride;
 }
 
-/// A point's coordinate. The offset scale stretches the window about its centre, not only the learned offsets.
+/// A point's coordinate. The offset scale stretches the window about its center, not only the learned offsets.
 template <typename acc_t>
 C10_HOST_DEVICE C10_ALWAYS_INLINE acc_t coordinate(acc_t center, acc_t tap, acc_t offset, acc_t offset_scale) {
   return center + (tap + offset) * offset_scale;

@@ -51,7 +51,7 @@ struct Geometry {
   }
 };
 
-/// A coordinate in cells, from 0..1 between the level's edges. Cell centres lie at half-integers.
+/// A coordinate in cells, from 0..1 between the level's edges. Cell centers lie at half-integers.
 template <typename acc_t>
 C10_HOST_DEVICE C10_ALWAYS_INLINE acc_t coordinate(acc_t location, int32_t size) {
   return location * static_cast<acc_t>(size) - acc_t(0.5);

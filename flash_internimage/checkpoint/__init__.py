@@ -1,4 +1,4 @@
-"""Checkpoints: reading, recognising, renaming, writing."""
+"""Checkpoints: reading, recognizing, renaming, writing."""
 
 from .checkpointer import Checkpointer
 from .convert import convert_checkpoint

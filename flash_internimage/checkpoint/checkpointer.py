@@ -14,7 +14,7 @@ from detectron2.utils.file_io import PathManager
 from flash_internimage.files import write_atomically
 
 from . import hub
-from .formats import recognise
+from .formats import recognize
 from .matching import Match, examples, match
 from .reading import CheckpointError, read_checkpoint
 
@@ -24,9 +24,9 @@ hub.register(PathManager)
 class Checkpointer(DetectionCheckpointer):
     """Loads this project's, the published and plain checkpoints; saves this project's.
 
-    A file is recognised by its contents (:func:`.formats.recognise`) and read with ``weights_only=True``. What it holds is
+    A file is recognized by its contents (:func:`.formats.recognize`) and read with ``weights_only=True``. What it holds is
     reported in one line. Tensors that do not fit the model are an error, but for two expected kinds, both reported: layers
-    sized by the number of classes are re-initialised where that number differs, and a backbone fills the backbone alone.
+    sized by the number of classes are re-initialized where that number differs, and a backbone fills the backbone alone.
     Files are written in one step, so that a run killed at any moment leaves the previous checkpoint.
 
     Used as detectron2's: ``Checkpointer(model, save_dir, optimizer=…)``, ``.save``, ``.load``, ``.resume_or_load``.
@@ -61,7 +61,7 @@ class Checkpointer(DetectionCheckpointer):
         if not path:
             raise CheckpointError("no checkpoint given: name one with train.init_checkpoint=PATH")
         rest = self.load(path, checkpointables=[])
-        unfilled = (*self.last_match.reinitialised, *self.last_match.missing)
+        unfilled = (*self.last_match.reinitialized, *self.last_match.missing)
         if unfilled:
             raise CheckpointError(
                 f"checkpoint {path}: it does not fill the model, {len(unfilled)} tensors would stay random "
@@ -97,7 +97,7 @@ class Checkpointer(DetectionCheckpointer):
         path, contents = checkpoint.pop("path"), checkpoint.pop("contents")
         model_state = self.model.state_dict()
         try:
-            found = recognise(contents, model_state)
+            found = recognize(contents, model_state)
         except ValueError as error:
             raise CheckpointError(f"checkpoint {path}: {error}") from error
         self.last_match: Match = match(model_state, found.tensors)

@@ -37,7 +37,7 @@ class Recognised:
     whole: bool = True
 
 
-def recognise(contents: Mapping[str, Any], model_names: Collection[str]) -> Recognised:
+def recognize(contents: Mapping[str, Any], model_names: Collection[str]) -> Recognised:
     """Tell the kinds of checkpoints apart and bring their tensors under the names of the model.
 
     Known are this project's own checkpoints (``model``), published detectors (``state_dict`` with ``meta``, and perhaps

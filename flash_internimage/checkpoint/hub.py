@@ -22,6 +22,8 @@ from huggingface_hub.errors import (
 )
 from iopath.common.file_io import PathHandler, PathManager
 
+from flash_internimage.errors import UserError
+
 from .reading import CheckpointError
 
 PREFIX = "hf://"
@@ -48,7 +50,7 @@ class HubFile:
         found = _PATH.fullmatch(path)
         if found is None:
             raise CheckpointError(
-                f"{path}: expected hf://organisation/repository/file or hf://organisation/repository@revision/file"
+                f"{path}: expected hf://organization/repository/file or hf://organization/repository@revision/file"
             )
         return cls(found["repo"], found["file"], found["revision"] or constants.DEFAULT_REVISION)
 
@@ -107,7 +109,7 @@ class HubPathHandler(PathHandler):
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any):
         if mode not in ("r", "rb"):
-            raise ValueError(f"{path}: files of the hub can be read, not opened with mode {mode!r}")
+            raise UserError(f"{path}: files of the hub can be read, not opened with mode {mode!r}")
         return open(self._get_local_path(path, **kwargs), mode, buffering=buffering)
 
 

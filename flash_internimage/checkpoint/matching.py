@@ -21,14 +21,14 @@ class Match:
 
     Attributes:
         matched: in both, of one shape.
-        reinitialised: layers sized by the number of classes, which differs; the model keeps its fresh weights there.
+        reinitialized: layers sized by the number of classes, which differs; the model keeps its fresh weights there.
         missing: in the model alone.
         unexpected: in the file alone.
         wrong_shape: in both, of unequal shapes, with both shapes: ``name: (2, 3) in the file, (2, 4) in the model``.
     """
 
     matched: tuple[str, ...]
-    reinitialised: tuple[str, ...]
+    reinitialized: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     wrong_shape: tuple[str, ...]
@@ -36,9 +36,9 @@ class Match:
     def summary(self) -> str:
         """One line of counts, with all layers that start afresh and examples of what does not fit."""
         parts = [f"{len(self.matched)} matched"]
-        if self.reinitialised:
-            listed = ", ".join(self.reinitialised)
-            parts.append(f"{len(self.reinitialised)} re-initialised for another number of classes ({listed})")
+        if self.reinitialized:
+            listed = ", ".join(self.reinitialized)
+            parts.append(f"{len(self.reinitialized)} re-initialized for another number of classes ({listed})")
         for label, names in (
             ("missing", self.missing),
             ("unexpected", self.unexpected),
@@ -55,7 +55,7 @@ def match(model: Mapping[str, torch.Tensor], file: Mapping[str, torch.Tensor]) -
     resized = [name for name in unequal if _another_class_count(name, model[name], file[name])]
     return Match(
         matched=tuple(name for name in model if name in file and name not in unequal),
-        reinitialised=tuple(resized),
+        reinitialized=tuple(resized),
         missing=tuple(name for name in model if name not in file),
         unexpected=tuple(name for name in file if name not in model),
         wrong_shape=tuple(

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from flash_internimage.errors import UserError
+
 _FIELD = re.compile(r"\{(\w)(?:\+(\d+))?\}")
 _REST = "rest"
 
@@ -78,12 +80,12 @@ class Table:
         """Old name -> new name for those that a rule knows.
 
         Raises:
-            ValueError: two names would become one.
+            UserError: two names would become one.
         """
         renamed = {name: target for name in names if (target := self.rename(name)) is not None}
         taken: dict[str, str] = {}
         for name, target in renamed.items():
             if target in taken:
-                raise ValueError(f"both {taken[target]!r} and {name!r} would be renamed to {target!r}")
+                raise UserError(f"both {taken[target]!r} and {name!r} would be renamed to {target!r}")
             taken[target] = name
         return renamed

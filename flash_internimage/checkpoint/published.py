@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from flash_internimage.errors import UserError
+
 from .names import Table
 
 T = TypeVar("T")
@@ -131,11 +133,11 @@ def to_detectron2(state_dict: Mapping[str, T]) -> dict[str, T]:
         state_dict: published name -> value; any value (tensor, array, shape) is passed through.
 
     Raises:
-        ValueError: the names are not those of a published detector, or one of them has no counterpart.
+        UserError: the names are not those of a published detector, or one of them has no counterpart.
     """
     family = published_family(state_dict)
     if family is None:
-        raise ValueError(_unknown(state_dict, "a published detector", [f.signature for f in FAMILIES]))
+        raise UserError(_unknown(state_dict, "a published detector", [f.signature for f in FAMILIES]))
     return _renamed(state_dict, family.names, f"published {family.title} checkpoint")
 
 
@@ -143,11 +145,11 @@ def to_published(state_dict: Mapping[str, T]) -> dict[str, T]:
     """The inverse of :func:`to_detectron2`.
 
     Raises:
-        ValueError: the names are not those of a model of this project, or one of them has no counterpart.
+        UserError: the names are not those of a model of this project, or one of them has no counterpart.
     """
     family = detectron2_family(state_dict)
     if family is None:
-        raise ValueError(_unknown(state_dict, "one of this project's detectors", [f.our_signature for f in FAMILIES]))
+        raise UserError(_unknown(state_dict, "one of this project's detectors", [f.our_signature for f in FAMILIES]))
     return _renamed(state_dict, family.names.inverse, f"{family.title} state dict")
 
 
@@ -155,7 +157,7 @@ def _renamed(state_dict: Mapping[str, T], table: Table, what: str) -> dict[str, 
     renamed = table.rename_all(state_dict)
     unknown = [name for name in state_dict if name not in renamed]
     if unknown:
-        raise ValueError(f"{what}: {len(unknown)} names have no counterpart, for example {unknown[0]!r}")
+        raise UserError(f"{what}: {len(unknown)} names have no counterpart, for example {unknown[0]!r}")
     return {renamed[name]: value for name, value in state_dict.items()}
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from flash_internimage.errors import UserError
+
 _MULTIARRAY = (np._core if hasattr(np, "_core") else np.core).multiarray  # renamed in NumPy 2
 
 # What training frameworks leave in the `meta` of a checkpoint and that cannot run code when it is built, under the names
@@ -30,7 +32,7 @@ HARMLESS_TYPES: dict[str, object] = {
 _DTYPES = [type(np.dtype(code)) for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A file that is no checkpoint, is damaged, is refused, or does not fit the model. The message says which."""
 
 

@@ -3,10 +3,10 @@
 from .augmentations import CropRange, ExactResizeTransform, OneOf, ResizeToFit, ScaleJitter
 from .check import DatasetReport, check_dataset, require_valid
 from .custom import class_names, literal_num_classes, require_num_classes, require_registered, use_custom_data
+from .dataset_dicts import test_dataset_dicts, training_dataset_dicts
 from .loader import build_test_loader, build_train_loader
 from .mapper import TestMapper, TrainingMapper
 from .presets import use_augmentation_preset
-from .records import test_records, training_records
 from .shapes import make_shapes, register_shapes
 from .stream import TrainingStream
 
@@ -32,8 +32,8 @@ __all__ = [
     "require_num_classes",
     "require_registered",
     "require_valid",
-    "test_records",
-    "training_records",
+    "test_dataset_dicts",
+    "training_dataset_dicts",
     "use_augmentation_preset",
     "use_custom_data",
 ]

@@ -1,6 +1,6 @@
 """Says what is wrong with a dataset in COCO format before hours are spent on it. No image is opened.
 
-What makes training wrong or impossible is an error; what detectron2 or the training records leave out, and what is likely
+What makes training wrong or impossible is an error; what detectron2 or the training dataset_dicts leave out, and what is likely
 to be a mistake, is a warning, with its count. Each kind of problem is one sentence that names the first case.
 """
 
@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
+
+from flash_internimage.errors import UserError
 
 from .boxes import is_degenerate
 
@@ -78,7 +80,7 @@ def read_json(path: str) -> dict:
     """Reads an annotation file.
 
     Raises:
-        ValueError: there is no such file, it is not JSON, or not a JSON object.
+        UserError: there is no such file, it is not JSON, or not a JSON object.
     """
     local = PathManager.get_local_path(path)
     try:
@@ -86,13 +88,13 @@ def read_json(path: str) -> dict:
             content = json.load(file)
     except FileNotFoundError:
         hint = "check the path; detectron2's own datasets are looked for in $DETECTRON2_DATASETS, or else in ./datasets"
-        raise ValueError(f"annotation file {path} does not exist; {hint}") from None
+        raise UserError(f"annotation file {path} does not exist; {hint}") from None
     except OSError as error:
-        raise ValueError(f"annotation file {path} cannot be read: {error.strerror}") from error
+        raise UserError(f"annotation file {path} cannot be read: {error.strerror}") from error
     except ValueError as error:  # broken JSON or broken UTF-8
-        raise ValueError(f"annotation file {path} should be JSON, but it breaks off or has an error ({error})") from error
+        raise UserError(f"annotation file {path} should be JSON, but it breaks off or has an error ({error})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"annotation file {path} should hold a JSON object, got a {type(content).__name__}")
+        raise UserError(f"annotation file {path} should hold a JSON object, got a {type(content).__name__}")
     return content
 
 
@@ -104,17 +106,17 @@ def read_categories(content: dict, path: str) -> dict[int, str]:
         path: names the file in messages.
 
     Raises:
-        ValueError: there are no categories, or they are not usable.
+        UserError: there are no categories, or they are not usable.
     """
     categories = content.get("categories")
     if not categories or not isinstance(categories, list):
-        raise ValueError(f'annotation file {path} has no categories; list them under "categories" as [{{"id", "name"}}]')
+        raise UserError(f'annotation file {path} has no categories; list them under "categories" as [{{"id", "name"}}]')
     try:
         names = {int(category["id"]): str(category["name"]) for category in categories}
     except (TypeError, KeyError, ValueError):
-        raise ValueError(f'annotation file {path}: every category needs an integer "id" and a "name"') from None
+        raise UserError(f'annotation file {path}: every category needs an integer "id" and a "name"') from None
     if len(names) < len(categories):
-        raise ValueError(f"annotation file {path} lists two categories with the same id")
+        raise UserError(f"annotation file {path} lists two categories with the same id")
     return dict(sorted(names.items()))
 
 
@@ -321,12 +323,12 @@ def require_sound(report: DatasetReport) -> None:
     """Raises what is wrong.
 
     Raises:
-        ValueError: the dataset has errors; the message has one sentence for each kind.
+        UserError: the dataset has errors; the message has one sentence for each kind.
     """
     if len(report.errors) == 1:
-        raise ValueError(report.errors[0])
+        raise UserError(report.errors[0])
     if report.errors:
-        raise ValueError(f"{len(report.errors)} kinds of errors in a dataset:\n  " + "\n  ".join(report.errors))
+        raise UserError(f"{len(report.errors)} kinds of errors in a dataset:\n  " + "\n  ".join(report.errors))
 
 
 def require_valid(name: str) -> None:
@@ -335,7 +337,7 @@ def require_valid(name: str) -> None:
     Datasets that are registered without an annotation file are not checked.
 
     Raises:
-        ValueError: the dataset has errors.
+        UserError: the dataset has errors.
     """
     metadata = MetadataCatalog.get(name)
     make_if_missing = metadata.get("make_if_missing")

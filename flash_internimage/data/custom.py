@@ -8,6 +8,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from flash_internimage.errors import UserError
+
 from .check import DatasetReport, check_dataset_once, require_sound, require_valid
 
 logger = logging.getLogger(__name__)
@@ -29,14 +31,14 @@ def _checked(cfg: DictConfig, split: str) -> DatasetReport | None:
     """Report of the data given for a split, or ``None`` if none is given.
 
     Raises:
-        ValueError: one half is missing, or the data has errors.
+        UserError: one half is missing, or the data has errors.
     """
     given = cfg.data[split]
     if given.json is None and given.images is None:
         return None
     if given.json is None or given.images is None:
         missing, present = ("json", "images") if given.json is None else ("images", "json")
-        raise ValueError(
+        raise UserError(
             f"data.{split}.{present} is given, but data.{split}.{missing} is not; "
             "both are needed: an annotation file in COCO's format, and the folder of its images"
         )
@@ -52,7 +54,7 @@ def _require_same_categories(train: DatasetReport, test: DatasetReport) -> None:
         return
     differing = sorted(dict(train.categories.items() ^ test.categories.items()))
     id_ = differing[0]
-    raise ValueError(
+    raise UserError(
         "training and test data must have the same categories, but "
         f"category {id_} is {train.categories.get(id_, 'absent')!r} in {train.annotation_file} "
         f"and {test.categories.get(id_, 'absent')!r} in {test.annotation_file}"
@@ -88,14 +90,14 @@ def use_custom_data(cfg: DictConfig) -> list[str] | None:
         Names of the classes in the model's order; ``None`` if no data is given.
 
     Raises:
-        ValueError: the data has errors, or the categories of training and test data differ, or there is training data
+        UserError: the data has errors, or the categories of training and test data differ, or there is training data
             without test data.
     """
     train, test = _checked(cfg, "train"), _checked(cfg, "test")
     if train is None and test is None:
         return None
     if test is None:
-        raise ValueError(
+        raise UserError(
             "data.train is given, but data.test is not; set data.test.json and data.test.images to the data on which "
             "the model is evaluated"
         )
@@ -115,21 +117,21 @@ def require_registered(dataset_name: str) -> None:
     """Checks that detectron2 knows a dataset.
 
     Raises:
-        ValueError: it does not; the nearest names are given.
+        UserError: it does not; the nearest names are given.
     """
     known = DatasetCatalog.list()
     if dataset_name not in known:
         near = difflib.get_close_matches(dataset_name, known, n=3)
         own = "give data of your own by its annotation file and its folder of images"
         hint = f"did you mean {' or '.join(near)}?" if near else own
-        raise ValueError(f"dataset {dataset_name!r} is not known; {hint}")
+        raise UserError(f"dataset {dataset_name!r} is not known; {hint}")
 
 
 def class_names(dataset_name: str) -> list[str] | None:
     """Names of the classes of a registered dataset in the model's order; ``None`` if it does not name them.
 
     Raises:
-        ValueError: the dataset is not known, or has errors.
+        UserError: the dataset is not known, or has errors.
     """
     require_registered(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
@@ -149,14 +151,14 @@ def require_num_classes(cfg: DictConfig, dataset_name: str) -> None:
         dataset_name: a registered dataset.
 
     Raises:
-        ValueError: it has not.
+        UserError: it has not.
     """
     names = class_names(dataset_name)
     if names is None:
         return
     for node in literal_num_classes(cfg.model):
         if node.num_classes != len(names):
-            raise ValueError(
+            raise UserError(
                 f"the model has {node.num_classes} classes, but dataset {dataset_name} has {len(names)} "
                 f"({', '.join(names[:10])}{', ...' if len(names) > 10 else ''}); "
                 f"set num_classes to {len(names)}, or give data of your own as data.train and data.test, which sets it"

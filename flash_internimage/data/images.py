@@ -9,8 +9,10 @@ import numpy as np
 from detectron2.data import detection_utils
 from PIL import Image, ImageOps
 
+from flash_internimage.errors import UserError
 
-class UnreadableImage(ValueError):
+
+class UnreadableImage(UserError):
     """What should be an image is none, or damaged.
 
     Attributes:

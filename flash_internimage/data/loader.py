@@ -6,6 +6,8 @@ import torch
 from detectron2.data import DatasetFromList, build_detection_test_loader, build_detection_train_loader
 from detectron2.utils import comm
 
+from flash_internimage.errors import UserError
+
 from .stream import TrainingStream
 
 
@@ -20,8 +22,8 @@ def build_train_loader(
     """Endless loader of training batches that can be started at any iteration.
 
     Args:
-        dataset: training records.
-        mapper: a record to a sample; ``None`` asks for another image.
+        dataset: training dataset_dicts.
+        mapper: a dataset_dict to a sample; ``None`` asks for another image.
         total_batch_size: samples in a batch of all processes together.
         num_workers: loader processes for each training process; the samples do not depend on it.
         seed: fixes the order of images and their augmentation. Equal in all processes.
@@ -31,16 +33,16 @@ def build_train_loader(
         Iterable over the batches of this process, lists of ``total_batch_size / world size`` samples.
 
     Raises:
-        ValueError: the batch cannot be divided among the processes, or the seed is negative.
+        UserError: the batch cannot be divided among the processes, or the seed is negative.
     """
     world_size = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % world_size:
-        raise ValueError(
+        raise UserError(
             f"build_train_loader: total_batch_size must be a positive multiple of the {world_size} processes, "
             f"got {total_batch_size}"
         )
     if seed < 0:
-        raise ValueError(f"build_train_loader: seed must not be negative, got {seed}; draw one and record it")
+        raise UserError(f"build_train_loader: seed must not be negative, got {seed}; draw one and dataset_dict it")
     # Kept as one block of bytes, which forked loader processes share.
     serialized = DatasetFromList(list(dataset), copy=False)
     stream = TrainingStream(serialized, mapper, total_batch_size // world_size, seed, start_iteration)
@@ -63,8 +65,8 @@ def build_test_loader(dataset: Sequence[dict], mapper: Callable[[dict], dict], n
     """Loader that gives every test image once, shared out among the processes, one at a time.
 
     Args:
-        dataset: test records.
-        mapper: a record to a sample.
+        dataset: test dataset_dicts.
+        mapper: a dataset_dict to a sample.
         num_workers: loader processes for each process.
     """
     return build_detection_test_loader(list(dataset), mapper=mapper, num_workers=num_workers)

@@ -1,4 +1,4 @@
-"""From a record (a dict in detectron2's dataset format) to what a model is fed, as the published models were.
+"""From a dataset_dict (a dict in detectron2's dataset format) to what a model is fed, as the published models were.
 
 Differences from detectron2's ``DatasetMapper``: masks are bitmaps from the start, so that they are resized and cropped
 like the image; boxes are cut by a crop but not shrunk to the mask that is left; an object counts as gone when its box,
@@ -13,38 +13,39 @@ import torch
 from detectron2.data.transforms import AugInput, Augmentation, AugmentationList, Transform, TransformList
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 
+from flash_internimage.errors import UserError
+
 from .boxes import boxes_of
 from .images import UnreadableImage, read_rgb
 
 
-def read_image(record: dict) -> np.ndarray:
-    """Reads the image of a record.
+def read_image(dataset_dict: dict) -> np.ndarray:
+    """Reads the image of a dataset_dict.
 
     Args:
-        record: with ``file_name`` and, optionally, ``height``, ``width``, ``image_id`` and ``annotation_file``.
+        dataset_dict: with ``file_name`` and, optionally, ``height``, ``width``, ``image_id`` and ``annotation_file``.
 
     Returns:
         (H, W, 3) of ``uint8`` in RGB, turned upright if the file has an EXIF orientation.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or its size is not the one in the annotations.
+        UserError: there is no such file, it is damaged, or its size is not the one in the annotations.
     """
-    file_name = record["file_name"]
-    wanted_by = f"image {record.get('image_id')} of {record.get('annotation_file', 'its dataset')}"
+    file_name = dataset_dict["file_name"]
+    wanted_by = f"image {dataset_dict.get('image_id')} of {dataset_dict.get('annotation_file', 'its dataset')}"
     try:
         image = read_rgb(file_name)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{file_name}, wanted by {wanted_by}, does not exist") from None
+        raise UserError(f"{file_name}, wanted by {wanted_by}, does not exist") from None
     except UnreadableImage as error:
-        raise ValueError(
+        raise UserError(
             f"{file_name}, wanted by {wanted_by}, is not a readable image ({error.reason}); replace the file"
         ) from error
     height, width = image.shape[:2]
-    expected = (record.get("height", height), record.get("width", width))
+    expected = (dataset_dict.get("height", height), dataset_dict.get("width", width))
     if (height, width) != expected:
         turned = " (turned by a quarter: it was annotated without regard to its EXIF orientation)"
-        raise ValueError(
+        raise UserError(
             f"{file_name}, wanted by {wanted_by}, should be {expected[1]} x {expected[0]} pixels as annotated, "
             f"but is {width} x {height}{turned if (width, height) == expected else ''}; "
             "correct the annotation or replace the file"
@@ -118,26 +119,26 @@ class TrainingMapper:
         self.with_masks = with_masks
         self.allow_empty = allow_empty
 
-    def __call__(self, record: dict) -> dict | None:
-        """Maps a record.
+    def __call__(self, dataset_dict: dict) -> dict | None:
+        """Maps a dataset_dict.
 
         Args:
-            record: a training record; it is not changed.
+            dataset_dict: a training dataset_dict; it is not changed.
 
         Returns:
-            The record without its annotations, with ``image``, (3, H, W) of ``uint8`` in RGB, and ``instances``; or ``None``.
+            The dataset dict without annotations, with ``image`` ((3, H, W) ``uint8``, RGB) and ``instances``; or ``None``.
         """
-        record = dict(record)
-        annotations = [a for a in record.pop("annotations") if not a.get("iscrowd", 0)]
-        aug_input = AugInput(read_image(record))
+        dataset_dict = dict(dataset_dict)
+        annotations = [a for a in dataset_dict.pop("annotations") if not a.get("iscrowd", 0)]
+        aug_input = AugInput(read_image(dataset_dict))
         size = aug_input.image.shape[:2]
         transforms = self.augmentations(aug_input)
         image = aug_input.image
-        record["image"] = _to_tensor(image)
-        record["instances"] = transform_instances(annotations, transforms, size, image.shape[:2], self.with_masks)
-        if annotations and not len(record["instances"]) and not self.allow_empty:
+        dataset_dict["image"] = _to_tensor(image)
+        dataset_dict["instances"] = transform_instances(annotations, transforms, size, image.shape[:2], self.with_masks)
+        if annotations and not len(dataset_dict["instances"]) and not self.allow_empty:
             return None
-        return record
+        return dataset_dict
 
 
 class TestMapper:
@@ -152,11 +153,11 @@ class TestMapper:
     def __init__(self, augmentations: Sequence[Augmentation | Transform]) -> None:
         self.augmentations = AugmentationList(augmentations)
 
-    def __call__(self, record: dict) -> dict:
-        """The record without annotations, with ``image``, (3, H, W) of ``uint8`` in RGB; its sizes stay those of the file."""
-        record = {key: value for key, value in record.items() if key != "annotations"}
-        record["image"] = self.resized(read_image(record))
-        return record
+    def __call__(self, dataset_dict: dict) -> dict:
+        """Return the dataset dict without annotations, with ``image``, (3, H, W) ``uint8`` RGB; its size stays the file's."""
+        dataset_dict = {key: value for key, value in dataset_dict.items() if key != "annotations"}
+        dataset_dict["image"] = self.resized(read_image(dataset_dict))
+        return dataset_dict
 
     def resized(self, image: np.ndarray) -> torch.Tensor:
         """An image, (H, W, 3) of ``uint8`` in RGB, as the model is fed it: (3, H', W') of ``uint8``."""

@@ -6,6 +6,8 @@ import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 from omegaconf import DictConfig, OmegaConf
 
+from flash_internimage.errors import UserError
+
 from .augmentations import CropRange, OneOf, ResizeToFit, ScaleJitter
 
 MULTI_SCALE_SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
@@ -66,7 +68,7 @@ def use_augmentation_preset(cfg: DictConfig) -> None:
         cfg: a whole config; changed in place.
 
     Raises:
-        ValueError: there is no such preset.
+        UserError: there is no such preset.
     """
     name = OmegaConf.select(cfg, "data.augmentation")
     if name is None:
@@ -79,5 +81,5 @@ def use_augmentation_preset(cfg: DictConfig) -> None:
         "large_scale_jitter": large_scale_jitter(),
     }
     if name not in presets:
-        raise ValueError(f"data.augmentation must be one of {', '.join(presets)}, or null, got {name!r}")
+        raise UserError(f"data.augmentation must be one of {', '.join(presets)}, or null, got {name!r}")
     cfg.dataloader.train.mapper.augmentations = presets[name]

@@ -6,6 +6,8 @@ here in integer arithmetic, so that the pixels a model sees are those of the ori
 
 import numpy as np
 
+from flash_internimage.errors import UserError
+
 _COEFFICIENT_BITS = 11
 
 
@@ -28,7 +30,7 @@ def fit_size(height: int, width: int, short_side: float, long_side: float) -> tu
 
 
 def _sampling_positions(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """Index of the left neighbour of each new pixel (not clipped), and the distance to it in float32."""
+    """Index of the left neighbor of each new pixel (not clipped), and the distance to it in float32."""
     # The ratio is inverted twice, as in OpenCV: the result can differ from old / new in the last bit.
     position = ((np.arange(new) + 0.5) * (1.0 / (new / old)) - 0.5).astype(np.float32)
     left = np.floor(position)
@@ -45,7 +47,7 @@ def _coefficients(fraction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes as ``cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)``, bit for bit.
 
-    Pixel centres are at half-integers and there is no antialiasing.
+    Pixel centers are at half-integers and there is no antialiasing.
 
     Args:
         image: (H, W, C) of ``uint8``.
@@ -56,10 +58,10 @@ def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
         (height, width, C) of ``uint8``.
 
     Raises:
-        TypeError: the image is not ``uint8``, for which alone the fixed-point arithmetic is defined.
+        UserError: the image is not ``uint8``, for which alone the fixed-point arithmetic is defined.
     """
     if image.dtype != np.uint8:
-        raise TypeError(f"resize_bilinear: image must be of dtype uint8, got {image.dtype}; convert it first")
+        raise UserError(f"resize_bilinear: image must be of dtype uint8, got {image.dtype}; convert it first")
     old_height, old_width = image.shape[:2]
     if (old_height, old_width) == (height, width):
         return image

@@ -20,6 +20,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
+from flash_internimage.errors import UserError
+
 from .shapes_drawing import CATEGORIES, draw_picture
 
 logger = logging.getLogger(__name__)
@@ -90,7 +92,7 @@ def make_shapes(root: str | Path, sizes: Mapping[str, int] = SIZES) -> None:
         sizes: number of pictures of each split.
 
     Raises:
-        RuntimeError: the folder holds something else, or shapes of another version.
+        UserError: the folder holds something else, or shapes of another version.
     """
     root = Path(root)
     if _is_complete(root, sizes):
@@ -121,7 +123,7 @@ def _is_complete(root: Path, sizes: Mapping[str, int]) -> bool:
         except (OSError, ValueError, LookupError, TypeError):
             version = None
         if version != _VERSION:
-            raise RuntimeError(
+            raise UserError(
                 f"shapes: {root} should hold version {_VERSION} of the dataset, "
                 f"but {annotation_file(root, split)} is {'missing or damaged' if version is None else f'of {version!r}'}; "
                 "delete the folder, or set DETECTRON2_DATASETS to another place, and it is drawn anew"

@@ -13,7 +13,7 @@ import pycocotools.mask as mask_util
 # Ids with gaps and out of order, like those of real annotation files.
 CATEGORIES = {7: "triangle", 3: "circle", 42: "star", 16: "square"}
 
-# Hue in degrees about which the colour of a class varies. Every hue occurs in the background too, so colour helps to
+# Hue in degrees about which the color of a class varies. Every hue occurs in the background too, so color helps to
 # classify but does not find an object.
 _HUES = {"circle": 210.0, "square": 120.0, "triangle": 20.0, "star": 300.0}
 
@@ -135,7 +135,7 @@ def uncompressed_rle(mask: np.ndarray) -> dict:
 
 
 def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
-    """Colour in RGB, 0..255, of a hue in degrees and a saturation and value in 0..1."""
+    """Color in RGB, 0..255, of a hue in degrees and a saturation and value in 0..1."""
     k = (np.array([5.0, 3.0, 1.0]) + hue / 60.0) % 6.0
     return 255.0 * value * (1.0 - saturation * np.clip(np.minimum(k, 4.0 - k), 0.0, 1.0))
 
@@ -151,7 +151,7 @@ def _smooth_noise(random: np.random.RandomState, height: int, width: int, cell: 
 
 
 def _background(random: np.random.RandomState, height: int, width: int) -> np.ndarray:
-    """(H, W, 3) texture: a base colour, clouds of other colours at three scales, and pale lines across."""
+    """(H, W, 3) texture: a base color, clouds of other colors at three scales, and pale lines across."""
     canvas = np.tile(_rgb(random.uniform(0, 360), 0.25, random.uniform(0.35, 0.75)), (height, width, 1))
     for cell, strength in ((48, 30.0), (16, 18.0), (5, 10.0)):
         canvas += strength * _smooth_noise(random, height, width, cell)
@@ -163,8 +163,8 @@ def _background(random: np.random.RandomState, height: int, width: int) -> np.nd
     return canvas
 
 
-def _paint(canvas: np.ndarray, polygon: np.ndarray, colour: np.ndarray, shade: float) -> None:
-    """Fills a polygon with a colour that gets brighter by ``shade`` from left to right, with smooth edges."""
+def _paint(canvas: np.ndarray, polygon: np.ndarray, color: np.ndarray, shade: float) -> None:
+    """Fills a polygon with a color that gets brighter by ``shade`` from left to right, with smooth edges."""
     height, width = canvas.shape[:2]
     left, top = np.maximum(np.floor(polygon.min(axis=0)).astype(int), 0)
     right, bottom = np.minimum(np.ceil(polygon.max(axis=0)).astype(int), [width, height])
@@ -175,15 +175,15 @@ def _paint(canvas: np.ndarray, polygon: np.ndarray, colour: np.ndarray, shade: f
     coverage = samples.reshape(bottom - top, _SUPERSAMPLING, right - left, _SUPERSAMPLING).mean(axis=(1, 3))[..., None]
     ramp = np.linspace(-shade, shade, right - left)[None, :, None]
     window = canvas[top:bottom, left:right]
-    window += coverage * (colour + ramp - window)
+    window += coverage * (color + ramp - window)
 
 
 def _place(random: np.random.RandomState, height: int, width: int) -> _Shape:
     """An object of random class, size, rotation and place, of which at most a tenth lies outside the picture."""
     category_id = sorted(CATEGORIES)[random.randint(len(CATEGORIES))]
     radius = np.exp(random.uniform(np.log(_SMALLEST_RADIUS), np.log(_LARGEST_RADIUS)))
-    centre = random.uniform([radius * 0.9] * 2, [width - radius * 0.9, height - radius * 0.9])
-    corners = outline(CATEGORIES[category_id], radius, random.uniform(-_LARGEST_TURN, _LARGEST_TURN)) + centre
+    center = random.uniform([radius * 0.9] * 2, [width - radius * 0.9, height - radius * 0.9])
+    corners = outline(CATEGORIES[category_id], radius, random.uniform(-_LARGEST_TURN, _LARGEST_TURN)) + center
     corners = corners.clip(0, [width, height]).round(2)
     return _Shape(category_id, corners, polygon_mask(corners, height, width))
 
@@ -191,12 +191,12 @@ def _place(random: np.random.RandomState, height: int, width: int) -> _Shape:
 def _crowd(random: np.random.RandomState, height: int, width: int) -> list[_Shape]:
     """A cluster of small shapes of one class, which is annotated as one region."""
     category_id = sorted(CATEGORIES)[random.randint(len(CATEGORIES))]
-    centre = random.uniform([24, 24], [width - 24, height - 24])
+    center = random.uniform([24, 24], [width - 24, height - 24])
     members = []
     for _ in range(random.randint(8, 14)):
         turn = random.uniform(-_LARGEST_TURN, _LARGEST_TURN)
         corners = outline(CATEGORIES[category_id], random.uniform(3.5, 5.5), turn)
-        corners = (corners + centre + random.uniform(-18, 18, 2)).clip(0, [width, height]).round(2)
+        corners = (corners + center + random.uniform(-18, 18, 2)).clip(0, [width, height]).round(2)
         members.append(_Shape(category_id, corners, polygon_mask(corners, height, width), is_crowd=True))
     return members
 
@@ -258,7 +258,7 @@ def draw_picture(number: int) -> Picture:
     shapes = [] if kind < 0.06 else _arrange(random, height, width, random.randint(1, 6), crowded=kind > 0.9)
     for shape in shapes:
         hue = (_HUES[CATEGORIES[shape.category_id]] + random.uniform(-28, 28)) % 360
-        colour = _rgb(hue, random.uniform(0.6, 0.95), random.uniform(0.65, 1.0))
-        _paint(canvas, shape.outline, colour, random.uniform(0, 22))
+        color = _rgb(hue, random.uniform(0.6, 0.95), random.uniform(0.65, 1.0))
+        _paint(canvas, shape.outline, color, random.uniform(0, 22))
     canvas += random.normal(0.0, random.uniform(2.0, 7.0), canvas.shape)
     return Picture(np.rint(canvas.clip(0, 255)).astype(np.uint8), _annotate(shapes))

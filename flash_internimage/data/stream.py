@@ -18,6 +18,8 @@ import torch
 from detectron2.utils import comm
 from torch.utils.data import IterableDataset, get_worker_info
 
+from flash_internimage.errors import UserError
+
 _MOST_REDRAWS = 100
 
 
@@ -73,8 +75,8 @@ class TrainingStream(IterableDataset):
     torch's does) gives the batches in order.
 
     Args:
-        dataset: records with ``width`` and ``height``.
-        mapper: a record to a sample, or to ``None`` if another image should be taken.
+        dataset: dataset_dicts with ``width`` and ``height``.
+        mapper: a dataset_dict to a sample, or to ``None`` if another image should be taken.
         batch_size: samples in a batch of one process.
         seed: fixes order and augmentation; not negative, equal in all processes.
         start_iteration: number of batches of each process to pass over.
@@ -95,7 +97,7 @@ class TrainingStream(IterableDataset):
         self.start_iteration = start_iteration
         self.rank = comm.get_rank()
         self.world_size = comm.get_world_size()
-        self.groups = [int(record["width"] > record["height"]) for record in dataset]
+        self.groups = [int(dataset_dict["width"] > dataset_dict["height"]) for dataset_dict in dataset]
 
     def batches(self) -> Iterator[tuple[int, list[int]]]:
         """Number, and indices of images, of each batch that this loader worker makes."""
@@ -113,7 +115,7 @@ class TrainingStream(IterableDataset):
             index: which image. If the mapper refuses it, others of its group are drawn.
 
         Raises:
-            RuntimeError: the mapper refused one image after another.
+            UserError: the mapper refused one image after another.
         """
         with seeded(self.seed, position):
             alternatives = None
@@ -124,7 +126,7 @@ class TrainingStream(IterableDataset):
                 if alternatives is None:
                     alternatives = np.flatnonzero(np.asarray(self.groups) == self.groups[index])
                 index = int(np.random.choice(alternatives))
-        raise RuntimeError(
+        raise UserError(
             f"TrainingStream: no object was left in any of {_MOST_REDRAWS} augmented images drawn one after the other; "
             "use a gentler crop, or allow_empty=True in the mapper"
         )

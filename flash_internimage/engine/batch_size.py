@@ -7,6 +7,8 @@ import math
 
 from omegaconf import DictConfig
 
+from flash_internimage.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 
@@ -17,15 +19,15 @@ def fit_to_batch_size(cfg: DictConfig, world_size: int) -> None:
     so that the run sees as many images (Goyal et al., "Accurate, Large Minibatch SGD", https://arxiv.org/abs/1706.02677).
 
     Raises:
-        ValueError: the batch cannot be shared out evenly.
+        UserError: the batch cannot be shared out evenly.
     """
     train = cfg.train
     size = cfg.dataloader.train.total_batch_size
     if size < 1 or size % world_size:
-        raise ValueError(f"dataloader.train.total_batch_size={size}: expected a multiple of the {world_size} processes")
+        raise UserError(f"dataloader.train.total_batch_size={size}: expected a multiple of the {world_size} processes")
     steps = train.accumulation_steps
     if not 1 <= steps <= size // world_size:
-        raise ValueError(
+        raise UserError(
             f"train.accumulation_steps={steps}: expected 1 to {size // world_size}, the images a process has in a step "
             f"({size} images on {world_size} processes)"
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from flash_internimage.errors import UserError
+
 
 class ClassNames:
     """Class names as something that a checkpointer saves: ``checkpointer.add_checkpointable("classes", ClassNames(names))``."""
@@ -23,7 +25,7 @@ def require_same_classes(in_checkpoint: Sequence[str] | None, in_data: Sequence[
     """Raise an error if a checkpoint's classes are known and are not those of the data, in the same order.
 
     Raises:
-        ValueError: they differ; the message shows where first.
+        UserError: they differ; the message shows where first.
     """
     if in_checkpoint is None or in_data is None or list(in_checkpoint) == list(in_data):
         return
@@ -32,7 +34,7 @@ def require_same_classes(in_checkpoint: Sequence[str] | None, in_data: Sequence[
     else:
         number = next(i for i, (ours, theirs) in enumerate(zip(in_checkpoint, in_data, strict=True)) if ours != theirs)
         difference = f"{in_checkpoint[number]!r} as class {number}, the data has {in_data[number]!r}"
-    raise ValueError(
+    raise UserError(
         f"the checkpoint was trained with other classes: it has {difference}; "
         "use data with the same categories in the same order of ids, or another checkpoint"
     )

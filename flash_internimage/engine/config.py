@@ -11,6 +11,8 @@ from pathlib import Path
 from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 
+from flash_internimage.errors import UserError
+
 from .overrides import apply_overrides
 
 _NEEDED = ("model", "dataloader", "train")
@@ -22,15 +24,15 @@ def load_config(path: str, overrides: Sequence[str] = (), eval_only: bool = Fals
     """Read a ``.py`` config, or a ``.yaml`` that a run saved, and apply ``key=value`` overrides.
 
     Raises:
-        FileNotFoundError: there is no such file; the nearest names are given.
-        ValueError: the file cannot be executed, lacks a section that a run needs, or an override is wrong.
+        UserError: there is no such file (the message names the nearest), it cannot be executed, lacks a section that a run
+            needs, or an override is wrong.
     """
     check_is_file(path)
     cfg = _execute(path)
     needed = _NEEDED if eval_only else _NEEDED + _NEEDED_TO_TRAIN
     missing = [key for key in needed if key not in cfg]
     if missing:
-        raise ValueError(f"config {path}: it defines no {', no '.join(missing)}; is it a part of a config?")
+        raise UserError(f"config {path}: it defines no {', no '.join(missing)}; is it a part of a config?")
     apply_overrides(cfg, overrides)
     return cfg
 
@@ -39,16 +41,15 @@ def check_is_file(path: str) -> None:
     """Raise an error that names what may have been meant.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is neither ``.py`` nor ``.yaml``.
+        UserError: there is no such file, or it is neither ``.py`` nor ``.yaml``.
     """
     file = Path(path)
     if not file.is_file():
         near = near_files(file)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise FileNotFoundError(f"config {path or '(none given)'}: no such file{hint}")
+        raise UserError(f"config {path or '(none given)'}: no such file{hint}")
     if file.suffix not in (".py", ".yaml", ".yml"):
-        raise ValueError(f"config {path}: expected a .py or .yaml file")
+        raise UserError(f"config {path}: expected a .py or .yaml file")
 
 
 def near_files(file: Path) -> list[str]:
@@ -74,7 +75,7 @@ def _execute(path: str) -> DictConfig:
     try:
         return LazyConfig.load(path)
     except Exception as error:
-        raise ValueError(f"config {_place(path, error)}: {_cause(error)}") from error
+        raise UserError(f"config {_place(path, error)}: {_cause(error)}") from error
     finally:
         builtins.__import__ = original_import
 

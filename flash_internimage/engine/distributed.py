@@ -22,6 +22,8 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from flash_internimage.errors import UserError
+
 _TIMEOUT = datetime.timedelta(minutes=30)  # evaluation on one process may keep the others waiting
 
 
@@ -48,7 +50,7 @@ def from_environment(environ: Mapping[str, str]) -> Process | None:
     """The process that torchrun or SLURM's srun started, or None if neither did.
 
     Raises:
-        ValueError: the environment is torchrun's or SLURM's, but a variable is missing or no number.
+        UserError: the environment is torchrun's or SLURM's, but a variable is missing or no number.
     """
     if "RANK" in environ and "WORLD_SIZE" in environ:
         return _from_torchrun(environ)
@@ -95,7 +97,7 @@ def _integer(environ: Mapping[str, str], name: str, default: int | None = None) 
     if text is None and default is not None:
         return default
     if text is None or not text.isdigit():
-        raise ValueError(f"environment variable {name}: expected a number, as torchrun and srun set it, got {text!r}")
+        raise UserError(f"environment variable {name}: expected a number, as torchrun and srun set it, got {text!r}")
     return int(text)
 
 
@@ -103,20 +105,20 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     """The device of this process: ``auto`` is the GPU with the process's local number, or the CPU where there is none.
 
     Raises:
-        ValueError: no such device, or a GPU is asked for that is not there.
+        UserError: no such device, or a GPU is asked for that is not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"train.device={name}: expected auto, cpu, cuda or another device of PyTorch") from error
+        raise UserError(f"train.device={name}: expected auto, cpu, cuda or another device of PyTorch") from error
     if device.type != "cuda":
         return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = local_rank if device.index is None else device.index
     if index >= count:
-        raise ValueError(f"train.device={name}: process {local_rank} of this machine needs GPU {index}, PyTorch sees {count}")
+        raise UserError(f"train.device={name}: process {local_rank} of this machine needs GPU {index}, PyTorch sees {count}")
     return torch.device("cuda", index)
 
 
@@ -149,10 +151,10 @@ def launch(
     local_world_size = num_processes or 1
     world_size = local_world_size * num_machines
     if not 0 <= machine_rank < num_machines:
-        raise ValueError(f"--machine-rank {machine_rank}: expected 0 to {num_machines - 1}, for --num-machines {num_machines}")
+        raise UserError(f"--machine-rank {machine_rank}: expected 0 to {num_machines - 1}, for --num-machines {num_machines}")
     if world_size > 1 and dist_url == "auto":
         if num_machines > 1:
-            raise ValueError("--num-machines: several machines need --dist-url tcp://HOST:PORT, the address of machine 0")
+            raise UserError("--num-machines: several machines need --dist-url tcp://HOST:PORT, the address of machine 0")
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     resolve_device(device, local_world_size - 1)
     processes = [

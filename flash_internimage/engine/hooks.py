@@ -12,6 +12,8 @@ from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicCheckpointer
 from fvcore.common.checkpoint import Checkpointer
 
+from flash_internimage.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 
@@ -24,7 +26,7 @@ def periodic_checkpoints(
         max_to_keep: of the periodic ones; those that the run left before it was resumed count. None: all.
     """
     if period < 1 or (max_to_keep is not None and max_to_keep < 1):
-        raise ValueError(
+        raise UserError(
             f"train.checkpointer: expected a period and a max_to_keep of 1 or more (None, in a config file, keeps all), "
             f"got {period} and {max_to_keep}"
         )
@@ -50,7 +52,7 @@ class BestCheckpoint(HookBase):
             resumed: whether the folder's best figure belongs to this run.
         """
         if mode not in ("max", "min"):
-            raise ValueError(f"train.best_checkpoint.mode={mode}: expected max or min")
+            raise UserError(f"train.best_checkpoint.mode={mode}: expected max or min")
         self._checkpointer = checkpointer
         self._period = period
         self._metric = metric

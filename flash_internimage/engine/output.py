@@ -13,6 +13,8 @@ from typing import Any
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from flash_internimage.errors import UserError
+
 LOGGERS = ("detectron2", "fvcore", "flash_internimage")
 
 
@@ -60,7 +62,7 @@ def check_writable(folder: str) -> None:
     """Raise an error if ``folder`` cannot be written to, or made; leave no trace.
 
     Raises:
-        OSError: it cannot; the message names it and the reason.
+        UserError: it cannot; the message names it and the reason.
     """
     existing = Path(folder).absolute()
     try:
@@ -73,17 +75,17 @@ def check_writable(folder: str) -> None:
         if not os.access(existing, os.W_OK | os.X_OK):
             raise PermissionError(0, "permission denied")
     except OSError as error:
-        raise OSError(f"train.output_dir={folder}: cannot be written to ({error.strerror}); choose another folder") from error
+        raise UserError(f"train.output_dir={folder}: cannot be written to ({error.strerror}); choose another folder") from error
 
 
 def require_state_of_run(state: Mapping[str, Any], folder: str) -> None:
     """Raise an error if what the last checkpoint of a folder holds beside the model is not a run's.
 
     Raises:
-        ValueError: it holds weights alone.
+        UserError: it holds weights alone.
     """
     if "iteration" not in state or "trainer" not in state:
-        raise ValueError(
+        raise UserError(
             f"--resume: the checkpoint that {folder}/last_checkpoint names holds weights but no state of a run; "
             "start from it with train.init_checkpoint=PATH instead"
         )

@@ -18,6 +18,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from flash_internimage.errors import UserError
+
 _MISSING = object()
 _KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 
@@ -29,13 +31,13 @@ def apply_overrides(cfg: DictConfig, overrides: Iterable[str]) -> None:
     ``[1,2]``, ``{a:1}``, ``${train.seed}``.
 
     Raises:
-        ValueError: an override is not ``key=value``, its key is unknown (the nearest known ones are named), or its value is
+        UserError: an override is not ``key=value``, its key is unknown (the nearest known ones are named), or its value is
             not of the kind that the config holds.
     """
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not _KEY.fullmatch(key):
-            raise ValueError(f"override {override!r}: expected key=value with a dotted key, such as train.max_iter=1000")
+            raise UserError(f"override {override!r}: expected key=value with a dotted key, such as train.max_iter=1000")
         old = _lookup(cfg, key)
         OmegaConf.update(cfg, key, _checked(cfg, key, old, _parse(key, text), text), merge=True)
 
@@ -63,15 +65,15 @@ def _lookup(cfg: DictConfig, key: str) -> Any:
                 continue
             if part in arguments and depth == len(parts) - 1:
                 return _default(arguments[part])
-            raise ValueError(_unknown(cfg, key, path, part, [*known, *(a for a in arguments if a not in known)]))
+            raise UserError(_unknown(cfg, key, path, part, [*known, *(a for a in arguments if a not in known)]))
         if isinstance(node, ListConfig):
             if not part.isdigit() or int(part) >= len(node):
-                raise ValueError(
+                raise UserError(
                     f"unknown config key {key!r}: {path!r} is a list of {len(node)}, with keys 0 to {len(node) - 1}"
                 )
             node = node[int(part)]
             continue
-        raise ValueError(f"unknown config key {key!r}: {path!r} is not a section but {_describe(node)}")
+        raise UserError(f"unknown config key {key!r}: {path!r} is not a section but {_describe(node)}")
     return node
 
 
@@ -125,7 +127,7 @@ def _checked(cfg: DictConfig, key: str, old: Any, new: Any, text: str) -> Any:
     """``new`` as the kind that ``old`` is, for instance a float for ``1``.
 
     Raises:
-        ValueError: it cannot be had.
+        UserError: it cannot be had.
     """
     if isinstance(old, DictConfig) and isinstance(new, dict):
         for name, value in new.items():
@@ -134,7 +136,7 @@ def _checked(cfg: DictConfig, key: str, old: Any, new: Any, text: str) -> Any:
         return new
     value = convert(old, new, text)
     if value is _MISSING:
-        raise ValueError(f"config key {key!r}: expected a value like {_describe(old)}, got {_describe(new)}")
+        raise UserError(f"config key {key!r}: expected a value like {_describe(old)}, got {_describe(new)}")
     return value
 
 

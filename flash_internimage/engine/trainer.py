@@ -19,6 +19,8 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from flash_internimage.errors import UserError
+
 from .seeding import seed_everything
 
 logger = logging.getLogger(__name__)
@@ -55,15 +57,15 @@ def amp_dtype(enabled: bool, name: str, device: torch.device) -> torch.dtype | N
     """The type that ``train.amp`` names, or None.
 
     Raises:
-        ValueError: no such type, or fp16 without a GPU.
+        UserError: no such type, or fp16 without a GPU.
     """
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
     if name not in dtypes:
-        raise ValueError(f"train.amp.dtype={name}: expected bf16 or fp16")
+        raise UserError(f"train.amp.dtype={name}: expected bf16 or fp16")
     if not enabled:
         return None
     if name == "fp16" and device.type == "cpu":
-        raise ValueError("train.amp.dtype=fp16: half precision needs a GPU; on a CPU use train.amp.dtype=bf16")
+        raise UserError("train.amp.dtype=fp16: half precision needs a GPU; on a CPU use train.amp.dtype=bf16")
     return dtypes[name]
 
 
@@ -142,7 +144,7 @@ class Trainer(SimpleTrainer):
         means: dict[str, torch.Tensor] = {}
         for i, part in enumerate(parts):
             share = len(part) / len(batch)
-            with self._synchronised_if(i == len(parts) - 1):
+            with self._synchronized_if(i == len(parts) - 1):
                 losses = self._forward(part)
                 self.grad_scaler.scale(sum(losses.values()) * share).backward()
             for name, loss in losses.items():
@@ -153,24 +155,24 @@ class Trainer(SimpleTrainer):
         """The losses of some images.
 
         Raises:
-            FloatingPointError: the model refuses to go on with its own NaN, as detectron2's proposal generator does.
+            UserError: the model refuses to go on with its own NaN, as detectron2's proposal generator does.
         """
         try:
             with torch.autocast(self.device.type, self.options.amp_dtype, enabled=self.options.amp_dtype is not None):
                 return self.model(part)
         except FloatingPointError as error:
-            raise FloatingPointError(f"{error} (at iteration {self.iter}, on the images {_names(part)})") from error
+            raise UserError(f"{error} (at iteration {self.iter}, on the images {_names(part)})") from error
 
     def _clip_gradients(self, max_norm: float, batch: Batch) -> None:
         self.grad_scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), max_norm, norm_type=self.options.grad_norm_type).item()
         # With a scaler an infinite gradient is expected now and then: it skips the step.
         if not math.isfinite(norm) and not self.grad_scaler.is_enabled():
-            raise FloatingPointError(f"gradient norm is {norm} at iteration {self.iter}, on the images {_names(batch)}")
+            raise UserError(f"gradient norm is {norm} at iteration {self.iter}, on the images {_names(batch)}")
         if comm.is_main_process():
             get_event_storage().put_scalar("grad_norm", norm)
 
-    def _synchronised_if(self, last: bool) -> contextlib.AbstractContextManager[None]:
+    def _synchronized_if(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Processes exchange gradients once a step, in the backward pass of the last micro-batch."""
         if last or not isinstance(self.model, DistributedDataParallel):
             return contextlib.nullcontext()
@@ -188,7 +190,7 @@ class Trainer(SimpleTrainer):
         everyone = comm.all_gather((values, data_time, files))
         for rank, (values_there, _, files_there) in enumerate(everyone):
             if files_there:
-                raise FloatingPointError(nan_message(dict(zip(names, values_there, strict=True)), self.iter, files_there, rank))
+                raise UserError(nan_message(dict(zip(names, values_there, strict=True)), self.iter, files_there, rank))
         if not comm.is_main_process():
             return
         storage = get_event_storage()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from detectron2.utils.events import EventWriter, get_event_storage
 
+from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 
 _RUN_FILE = "wandb_run_id"
@@ -22,12 +23,12 @@ def require_wandb() -> ModuleType:
     """The package ``wandb``.
 
     Raises:
-        ValueError: it is not installed.
+        UserError: it is not installed.
     """
     try:
         return importlib.import_module("wandb")
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             f"train.wandb.enabled=true: the package wandb cannot be imported ({error}); install it with `pip install wandb`, "
             "or leave train.wandb.enabled=false"
         ) from error
@@ -46,7 +47,7 @@ class WandbWriter(EventWriter):
         resumed: go on with the run whose id the folder keeps, if it keeps one.
 
     Raises:
-        ValueError: ``wandb`` is not installed.
+        UserError: ``wandb`` is not installed.
     """
 
     def __init__(self, project: str, name: str | None, config: Mapping[str, Any], folder: str, resumed: bool) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import hotcoco
 import numpy as np
 
+from flash_internimage.errors import UserError
+
 from .scores import METRICS, Scores
 
 _MAX_DETECTIONS = 100  # of a category in an image, COCO's own; fewer count in recall alone, which is not used
@@ -24,7 +26,7 @@ def average_precision(dataset: Mapping, predictions: Sequence[Mapping], tasks: S
         tasks: of ``"bbox"`` and ``"segm"``.
 
     Raises:
-        ValueError: a prediction is of an image or a category that the dataset does not have, has no mask although masks are
+        UserError: a prediction is of an image or a category that the dataset does not have, has no mask although masks are
             to be compared, or its score is not a number.
     """
     # Ids may be anything that can be sorted; hotcoco's are natural numbers. Equal scores count in the order of image ids.
@@ -80,14 +82,14 @@ def _columns(predictions: Sequence[Mapping], image_number: Mapping, category_num
         columns[:, 0] = [image_number[p["image_id"]] for p in predictions]
         columns[:, 6] = [category_number[p["category_id"]] for p in predictions]
     except KeyError as error:
-        raise ValueError(
+        raise UserError(
             f"predictions are of image or category {error}, which the annotations do not have; use those of the same data"
         ) from error
     columns[:, 1:5] = np.reshape([p["bbox"] for p in predictions], (-1, 4))
     columns[:, 5] = [p["score"] for p in predictions]
     bad = np.flatnonzero(np.isnan(columns[:, 5]))
     if len(bad):
-        raise ValueError(
+        raise UserError(
             f"the score of a prediction of image {predictions[bad[0]]['image_id']} should be a number, but is NaN, as are "
             f"{len(bad)} of {len(predictions)}; the model's weights or its input are broken"
         )
@@ -98,7 +100,7 @@ def _masks(predictions: Sequence[Mapping]) -> list[Mapping]:
     try:
         return [p["segmentation"] for p in predictions]
     except KeyError as error:
-        raise ValueError("predictions have no masks, so the AP of masks cannot be computed; ask for that of boxes") from error
+        raise UserError("predictions have no masks, so the AP of masks cannot be computed; ask for that of boxes") from error
 
 
 def _scores(precision: np.ndarray, categories: Sequence) -> Scores:

@@ -17,6 +17,8 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 
+from flash_internimage.errors import UserError
+
 from .average_precision import average_precision
 from .record import EVALUATION_FILE, PREDICTIONS_FILE, evaluation_record, write_json
 from .scores import Scores
@@ -139,7 +141,7 @@ class FastCOCOEvaluator(COCOEvaluator):
         """Results with the category ids of the annotation file instead of the model's classes.
 
         Raises:
-            ValueError: the model has predicted a class that the dataset does not have.
+            UserError: the model has predicted a class that the dataset does not have.
         """
         contiguous = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if contiguous is None:
@@ -147,7 +149,7 @@ class FastCOCOEvaluator(COCOEvaluator):
         dataset_ids = {class_: id_ for id_, class_ in contiguous.items()}
         unknown = {r["category_id"] for r in results} - dataset_ids.keys()
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"the model predicts class {min(unknown)}, but dataset {self._metadata.name} has {len(dataset_ids)} classes; "
                 "evaluate on data with the classes that the model was trained for"
             )

@@ -1,4 +1,4 @@
-"""Objects drawn into pictures by detectron2's Visualizer, in the same colour for the same class everywhere."""
+"""Objects drawn into pictures by detectron2's Visualizer, in the same color for the same class everywhere."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _SMALLEST_FONT = 8  # points
 _GAP = 8  # white pixels between two pictures
 
 
-def class_colour(number: int) -> tuple[float, float, float]:
-    """RGB in 0..1. Steps of the golden ratio around the colour circle keep the colours of few classes far apart."""
+def class_color(number: int) -> tuple[float, float, float]:
+    """RGB in 0..1. Steps of the golden ratio around the color circle keep the colors of few classes far apart."""
     return colorsys.hsv_to_rgb((0.08 + number * 0.618034) % 1, 0.75, 1.0)
 
 
@@ -52,16 +52,16 @@ def draw_objects(
     """
     scale = legible_scale(*image.shape[:2]) if scale is None else scale
     boxes = np.asarray(boxes, dtype=float).reshape(-1, 4)
-    colours = [class_colour(c) for c in classes]
+    colors = [class_color(c) for c in classes]
     visualizer = Visualizer(image, scale=scale)
-    visualizer.overlay_instances(boxes=boxes, masks=masks if masks else None, assigned_colors=colours)
+    visualizer.overlay_instances(boxes=boxes, masks=masks if masks else None, assigned_colors=colors)
     labels = [""] * len(classes) if labels is None else labels
-    for box, class_, label, colour in zip(boxes, classes, labels, colours, strict=True):
-        _write(visualizer, box, f"{names[class_]} {label}".strip(), colour)
+    for box, class_, label, color in zip(boxes, classes, labels, colors, strict=True):
+        _write(visualizer, box, f"{names[class_]} {label}".strip(), color)
     return visualizer.output.get_image()
 
 
-def _write(visualizer: Visualizer, box: np.ndarray, text: str, colour: tuple[float, float, float]) -> None:
+def _write(visualizer: Visualizer, box: np.ndarray, text: str, color: tuple[float, float, float]) -> None:
     """A label at the upper left corner of a box, or below it where it would hide the object."""
     height, width, scale = visualizer.output.height, visualizer.output.width, visualizer.output.scale
     points = max(_SMALLEST_FONT / scale, (height * width) ** 0.5 / 90)
@@ -69,7 +69,7 @@ def _write(visualizer: Visualizer, box: np.ndarray, text: str, colour: tuple[flo
     is_small = (y1 - y0) < 4 * points
     y = y1 if is_small and y1 < height - 2 * points else y0
     text = text.replace("$", r"\$")  # it would start a formula
-    pale = tuple(0.4 + 0.6 * part for part in colour)  # legible on the black behind it
+    pale = tuple(0.4 + 0.6 * part for part in color)  # legible on the black behind it
     visualizer.draw_text(text, (x0, y), font_size=points, color=pale, horizontal_alignment="left")
 
 

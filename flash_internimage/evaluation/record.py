@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from detectron2.data import Metadata
 
+from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 
 from .scores import METRICS, Scores
@@ -54,13 +55,13 @@ def read_record(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Path]:
         path: the output folder of a run, its folder ``inference``, or the file itself.
 
     Raises:
-        ValueError: there is none, or the file is another's.
+        UserError: there is none, or the file is another's.
     """
     path = Path(path)
     candidates = [path / INFERENCE_FOLDER / EVALUATION_FILE, path / EVALUATION_FILE] if path.is_dir() else [path]
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:
-        raise ValueError(
+        raise UserError(
             f"{path}: holds no {EVALUATION_FILE}; give the output folder of an evaluation (train_net.py --eval-only …)"
         )
     try:
@@ -68,7 +69,7 @@ def read_record(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Path]:
         for task in record["tasks"].values():
             task["metrics"] = {name: _number(task["metrics"][name]) for name in METRICS}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: should be the record that an evaluation writes ({error!r}); evaluate again") from error
+        raise UserError(f"{file}: should be the record that an evaluation writes ({error!r}); evaluate again") from error
     return record, file.parent
 
 
@@ -84,11 +85,11 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
     """Predictions in COCO's result format.
 
     Raises:
-        ValueError: there is no such file, or it holds something else.
+        UserError: there is no such file, or it holds something else.
     """
     predictions = read_json(path, "the predictions of an evaluation")
     if not isinstance(predictions, list):
-        raise ValueError(
+        raise UserError(
             f"{path}: should hold the predictions of an evaluation, a list, but holds a {type(predictions).__name__}"
         )
     return predictions
@@ -101,14 +102,14 @@ def read_json(path: Path, what: str) -> Any:
         what: it should hold, for messages.
 
     Raises:
-        ValueError: it cannot be opened, or is no JSON.
+        UserError: it cannot be opened, or is no JSON.
     """
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ValueError(f"{path}: should hold {what}, but cannot be read ({reason})") from error
+        raise UserError(f"{path}: should hold {what}, but cannot be read ({reason})") from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 
 from . import report_figures as figures
@@ -75,7 +76,7 @@ def write_report(
         num_pictures: how many images with missed objects are shown, and how many with wrong detections.
 
     Raises:
-        ValueError: the folder holds no evaluation, or its files do not fit each other or the annotations.
+        UserError: the folder holds no evaluation, or its files do not fit each other or the annotations.
     """
     data = load(evaluation)
     matches = match(data.detections, data.objects, len(data.files), min_score)
@@ -93,11 +94,11 @@ def load(evaluation: str | os.PathLike[str]) -> Evaluated:
     """Read the record and the predictions of an evaluation, and the annotations that the record names.
 
     Raises:
-        ValueError: one of them is missing or broken.
+        UserError: one of them is missing or broken.
     """
     record, folder = read_record(evaluation)
     if record["annotation_file"] is None:
-        raise ValueError(f"{folder}: the dataset {record['dataset']} has no annotation file, so there is nothing to report")
+        raise UserError(f"{folder}: the dataset {record['dataset']} has no annotation file, so there is nothing to report")
     truth = read_json(Path(record["annotation_file"]), "the annotations of the evaluated dataset")
     predictions = read_predictions(folder / PREDICTIONS_FILE)
     image_number = {image["id"]: i for i, image in enumerate(truth["images"])}

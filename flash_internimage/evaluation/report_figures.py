@@ -42,8 +42,8 @@ def precision_recall(scores: Mapping[str, Scores], names: Sequence[str]) -> str:
         for axes, (task, found) in zip(np.atleast_1d(figure.subplots(1, len(scores))), scores.items(), strict=True):
             if len(names) <= _FEW:
                 for k, name in enumerate(names):
-                    colour = matplotlib.colormaps["tab10"](k)
-                    axes.plot(recall, found.precision[0, :, k], color=colour, linewidth=1, label=f"{_plain(name)}, IoU 0.5")
+                    color = matplotlib.colormaps["tab10"](k)
+                    axes.plot(recall, found.precision[0, :, k], color=color, linewidth=1, label=f"{_plain(name)}, IoU 0.5")
             mean = _mean_of_classes(found.precision)
             axes.plot(recall, mean[0], color=_NEUTRAL, linestyle=":", linewidth=2, label="all, IoU 0.5")
             axes.plot(recall, mean[5], color=_NEUTRAL, linestyle="--", linewidth=2, label="all, IoU 0.75")
@@ -125,19 +125,19 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> str:
         counts: (K + 1, K + 1), from :func:`.report_matching.confusion`.
     """
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    labelled = len(names) <= _LABELLED
-    side = 2.6 + 0.55 * len(counts) if labelled else 11
+    labeled = len(names) <= _LABELLED
+    side = 2.6 + 0.55 * len(counts) if labeled else 11
     with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
         figure = Figure(figsize=(side + 1, side), layout="compressed")
         axes = figure.subplots()
         drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
         rows = [*map(_plain, names), "no object"]
         columns = [*map(_plain, names), "missed"]
-        size = 9 if labelled else 5
+        size = 9 if labeled else 5
         axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=size)
         axes.set_yticks(range(len(rows)), rows, fontsize=size)
         axes.set(xlabel="detected as", ylabel="object")
-        if labelled:
+        if labeled:
             for (i, j), count in np.ndenumerate(counts):
                 if count:
                     axes.text(

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
+from flash_internimage.errors import UserError
+
 MATCH_IOU = 0.5  # boxes that overlap as much are of the same object
 NEAR_IOU = 0.1  # boxes that overlap as much, but less than that, are badly placed rather than of nothing
 
@@ -54,13 +56,13 @@ class Boxes:
             class_number: the number of each category id.
 
         Raises:
-            ValueError: an entry is of an image or a category that is not there.
+            UserError: an entry is of an image or a category that is not there.
         """
         try:
             image = np.array([image_number[e["image_id"]] for e in entries], dtype=np.int64)
             category = np.array([class_number[e["category_id"]] for e in entries], dtype=np.int64)
         except KeyError as error:
-            raise ValueError(
+            raise UserError(
                 f"a prediction or annotation names image or category {error}, which the annotations do not list; "
                 "use predictions and annotations of the same data"
             ) from error

@@ -1,4 +1,4 @@
-"""Batch normalisation over the batches of all processes, on any device."""
+"""Batch normalization over the batches of all processes, on any device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
     """``torch.nn.SyncBatchNorm`` for every device, backend and batch size.
 
     torch's refuses CPU tensors, and detectron2's layers refuse it when a process has an empty batch. In a single
-    process, and in evaluation mode, this is plain batch normalisation. With several, statistics are those of all samples
+    process, and in evaluation mode, this is plain batch normalization. With several, statistics are those of all samples
     of all processes, each sample counting once; a process without samples contributes none and still takes part.
 
     Args:
@@ -24,12 +24,12 @@ class SyncBatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(input)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            return self._forward_synchronised(input)
+            return self._forward_synchronized(input)
         if input.numel() == 0:
             return _scale_and_shift(input, self.weight, self.bias)
         return super().forward(input)
 
-    def _forward_synchronised(self, input: Tensor) -> Tensor:
+    def _forward_synchronized(self, input: Tensor) -> Tensor:
         # Here, because a torch built without torch.distributed lacks it. Its all_reduce passes gradients.
         from torch.distributed.nn.functional import all_reduce
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flash_internimage.errors import UserError
 from flash_internimage.ops import dcnv4
 
 
@@ -28,7 +29,7 @@ class DCNv4(nn.Module):
         pad: zeros around the input, in cells.
         dilation: distance between the points of the regular grid, in cells.
         group: number of groups G; each has offsets and modulation of its own for its C / G channels.
-        offset_scale: factor on the positions of the points about the centre of the window.
+        offset_scale: factor on the positions of the points about the center of the window.
         dw_kernel_size: side of the depth-wise convolution before the offsets; None for none.
         center_feature_scale: mix the output with the values before sampling, by a learned gate for each group.
         remove_center: leave out the central point of the grid.
@@ -36,7 +37,7 @@ class DCNv4(nn.Module):
         without_pointwise: leave out both projections (of the values and of the output).
 
     Raises:
-        ValueError: arguments that contradict each other.
+        UserError: arguments that contradict each other.
     """
 
     def __init__(
@@ -56,13 +57,13 @@ class DCNv4(nn.Module):
     ) -> None:
         super().__init__()
         if channels % group != 0:
-            raise ValueError(f"DCNv4: channels must be divisible by group, got {channels} channels in {group} groups")
+            raise UserError(f"DCNv4: channels must be divisible by group, got {channels} channels in {group} groups")
         if remove_center and kernel_size % 2 == 0:
-            raise ValueError(f"DCNv4: remove_center needs an odd kernel_size, got {kernel_size}: it has no central point")
+            raise UserError(f"DCNv4: remove_center needs an odd kernel_size, got {kernel_size}: it has no central point")
         if dw_kernel_size is not None and dw_kernel_size % 2 == 0:
-            raise ValueError(f"DCNv4: dw_kernel_size must be odd to keep the size of the map, got {dw_kernel_size}")
+            raise UserError(f"DCNv4: dw_kernel_size must be odd to keep the size of the map, got {dw_kernel_size}")
         if center_feature_scale and (stride != 1 or 2 * pad != dilation * (kernel_size - 1)):
-            raise ValueError(
+            raise UserError(
                 "DCNv4: center_feature_scale mixes input and output, so both need one size, got "
                 f"kernel_size={kernel_size}, stride={stride}, pad={pad}, dilation={dilation}"
             )
@@ -115,18 +116,18 @@ class DCNv4(nn.Module):
             (N, Ho, Wo, C) for a map, (N, Ho * Wo, C) for a sequence.
 
         Raises:
-            ValueError: the input's shape does not fit the layer or ``shape``.
+            UserError: the input's shape does not fit the layer or ``shape``.
         """
         if shape is None:
             if input.dim() != 4 or input.shape[-1] != self.channels:
-                raise ValueError(
+                raise UserError(
                     f"DCNv4: expected a map (N, H, W, {self.channels}), or a sequence (N, H * W, {self.channels}) "
                     f"together with its shape=(H, W), got input of shape {tuple(input.shape)} and no shape"
                 )
             return self._forward_map(input)
         height, width = shape
         if input.dim() != 3 or input.shape[1:] != (height * width, self.channels):
-            raise ValueError(
+            raise UserError(
                 f"DCNv4: shape={(height, width)} needs a sequence (N, {height * width}, {self.channels}), "
                 f"got input of shape {tuple(input.shape)}"
             )
@@ -181,9 +182,9 @@ def output_size(size: int, kernel_size: int, stride: int, padding: int, dilation
 
 
 def window_centers(input: Tensor, kernel_size: int, stride: int, padding: int, dilation: int) -> Tensor:
-    """The cells at the centres of a convolution's windows: (N, H, W, C) -> (N, Ho, Wo, C).
+    """The cells at the centers of a convolution's windows: (N, H, W, C) -> (N, Ho, Wo, C).
 
-    With "same" padding and stride 1 that is the input itself. Centres that lie in the padding are zero.
+    With "same" padding and stride 1 that is the input itself. Centers that lie in the padding are zero.
     """
     height, width = (output_size(size, kernel_size, stride, padding, dilation) for size in input.shape[1:3])
     margin = padding - (dilation * (kernel_size - 1)) // 2

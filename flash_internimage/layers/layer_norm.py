@@ -1,4 +1,4 @@
-"""Layer normalisation over the channels of an image-shaped tensor."""
+"""Layer normalization over the channels of an image-shaped tensor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """Layer normalisation of every cell of an (N, C, H, W) map over its C channels.
+    """Layer normalization of every cell of an (N, C, H, W) map over its C channels.
 
     Made for detectron2's ``norm=`` arguments, which are called with the number of channels:
     ``functools.partial(LayerNorm2d, eps=1e-5)``. (The ``"LN"`` of newer detectron2 computes the same from elementary

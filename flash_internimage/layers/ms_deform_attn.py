@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from flash_internimage.errors import UserError
+
 from ..ops import ms_deform_attn
 
 
@@ -51,11 +53,11 @@ class MSDeformAttn(nn.Module):
             num_points: points a head reads in each level.
 
         Raises:
-            ValueError: embed_dim is not divisible by num_heads.
+            UserError: embed_dim is not divisible by num_heads.
         """
         super().__init__()
         if embed_dim % num_heads != 0:
-            raise ValueError(f"MSDeformAttn: embed_dim must be divisible by num_heads, got {embed_dim} and {num_heads}")
+            raise UserError(f"MSDeformAttn: embed_dim must be divisible by num_heads, got {embed_dim} and {num_heads}")
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.num_levels = num_levels
@@ -103,7 +105,7 @@ class MSDeformAttn(nn.Module):
             (N, Q, embed_dim).
 
         Raises:
-            ValueError: a shape does not fit the layer.
+            UserError: a shape does not fit the layer.
         """
         self._check(query, value, reference_points, spatial_shapes, key_padding_mask)
         batch, num_queries = query.shape[:2]
@@ -135,21 +137,21 @@ class MSDeformAttn(nn.Module):
     ) -> None:
         for name, tokens in (("query", query), ("value", value)):
             if tokens.dim() != 3 or tokens.shape[2] != self.embed_dim:
-                raise ValueError(
+                raise UserError(
                     f"MSDeformAttn: {name} must be (batch, tokens, {self.embed_dim}), got shape {tuple(tokens.shape)}"
                 )
         if len(spatial_shapes) != self.num_levels:
-            raise ValueError(
+            raise UserError(
                 f"MSDeformAttn: spatial_shapes must name {self.num_levels} levels as (height, width), got {spatial_shapes}"
             )
         expected = (*query.shape[:2], self.num_levels)
         if reference_points.shape[:-1] != expected or reference_points.shape[-1] not in (2, 4):
-            raise ValueError(
+            raise UserError(
                 f"MSDeformAttn: reference_points must be {(*expected, 2)} or {(*expected, 4)}, "
                 f"got shape {tuple(reference_points.shape)}"
             )
         if key_padding_mask is not None and key_padding_mask.shape != value.shape[:2]:
-            raise ValueError(
+            raise UserError(
                 f"MSDeformAttn: key_padding_mask must be {tuple(value.shape[:2])} like value, "
                 f"got shape {tuple(key_padding_mask.shape)}"
             )

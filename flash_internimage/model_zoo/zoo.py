@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from flash_internimage.checkpoint import Checkpointer
+from flash_internimage.errors import UserError
 
 REPOSITORY = "hf://OpenGVLab/DCNv4"
 
@@ -33,12 +34,12 @@ def get_config(name: str) -> DictConfig:
         name: one of :func:`list`, or the stem of another file in ``configs/``.
 
     Raises:
-        ValueError: there is no such config; the message names the nearest.
+        UserError: there is no such config; the message names the nearest.
     """
     paths = {path.stem: path for path in config_folder().glob("*/*.py") if path.parent.name != "common"}
     if name not in paths:
         near = difflib.get_close_matches(name, paths, cutoff=0.5) or sorted(paths)
-        raise ValueError(f"model zoo: no config named {name!r}; did you mean {' or '.join(near)}?")
+        raise UserError(f"model zoo: no config named {name!r}; did you mean {' or '.join(near)}?")
     return LazyConfig.load(str(paths[name]))
 
 
@@ -46,11 +47,11 @@ def get_checkpoint(name: str) -> str:
     """The path ``hf://…`` of a published detector's checkpoint; no network is used.
 
     Raises:
-        ValueError: no detector of that name was published; the message names the nearest.
+        UserError: no detector of that name was published; the message names the nearest.
     """
     if name not in list():
         near = difflib.get_close_matches(name, list(), cutoff=0.5) or list()
-        raise ValueError(f"model zoo: no published checkpoint for {name!r}; did you mean {' or '.join(near)}?")
+        raise UserError(f"model zoo: no published checkpoint for {name!r}; did you mean {' or '.join(near)}?")
     # The files write "internimage" where some of the configs write "intern_image".
     return f"{REPOSITORY}/{name.replace('intern_image', 'internimage')}.pth"
 
@@ -64,7 +65,7 @@ def get(name: str, trained: bool = False) -> nn.Module:
             the weights are random, and the model is in training mode.
 
     Raises:
-        ValueError: no such name.
+        UserError: no such name.
         CheckpointError: the checkpoint cannot be fetched or read.
     """
     checkpoint = get_checkpoint(name) if trained else None

@@ -1,17 +1,18 @@
-"""The backbone and the parts of detectors that detectron2 lacks."""
+"""MMDetection's variants of detectron2's detector parts, and the FlashInternImage backbone.
+
+The folders are those of ``detectron2.modeling``. Each class extends the detectron2 class it is named after and changes only
+what MMDetection, in which the published checkpoints were trained, does differently (sampling, anchors, losses, test-time
+selection), so that the published weights give the published numbers.
+"""
 
 from .anchor_generator import AnchorGenerator
+from .backbone import FlashInternImage
 from .box_regression import BoxTransform
-from .boxes import PreciseBoxes
-from .cascade import CascadeRoIHeads
-from .fast_rcnn import BoxPredictor
-from .flash_intern_image import FlashInternImage
-from .mask_head import MaskHead
-from .matcher import OverlapMatcher
+from .matcher import IoUMatcher
+from .meta_arch import RCNN
 from .poolers import RoIPooler
-from .rcnn import RCNN
-from .roi_heads import RoIHeads
-from .rpn import RPN
+from .proposal_generator import RPN
+from .roi_heads import BoxPredictor, CascadeRoIHeads, MaskHead, RoIHeads
 
 __all__ = [
     "RCNN",
@@ -21,9 +22,8 @@ __all__ = [
     "BoxTransform",
     "CascadeRoIHeads",
     "FlashInternImage",
+    "IoUMatcher",
     "MaskHead",
-    "OverlapMatcher",
-    "PreciseBoxes",
     "RoIHeads",
     "RoIPooler",
 ]

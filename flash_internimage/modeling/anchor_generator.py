@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .boxes import PreciseBoxes
+from flash_internimage.errors import UserError
+from flash_internimage.structures.boxes import PreciseBoxes
 
 
 def cell_anchors(sizes: Tensor, aspect_ratios: Tensor) -> Tensor:
-    """Boxes centred on the origin.
+    """Boxes centered on the origin.
 
     Args:
         sizes: (S,) square roots of the areas, in pixels.
@@ -73,7 +74,7 @@ class AnchorGenerator(nn.Module):
         strides: of the levels, in pixels.
 
     Raises:
-        ValueError: ``sizes`` and ``strides`` differ in length, or the levels in their number of sizes.
+        UserError: ``sizes`` and ``strides`` differ in length, or the levels in their number of sizes.
     """
 
     box_dim = 4
@@ -81,7 +82,7 @@ class AnchorGenerator(nn.Module):
     def __init__(self, sizes: Sequence[Sequence[float]], aspect_ratios: Sequence[float], strides: Sequence[int]) -> None:
         super().__init__()
         if len(sizes) != len(strides) or len({len(level) for level in sizes}) != 1:
-            raise ValueError(
+            raise UserError(
                 f"AnchorGenerator: sizes needs one list a level, all of one length, "
                 f"got {[list(level) for level in sizes]} for strides {list(strides)}"
             )

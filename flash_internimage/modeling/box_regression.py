@@ -1,4 +1,4 @@
-"""Box deltas: a box written relative to another as shifts of its centre and logarithms of its sides.
+"""Box deltas: a box written relative to another as shifts of its center and logarithms of its sides.
 
 As Girshick et al., "Rich feature hierarchies", 2014, appendix C. detectron2's ``Box2BoxTransform`` is the same up to two
 points that change numbers here: it limits only growth, not shrinking, and it always computes in float32.
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from flash_internimage.errors import UserError
 
 # The published models limit a side to 1000 / 16 times the reference's, and to 16 / 1000 of it.
 LARGEST_LOG_RATIO = math.log(1000 / 16)
@@ -65,7 +67,7 @@ class BoxTransform:
     def __init__(self, stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
         self.stds = tuple(float(std) for std in stds)
         if len(self.stds) != 4 or min(self.stds) <= 0:
-            raise ValueError(f"BoxTransform: stds must be four positive numbers (dx, dy, dw, dh), got {self.stds}")
+            raise UserError(f"BoxTransform: stds must be four positive numbers (dx, dy, dw, dh), got {self.stds}")
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -82,6 +84,6 @@ class BoxTransform:
 
 
 def _centers_and_sizes(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., 2) centres and (width, height) of (..., 4) XYXY boxes."""
+    """(..., 2) centers and (width, height) of (..., 4) XYXY boxes."""
     top_left, bottom_right = boxes[..., :2], boxes[..., 2:]
     return (top_left + bottom_right) * 0.5, bottom_right - top_left

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
-    """One minus the generalised intersection over union of paired boxes.
+    """One minus the generalized intersection over union of paired boxes.
 
     Rezatofighi et al., "Generalized Intersection over Union", 2019. Areas below 1e-6 square pixels count as that much.
     (The one in fvcore adds a constant to every area, and fails an assertion on NaN where a loss of NaN would say more.)

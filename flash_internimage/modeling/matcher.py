@@ -10,12 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from flash_internimage.errors import UserError
+
 IGNORED, NEGATIVE, POSITIVE = -1, 0, 1
 
 
-def match_by_overlap(
-    overlaps: Tensor, positive: float, negative: float, low_quality: float | None = None
-) -> tuple[Tensor, Tensor]:
+def match_by_iou(overlaps: Tensor, positive: float, negative: float, low_quality: float | None = None) -> tuple[Tensor, Tensor]:
     """Assign one ground-truth box, or background, or nothing to each candidate.
 
     Args:
@@ -48,8 +48,8 @@ def match_by_overlap(
     return matches, labels
 
 
-class OverlapMatcher:
-    """:func:`match_by_overlap` with its thresholds; called as detectron2 calls a ``Matcher``.
+class IoUMatcher:
+    """:func:`match_by_iou` with its thresholds; called as detectron2 calls a ``Matcher``.
 
     Args:
         positive: least overlap of a positive.
@@ -57,17 +57,15 @@ class OverlapMatcher:
         low_quality: least overlap at which a ground truth claims its best candidates; None for no such claims.
 
     Raises:
-        ValueError: ``negative`` is above ``positive``.
+        UserError: ``negative`` is above ``positive``.
     """
 
     def __init__(self, positive: float, negative: float, low_quality: float | None = None) -> None:
         if negative > positive:
-            raise ValueError(
-                f"OverlapMatcher: negative must not be above positive, got negative={negative}, positive={positive}"
-            )
+            raise UserError(f"IoUMatcher: negative must not be above positive, got negative={negative}, positive={positive}")
         self.positive = positive
         self.negative = negative
         self.low_quality = low_quality
 
     def __call__(self, overlaps: Tensor) -> tuple[Tensor, Tensor]:
-        return match_by_overlap(overlaps, self.positive, self.negative, self.low_quality)
+        return match_by_iou(overlaps, self.positive, self.negative, self.low_quality)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function
 
+from flash_internimage.errors import UserError
+
 _load_error: ImportError | None = None
 
 try:
@@ -32,11 +34,11 @@ def require(name: str) -> None:
         name: the operator that needs it, for the message.
 
     Raises:
-        RuntimeError: with the loader's own message, which tells a library that was never built from one that was built
+        UserError: with the loader's own message, which tells a library that was never built from one that was built
             for another Python or PyTorch.
     """
     if _load_error is not None:
-        raise RuntimeError(
+        raise UserError(
             f"{name}: the compiled library flash_internimage._C could not be loaded ({_load_error}); build it with "
             "`pip install --no-build-isolation -e .` in the folder of setup.py, with the PyTorch that is used now"
         ) from _load_error
@@ -49,7 +51,7 @@ def operator(name: str, *tensors: Tensor) -> Callable[..., Any]:
     the call is to be traced or overridden, which a bound function would not show.
 
     Raises:
-        RuntimeError: as :func:`require`.
+        UserError: as :func:`require`.
     """
     require(name)
     if torch.compiler.is_compiling() or has_torch_function(tensors):

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from flash_internimage.errors import UserError
+
 from . import _extension
 
 
@@ -40,15 +42,15 @@ def dcnv4(
             those of the last group are ignored. Of the dtype of value, or float32 beside value in low precision.
         kernel_size, stride, padding, dilation: one integer, or a (height, width) pair, in cells.
         groups: number of channel groups, each of which has its own points.
-        offset_scale: stretches the window, learned offsets and regular grid alike, about its centre.
-        remove_center: leave out the centre point, so that K = kernel height * kernel width - 1.
+        offset_scale: stretches the window, learned offsets and regular grid alike, about its center.
+        remove_center: leave out the center point, so that K = kernel height * kernel width - 1.
 
     Returns:
         (N, Ho, Wo, C), of the dtype of value. Sums are accumulated, and locations computed, in float32 or wider.
 
     Raises:
         ValueError: an argument does not fit the others; the message names it.
-        RuntimeError: the compiled library is missing, or lacks kernels for the device.
+        UserError: the compiled library is missing, or lacks kernels for the device.
     """
     return _extension.operator("dcnv4", value, offset_mask)(
         value,
@@ -71,7 +73,7 @@ def output_size(size: int, kernel_size: int, stride: int = 1, padding: int = 0, 
         kernel_size, stride, padding, dilation: as for :func:`dcnv4`, along this axis.
 
     Raises:
-        ValueError: the dilated kernel is longer than the padded map.
+        UserError: the dilated kernel is longer than the padded map.
     """
     window = dilation * (kernel_size - 1) + 1
     padded = size + 2 * padding
@@ -90,7 +92,7 @@ def _pair(name: str, number: int | Sequence[int]) -> list[int]:
     if isinstance(number, int):
         return [number, number]
     if not isinstance(number, (list, tuple)) or len(number) != 2 or not all(isinstance(entry, int) for entry in number):
-        raise ValueError(f"dcnv4: {name} needs an integer or a (height, width) pair of integers, got {number!r}")
+        raise UserError(f"dcnv4: {name} needs an integer or a (height, width) pair of integers, got {number!r}")
     return list(number)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from flash_internimage.errors import UserError
+
 from . import _extension
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
@@ -40,7 +42,7 @@ def ms_deform_attn(
 
     Raises:
         ValueError: an argument does not fit the others; the message names it.
-        RuntimeError: the compiled library is missing, or lacks kernels for the device.
+        UserError: the compiled library is missing, or lacks kernels for the device.
     """
     return _extension.operator("ms_deform_attn", value, sampling_locations, attention_weights)(
         value, _flat_shapes(spatial_shapes), *_one_dtype(sampling_locations, attention_weights)
@@ -59,7 +61,7 @@ def _flat_shapes(spatial_shapes: Sequence[Sequence[int]] | Tensor) -> list[int]:
         or any(not isinstance(level, Sequence) or len(level) != 2 for level in levels)
         or any(not isinstance(size, (int, torch.SymInt)) for level in levels for size in level)
     ):
-        raise ValueError(
+        raise UserError(
             f"ms_deform_attn: spatial_shapes needs a (height, width) pair of integers for each level, got {spatial_shapes!r}"
         )
     return [size for level in levels for size in level]

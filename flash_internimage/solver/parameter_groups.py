@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from flash_internimage.errors import UserError
+
 # The rules below look for parts of names. They are those of the published models and of this project's alike.
 _OFFSETS = ("sampling_offsets", "reference_points", "offset_mask")
 _UNDECAYED = ("norm", "relative_position", "sampling_offsets")
@@ -44,7 +46,7 @@ def get_layer_decay_groups(
         base_lr: learning rate of the heads.
         weight_decay: of what is decayed.
         layer_ids: all names -> name: id, where the ids grow from the image (0) to the heads; such as
-            :func:`flash_internimage.modeling.flash_intern_image.layer_ids`.
+            :func:`flash_internimage.modeling.backbone.flash_internimage.layer_ids`.
         layer_decay: ratio of the learning rates of a layer and the next deeper one; 1 for the same rate everywhere.
         offset_lr_scale: further factor on layers that predict sampling offsets.
 
@@ -75,13 +77,13 @@ def get_named_groups(
         Groups (``params``, ``lr``, ``weight_decay``), one for each rate that occurs.
 
     Raises:
-        ValueError: an entry names no parameter.
+        UserError: an entry names no parameter.
     """
     names = [name for name, _ in model.named_parameters()]
     settings = {name: Setting(named_multiplier(name, lr_multipliers), weight_decay) for name in names}
     for part in lr_multipliers:
         if not any(part in name for name in names):
-            raise ValueError(f"lr_multipliers: no parameter has {part!r} in its name; the first ones are {names[:3]}")
+            raise UserError(f"lr_multipliers: no parameter has {part!r} in its name; the first ones are {names[:3]}")
     return group_parameters(model, settings, base_lr)
 
 

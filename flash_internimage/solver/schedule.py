@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from fvcore.common.param_scheduler import ParamScheduler
 
+from flash_internimage.errors import UserError
+
 
 def multi_step_multiplier(
     iteration: int, milestones: Sequence[int], gamma: float, warmup_iters: int, warmup_ratio: float
@@ -47,7 +49,7 @@ class WarmupMultiStep(ParamScheduler):
             warmup_iters: 0 for none.
         """
         if any(not 0 < step <= epochs for step in steps):
-            raise ValueError(f"lr_multiplier.steps={list(steps)}: expected numbers above 0 and up to epochs={epochs}")
+            raise UserError(f"lr_multiplier.steps={list(steps)}: expected numbers above 0 and up to epochs={epochs}")
         self.max_iter = max_iter
         self.milestones = [round(max_iter * step / epochs) for step in steps]
         self.gamma = gamma

@@ -1,4 +1,4 @@
-"""The checkpointer with a model of the right names and toy sizes: what it recognises, reports and refuses."""
+"""The checkpointer with a model of the right names and toy sizes: what it recognizes, reports and refuses."""
 
 import logging
 
@@ -103,13 +103,13 @@ def test_an_imagenet_backbone_loads_into_a_bare_backbone(tmp_path):
     assert_equal(model, backbone)
 
 
-def test_another_number_of_classes_reinitialises_the_head_and_says_so(tmp_path, trained, caplog):
+def test_another_number_of_classes_reinitializes_the_head_and_says_so(tmp_path, trained, caplog):
     model = Named(DETECTOR, num_classes=7)
     head = model.roi_heads.box_predictor.cls_score.weight.detach().clone()
     with caplog.at_level(logging.INFO):
         load(model, {"model": trained}, tmp_path)
     torch.testing.assert_close(model.roi_heads.box_predictor.cls_score.weight, head, rtol=0, atol=0)
-    assert "1 re-initialised for another number of classes (roi_heads.box_predictor.cls_score.weight)" in caplog.text
+    assert "1 re-initialized for another number of classes (roi_heads.box_predictor.cls_score.weight)" in caplog.text
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_a_summary_and_nothing_loaded(tmp_path, trained):

@@ -188,7 +188,7 @@ def test_what_is_missing_is_named(fetch):
         "hf://org/repo/other.pth": "has no file other.pth at main",
         "hf://org/nothing/weights.pth": "the hub has no public repository org/nothing",
         "hf://org/repo@v9/weights.pth": "has no revision v9",
-        "hf://weights.pth": "expected hf://organisation/repository/file",
+        "hf://weights.pth": "expected hf://organization/repository/file",
     }
     result = fetch(*messages)
     assert result.returncode == 1

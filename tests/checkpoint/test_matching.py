@@ -52,9 +52,9 @@ def test_a_published_detector_fits_but_for_its_class_layers(name, class_layers):
     with torch.device("meta"):
         model = instantiate(cfg.model).state_dict()
     result = match(model, published_tensors(name))
-    assert sorted(result.reinitialised) == sorted(class_layers)
+    assert sorted(result.reinitialized) == sorted(class_layers)
     assert (result.missing, result.unexpected, result.wrong_shape) == ((), (), ())
-    summary = f"{len(model) - len(class_layers)} matched, {len(class_layers)} re-initialised for another number of classes"
+    summary = f"{len(model) - len(class_layers)} matched, {len(class_layers)} re-initialized for another number of classes"
     assert result.summary().startswith(summary)
     assert all(layer in result.summary() for layer in class_layers), "all are listed"
 
@@ -62,7 +62,7 @@ def test_a_published_detector_fits_but_for_its_class_layers(name, class_layers):
 def test_a_class_layer_of_another_width_is_no_matter_of_classes():
     model = {"roi_heads.box_predictor.cls_score.weight": torch.empty(3, 64)}
     file = {"roi_heads.box_predictor.cls_score.weight": torch.empty(81, 1024)}
-    assert match(model, file).reinitialised == ()
+    assert match(model, file).reinitialized == ()
     assert match(model, file).wrong_shape == (
         "roi_heads.box_predictor.cls_score.weight: (81, 1024) in the file, (3, 64) in the model",
     )

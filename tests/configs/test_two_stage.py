@@ -36,7 +36,7 @@ def test_neck(name: str, model: DictConfig):
     assert len(model.proposal_generator.in_features) == neck["levels"]
 
 
-def test_normalisation_of_the_box_heads(name: str, model: DictConfig):
+def test_normalization_of_the_box_heads(name: str, model: DictConfig):
     for head, published in zip(
         stages(model.roi_heads, "box_head", "box_heads"), RECIPES[name]["roi"]["box_heads"], strict=True
     ):

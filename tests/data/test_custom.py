@@ -6,7 +6,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import OmegaConf
 
-from flash_internimage.data import class_names, require_num_classes, training_records, use_custom_data
+from flash_internimage.data import class_names, require_num_classes, training_dataset_dicts, use_custom_data
 from flash_internimage.data.custom import TEST_NAME, TRAIN_NAME, literal_num_classes
 
 
@@ -61,8 +61,8 @@ def test_points_the_config_at_the_data(cfg, write_dataset):
     assert OmegaConf.is_interpolation(cfg.model.roi_heads, "num_classes")
     assert cfg.model.roi_heads.predictors[0].num_classes == 2
     assert cfg.model.roi_heads.predictors[1].num_classes is None
-    records = training_records(TRAIN_NAME, with_masks=True)
-    assert [r["annotations"][0]["category_id"] for r in records] == [1, 0]
+    dataset_dicts = training_dataset_dicts(TRAIN_NAME, with_masks=True)
+    assert [r["annotations"][0]["category_id"] for r in dataset_dicts] == [1, 0]
     assert class_names(TEST_NAME) == ["spoon", "mug"]
     require_num_classes(cfg, TRAIN_NAME)
 

@@ -14,8 +14,8 @@ from flash_internimage.data import (
     TrainingMapper,
     build_test_loader,
     build_train_loader,
-    test_records,
-    training_records,
+    test_dataset_dicts,
+    training_dataset_dicts,
 )
 from flash_internimage.data.presets import multi_scale_crop
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("small_shapes")
 def train_loader(num_workers=0, start_iteration=0, batch_size=3, **mapper):
     mapper = {"augmentations": [RandomFlip(), ResizeToFit([60, 70, 80], 120), CropRange(30, 60)], **mapper}
     return build_train_loader(
-        training_records("small_shapes_train"),
+        training_dataset_dicts("small_shapes_train"),
         TrainingMapper(**mapper),
         total_batch_size=batch_size,
         num_workers=num_workers,
@@ -74,7 +74,7 @@ def test_starting_a_loader_draws_nothing_from_the_global_generator():
 
 
 def test_dataset_smaller_than_a_batch():
-    images = len(training_records("small_shapes_train"))
+    images = len(training_dataset_dicts("small_shapes_train"))
     (batch,) = take(train_loader(batch_size=40), 1)
     assert images < len(batch) == 40
 
@@ -105,6 +105,6 @@ def test_bad_arguments(monkeypatch, batch_size, seed, message):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_test_loader_gives_every_image_once(num_workers):
-    records = test_records("small_shapes_val")
-    batches = list(build_test_loader(records, TestMapper([ResizeToFit([64], 128)]), num_workers))
-    assert [[s["image_id"] for s in batch] for batch in batches] == [[r["image_id"]] for r in records]
+    dataset_dicts = test_dataset_dicts("small_shapes_val")
+    batches = list(build_test_loader(dataset_dicts, TestMapper([ResizeToFit([64], 128)]), num_workers))
+    assert [[s["image_id"] for s in batch] for batch in batches] == [[r["image_id"]] for r in dataset_dicts]

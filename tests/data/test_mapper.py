@@ -15,10 +15,11 @@ from flash_internimage.data import ResizeToFit, TestMapper, TrainingMapper
 from flash_internimage.data.mapper import read_image, segmentation_to_mask
 from flash_internimage.data.resize import resize_bilinear, resize_nearest
 from flash_internimage.data.shapes_drawing import compressed_rle, uncompressed_rle
+from flash_internimage.errors import UserError
 
 
 @pytest.fixture
-def record(tmp_path) -> dict:
+def dataset_dict(tmp_path) -> dict:
     """An image of noise, 40 pixels high and 60 wide, with a polygon, an RLE object and a crowd region."""
     pixels = np.random.RandomState(5).randint(0, 256, (40, 60, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "noise.png")
@@ -49,17 +50,17 @@ def record(tmp_path) -> dict:
     }
 
 
-def pixels_of(record: dict) -> np.ndarray:
-    return np.asarray(Image.open(record["file_name"]))
+def pixels_of(dataset_dict: dict) -> np.ndarray:
+    return np.asarray(Image.open(dataset_dict["file_name"]))
 
 
-def test_without_augmentation(record):
-    before = copy.deepcopy(record)
-    sample = TrainingMapper([])(record)
-    assert record == before
+def test_without_augmentation(dataset_dict):
+    before = copy.deepcopy(dataset_dict)
+    sample = TrainingMapper([])(dataset_dict)
+    assert dataset_dict == before
     assert "annotations" not in sample
     assert sample["image"].dtype == torch.uint8
-    np.testing.assert_array_equal(sample["image"].permute(1, 2, 0).numpy(), pixels_of(record))
+    np.testing.assert_array_equal(sample["image"].permute(1, 2, 0).numpy(), pixels_of(dataset_dict))
     instances = sample["instances"]
     assert instances.image_size == (40, 60)
     assert instances.gt_classes.tolist() == [3, 0]  # the crowd region is left out
@@ -67,30 +68,30 @@ def test_without_augmentation(record):
     assert instances.gt_masks.tensor.sum(dim=(1, 2)).tolist() == [10 * 20, 10 * 20 - 2 * 5]
 
 
-def test_resized_image_boxes_and_masks(record):
-    sample = TrainingMapper([ResizeToFit([61], 1000)])(record)  # 40 x 60 becomes 61 x 92: 91.5 rounds up
+def test_resized_image_boxes_and_masks(dataset_dict):
+    sample = TrainingMapper([ResizeToFit([61], 1000)])(dataset_dict)  # 40 x 60 becomes 61 x 92: 91.5 rounds up
     image, instances = sample["image"], sample["instances"]
-    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), resize_bilinear(pixels_of(record), 61, 92))
+    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), resize_bilinear(pixels_of(dataset_dict), 61, 92))
     x, y = 92 / 60, 61 / 40
     expected = torch.tensor([[2 * x, 4 * y, 12 * x, 24 * y], [30 * x, 10 * y, 50 * x, 20 * y]])
     torch.testing.assert_close(instances.gt_boxes.tensor, expected)
-    for mask, annotation in zip(instances.gt_masks.tensor, record["annotations"], strict=False):
+    for mask, annotation in zip(instances.gt_masks.tensor, dataset_dict["annotations"], strict=False):
         bitmap = segmentation_to_mask(annotation["segmentation"], 40, 60)
         np.testing.assert_array_equal(mask.numpy(), resize_nearest(bitmap, 61, 92).astype(bool))
 
 
-def test_flip_mirrors_all_three(record):
-    plain = TrainingMapper([])(record)
-    mirrored = TrainingMapper([RandomFlip(prob=1.0)])(record)
+def test_flip_mirrors_all_three(dataset_dict):
+    plain = TrainingMapper([])(dataset_dict)
+    mirrored = TrainingMapper([RandomFlip(prob=1.0)])(dataset_dict)
     torch.testing.assert_close(mirrored["image"], plain["image"].flip(2))
     torch.testing.assert_close(mirrored["instances"].gt_masks.tensor, plain["instances"].gt_masks.tensor.flip(2))
     x0, y0, x1, y1 = plain["instances"].gt_boxes.tensor.unbind(1)
     torch.testing.assert_close(mirrored["instances"].gt_boxes.tensor, torch.stack([60 - x1, y0, 60 - x0, y1], dim=1))
 
 
-def test_crop_cuts_boxes_at_the_window_and_not_to_the_mask(record):
+def test_crop_cuts_boxes_at_the_window_and_not_to_the_mask(dataset_dict):
     # The window is 25..60 x 12..40: the first object is outside, of the second two rows are cut off.
-    sample = TrainingMapper([CropTransform(25, 12, 35, 28, 60, 40)])(record)
+    sample = TrainingMapper([CropTransform(25, 12, 35, 28, 60, 40)])(dataset_dict)
     instances = sample["instances"]
     assert instances.gt_classes.tolist() == [0]
     assert instances.gt_boxes.tensor.tolist() == [[5, 0, 25, 8]]
@@ -98,16 +99,16 @@ def test_crop_cuts_boxes_at_the_window_and_not_to_the_mask(record):
     assert instances.gt_masks.tensor.sum() == 20 * 8 - 10
 
 
-def test_object_counts_by_its_box_even_if_its_mask_is_cut_off(record):
-    record["annotations"][0]["segmentation"] = [[2, 4, 5, 4, 5, 24, 2, 24]]  # the left part of its box
-    instances = TrainingMapper([CropTransform(6, 0, 20, 40, 60, 40)])(record)["instances"]
+def test_object_counts_by_its_box_even_if_its_mask_is_cut_off(dataset_dict):
+    dataset_dict["annotations"][0]["segmentation"] = [[2, 4, 5, 4, 5, 24, 2, 24]]  # the left part of its box
+    instances = TrainingMapper([CropTransform(6, 0, 20, 40, 60, 40)])(dataset_dict)["instances"]
     assert instances.gt_boxes.tensor.tolist() == [[0, 4, 6, 24]]
     assert not instances.gt_masks.tensor.any()
 
 
 @pytest.mark.parametrize("allow_empty", [True, False], ids=["kept", "refused"])
-def test_crop_without_objects(record, allow_empty):
-    sample = TrainingMapper([CropTransform(13, 0, 10, 40, 60, 40)], allow_empty=allow_empty)(record)
+def test_crop_without_objects(dataset_dict, allow_empty):
+    sample = TrainingMapper([CropTransform(13, 0, 10, 40, 60, 40)], allow_empty=allow_empty)(dataset_dict)
     if not allow_empty:
         assert sample is None
         return
@@ -117,26 +118,26 @@ def test_crop_without_objects(record, allow_empty):
     assert instances.gt_masks.tensor.shape == (0, 40, 10)
 
 
-def test_image_that_had_no_objects_is_not_refused(record):
-    record["annotations"] = []
-    assert len(TrainingMapper([], allow_empty=False)(record)["instances"]) == 0
+def test_image_that_had_no_objects_is_not_refused(dataset_dict):
+    dataset_dict["annotations"] = []
+    assert len(TrainingMapper([], allow_empty=False)(dataset_dict)["instances"]) == 0
 
 
-def test_boxes_beyond_the_border_are_clipped(record):
-    record["annotations"][0]["bbox"] = [-5, 30, 20, 30]
-    assert TrainingMapper([])(record)["instances"].gt_boxes.tensor[0].tolist() == [0, 30, 15, 40]
+def test_boxes_beyond_the_border_are_clipped(dataset_dict):
+    dataset_dict["annotations"][0]["bbox"] = [-5, 30, 20, 30]
+    assert TrainingMapper([])(dataset_dict)["instances"].gt_boxes.tensor[0].tolist() == [0, 30, 15, 40]
 
 
-def test_without_masks_none_are_made(record):
-    assert not TrainingMapper([], with_masks=False)(record)["instances"].has("gt_masks")
+def test_without_masks_none_are_made(dataset_dict):
+    assert not TrainingMapper([], with_masks=False)(dataset_dict)["instances"].has("gt_masks")
 
 
-def test_test_mapper_keeps_the_size_of_the_file(record):
-    sample = TestMapper([ResizeToFit([80], 1000)])(record)
+def test_test_mapper_keeps_the_size_of_the_file(dataset_dict):
+    sample = TestMapper([ResizeToFit([80], 1000)])(dataset_dict)
     assert (sample["height"], sample["width"]) == (40, 60)
     assert sample["image"].shape == (3, 80, 120)
     assert "annotations" not in sample
-    assert "annotations" in record
+    assert "annotations" in dataset_dict
 
 
 @pytest.mark.parametrize("kind", ["polygon", "compressed", "uncompressed"])
@@ -159,47 +160,47 @@ def test_parts_of_one_object_are_united():
     assert whole.sum() == 8
 
 
-def test_missing_image_names_file_and_annotation(record):
-    record["file_name"] += "x"
-    with pytest.raises(FileNotFoundError, match=r"noise\.pngx, wanted by image 9 of notes\.json, does not exist"):
-        read_image(record)
+def test_missing_image_names_file_and_annotation(dataset_dict):
+    dataset_dict["file_name"] += "x"
+    with pytest.raises(UserError, match=r"noise\.pngx, wanted by image 9 of notes\.json, does not exist"):
+        read_image(dataset_dict)
 
 
-def test_truncated_jpeg_names_file_and_annotation(record, tmp_path):
+def test_truncated_jpeg_names_file_and_annotation(dataset_dict, tmp_path):
     file = tmp_path / "cut.jpg"
-    Image.open(record["file_name"]).save(file, quality=95)
+    Image.open(dataset_dict["file_name"]).save(file, quality=95)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    record["file_name"] = str(file)
+    dataset_dict["file_name"] = str(file)
     with pytest.raises(ValueError, match=r"cut\.jpg, wanted by image 9 of notes\.json, is not a readable image \(.*truncated"):
-        read_image(record)
+        read_image(dataset_dict)
 
 
-def test_file_that_is_no_image(record, tmp_path):
+def test_file_that_is_no_image(dataset_dict, tmp_path):
     (tmp_path / "text.jpg").write_text("not an image")
-    record["file_name"] = str(tmp_path / "text.jpg")
+    dataset_dict["file_name"] = str(tmp_path / "text.jpg")
     with pytest.raises(ValueError, match=r"text\.jpg.* is not a readable image"):
-        read_image(record)
+        read_image(dataset_dict)
 
 
-def test_wrong_size_is_an_error(record):
-    record["width"] = 61
+def test_wrong_size_is_an_error(dataset_dict):
+    dataset_dict["width"] = 61
     with pytest.raises(ValueError, match="should be 61 x 40 pixels as annotated, but is 60 x 40"):
-        read_image(record)
+        read_image(dataset_dict)
 
 
-def test_exif_orientation_is_applied(record, tmp_path):
+def test_exif_orientation_is_applied(dataset_dict, tmp_path):
     exif = Image.Exif()
     exif[274] = 6  # the camera was turned: rotate by 270 degrees to see it upright
-    image = Image.open(record["file_name"])
+    image = Image.open(dataset_dict["file_name"])
     image.save(tmp_path / "turned.png", exif=exif)
-    turned = {**record, "file_name": str(tmp_path / "turned.png"), "height": 60, "width": 40}
+    turned = {**dataset_dict, "file_name": str(tmp_path / "turned.png"), "height": 60, "width": 40}
     np.testing.assert_array_equal(read_image(turned), np.rot90(np.asarray(image), k=-1))
     with pytest.raises(ValueError, match="EXIF orientation"):
         read_image({**turned, "height": 40, "width": 60})
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK"])
-def test_other_colour_modes_become_rgb(record, tmp_path, mode):
+def test_other_color_modes_become_rgb(dataset_dict, tmp_path, mode):
     file = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
-    Image.open(record["file_name"]).convert(mode).save(file)
-    assert read_image({**record, "file_name": str(file)}).shape == (40, 60, 3)
+    Image.open(dataset_dict["file_name"]).convert(mode).save(file)
+    assert read_image({**dataset_dict, "file_name": str(file)}).shape == (40, 60, 3)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flash_internimage.data.resize import fit_size, resize_bilinear, resize_nearest
+from flash_internimage.errors import UserError
 
 SIZES = [
     (48, 64, 80, 107),
@@ -38,20 +39,20 @@ def test_equals_opencv(opencv, number, kind, resize):
 
 
 def test_bilinear_by_hand():
-    # Centres of the new pixels lie at -0.25, 0.25, 0.75, 1.25 of the old ones; outside, the border repeats.
+    # Centers of the new pixels lie at -0.25, 0.25, 0.75, 1.25 of the old ones; outside, the border repeats.
     image = np.array([[[0], [100]]], dtype=np.uint8)
     assert resize_bilinear(image, 1, 4)[0, :, 0].tolist() == [0, 25, 75, 100]
 
 
 def test_bilinear_does_not_average_when_it_reduces():
-    # One new pixel for ten old ones: without antialiasing it is the mean of the two at its centre, 4.5.
+    # One new pixel for ten old ones: without antialiasing it is the mean of the two at its center, 4.5.
     image = np.zeros((1, 10, 1), dtype=np.uint8)
     image[0, [0, 9]] = 255
     assert resize_bilinear(image, 1, 1).item() == 0
 
 
 def test_bilinear_refuses_other_dtypes():
-    with pytest.raises(TypeError, match="uint8, got float32"):
+    with pytest.raises(UserError, match="uint8, got float32"):
         resize_bilinear(np.zeros((2, 2, 3), dtype=np.float32), 4, 4)
 
 

@@ -25,6 +25,7 @@ from flash_internimage.data.shapes_drawing import (
     polygon_mask,
     uncompressed_rle,
 )
+from flash_internimage.errors import UserError
 
 SIZES = {"train": 3, "val": 2}
 EXPECTED = ("1", [(157, 112), (106, 108)], [630004137, 583177829])
@@ -84,13 +85,13 @@ def test_check_finds_no_fault(val, tmp_path):
 
 
 def test_loads_through_detectron2_with_contiguous_classes(small_shapes):
-    records = DatasetCatalog.get("small_shapes_train")
-    assert len(records) == 14
+    dataset_dicts = DatasetCatalog.get("small_shapes_train")
+    assert len(dataset_dicts) == 14
     metadata = MetadataCatalog.get("small_shapes_train")
     assert metadata.thing_classes == ["circle", "triangle", "square", "star"]
     assert metadata.thing_dataset_id_to_contiguous_id == {3: 0, 7: 1, 16: 2, 42: 3}
-    for record in records:
-        assert Image.open(record["file_name"]).size == (record["width"], record["height"])
+    for dataset_dict in dataset_dicts:
+        assert Image.open(dataset_dict["file_name"]).size == (dataset_dict["width"], dataset_dict["height"])
 
 
 def test_splits_share_no_picture(val):
@@ -177,16 +178,16 @@ def test_what_is_not_this_dataset_is_left_alone(tmp_path, damage, message):
     make_shapes(root, SIZES)
     damage(root)
     before = digest(root)
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(UserError, match=message):
         make_shapes(root, SIZES)
     assert digest(root) == before
 
 
 def test_is_made_when_it_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "make_shapes", lambda root: make_shapes(root, SIZES))
-    records = load_shapes(tmp_path / "shapes", "val", "shapes_made_on_load")
+    dataset_dicts = load_shapes(tmp_path / "shapes", "val", "shapes_made_on_load")
     MetadataCatalog.remove("shapes_made_on_load")
-    assert len(records) == 2
+    assert len(dataset_dicts) == 2
 
 
 def test_inside_polygon_by_hand():
@@ -226,7 +227,7 @@ def test_polygon_mask_fills_whole_pixels():
 
 
 def test_picture_shows_its_objects():
-    # Inside a mask colours differ from those around it more than pixels of the background do among themselves.
+    # Inside a mask colors differ from those around it more than pixels of the background do among themselves.
     picture = draw_picture(3)
     assert len(picture.annotations) == 3
     image = picture.image.astype(float)

@@ -11,18 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flash_internimage.data.stream import TrainingStream, grouped_batches, seeded
+from flash_internimage.errors import UserError
 
 
 def take(iterable, number):
     return list(itertools.islice(iterable, number))
 
 
-def draw_mapper(record: dict) -> dict:
+def draw_mapper(dataset_dict: dict) -> dict:
     """Instead of an augmented image, what an augmentation would draw."""
-    return {**record, "draws": (random.random(), np.random.uniform(), torch.rand(1).item())}
+    return {**dataset_dict, "draws": (random.random(), np.random.uniform(), torch.rand(1).item())}
 
 
-def records(landscape: int, portrait: int) -> list[dict]:
+def dataset_dicts(landscape: int, portrait: int) -> list[dict]:
     sizes = [(20, 10)] * landscape + [(10, 20)] * portrait
     return [{"image_id": i, "width": width, "height": height} for i, (width, height) in enumerate(sizes)]
 
@@ -74,30 +75,30 @@ def test_seeded_restores_the_generators():
 
 @pytest.mark.parametrize("start", [0, 1, 5, 23])
 def test_started_later_it_goes_on_as_if_never_stopped(start):
-    dataset = records(9, 6)
+    dataset = dataset_dicts(9, 6)
     whole = take(TrainingStream(dataset, draw_mapper, batch_size=4, seed=7), 4 * 30)
     late = take(TrainingStream(dataset, draw_mapper, batch_size=4, seed=7, start_iteration=start), 4 * (30 - start))
     assert late == whole[4 * start :]
 
 
 def test_an_image_is_augmented_differently_each_time():
-    samples = take(TrainingStream(records(3, 0), draw_mapper, batch_size=1, seed=0), 60)
+    samples = take(TrainingStream(dataset_dicts(3, 0), draw_mapper, batch_size=1, seed=0), 60)
     for i in range(3):
         assert len(draws := [s["draws"] for s in samples if s["image_id"] == i]) == 20
         assert len(set(draws)) == 20
 
 
 def test_samples_do_not_depend_on_the_generators_outside():
-    first = take(TrainingStream(records(5, 5), draw_mapper, batch_size=2, seed=0), 8)
+    first = take(TrainingStream(dataset_dicts(5, 5), draw_mapper, batch_size=2, seed=0), 8)
     torch.manual_seed(1)
     np.random.seed(1)
     random.seed(1)
-    assert take(TrainingStream(records(5, 5), draw_mapper, batch_size=2, seed=0), 8) == first
+    assert take(TrainingStream(dataset_dicts(5, 5), draw_mapper, batch_size=2, seed=0), 8) == first
 
 
 @pytest.mark.parametrize("start", [0, 3])
 def test_processes_share_out_the_batches_of_one(monkeypatch, start):
-    dataset = records(7, 8)
+    dataset = dataset_dicts(7, 8)
     alone = take(TrainingStream(dataset, draw_mapper, batch_size=2, seed=1), 2 * 3 * 20)
     batches = [alone[i : i + 2] for i in range(0, len(alone), 2)]
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 3)
@@ -108,23 +109,23 @@ def test_processes_share_out_the_batches_of_one(monkeypatch, start):
         assert take(stream, len(expected)) == expected
 
 
-def refuse_mapper(record: dict) -> dict | None:
-    return draw_mapper(record) if record["image_id"] in (2, 4, 9) and np.random.uniform() < 0.5 else None
+def refuse_mapper(dataset_dict: dict) -> dict | None:
+    return draw_mapper(dataset_dict) if dataset_dict["image_id"] in (2, 4, 9) and np.random.uniform() < 0.5 else None
 
 
 def test_refused_images_are_replaced_by_others_of_their_group():
-    stream = TrainingStream(records(5, 5), refuse_mapper, batch_size=2, seed=0)
+    stream = TrainingStream(dataset_dicts(5, 5), refuse_mapper, batch_size=2, seed=0)
     samples = take(stream, 60)
     for first, second in zip(samples[::2], samples[1::2], strict=True):
         assert (first["width"] > first["height"]) == (second["width"] > second["height"])
     assert {s["image_id"] for s in samples} == {2, 4, 9}
-    assert take(TrainingStream(records(5, 5), refuse_mapper, 2, 0, start_iteration=10), 40) == samples[20:]
+    assert take(TrainingStream(dataset_dicts(5, 5), refuse_mapper, 2, 0, start_iteration=10), 40) == samples[20:]
 
 
-def nothing_mapper(record: dict) -> None:
+def nothing_mapper(dataset_dict: dict) -> None:
     return None
 
 
 def test_gives_up_when_every_image_is_refused():
-    with pytest.raises(RuntimeError, match="100 augmented images"):
-        next(iter(TrainingStream(records(5, 5), nothing_mapper, batch_size=2, seed=0)))
+    with pytest.raises(UserError, match="100 augmented images"):
+        next(iter(TrainingStream(dataset_dicts(5, 5), nothing_mapper, batch_size=2, seed=0)))

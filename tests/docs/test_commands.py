@@ -220,5 +220,5 @@ def test_what_does_not_exist_is_noticed(command, message, parse, monkeypatch):
 
 def test_unknown_flag_is_noticed(parse, monkeypatch, capsys):
     monkeypatch.chdir(REPOSITORY)
-    with pytest.raises(pytest.fail.Exception, match="unrecognized arguments: --colour"):
-        check_command(["python", "tools/check_data.py", "--json", "a", "--images", "b", "--colour"], parse)
+    with pytest.raises(pytest.fail.Exception, match="unrecognized arguments: --color"):
+        check_command(["python", "tools/check_data.py", "--json", "a", "--images", "b", "--color"], parse)

@@ -38,7 +38,7 @@ def test_error_messages_that_are_headings_are_given_by_the_code(repository, mess
     [
         ("faq.md", "was built without CUDA kernels, got a CUDA tensor; reinstall it where a CUDA toolkit is found, or with"),
         ("faq.md", "lower optimizer.lr, set train.clip_grad.max_norm, or look at these images and their boxes"),
-        ("custom_data.md", "re-initialised for another number of classes ("),
+        ("custom_data.md", "re-initialized for another number of classes ("),
     ],
     ids=["CUDA kernels", "loss", "classes"],
 )

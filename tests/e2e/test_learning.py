@@ -11,7 +11,7 @@ from tests.e2e.conftest import REPOSITORY, run_python
 
 # Iterations after which a model knows these pictures well enough; a DETR-like one takes longest to place its boxes.
 ITERATIONS = {"mask_rcnn": 80, "cascade": 80, "dino": 150, "retinanet": 80}
-# A model that has learnt nothing scores below 1.
+# A model that has learned nothing scores below 1.
 AP50_BEYOND_CHANCE = 20.0
 
 

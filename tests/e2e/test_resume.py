@@ -12,7 +12,7 @@ from tests.e2e.conftest import run_python
 CONFIG = "tests/engine/tiny_config.py"
 
 # Kills itself while it writes the second checkpoint, as a time limit or a power cut may. A checkpoint is followed
-# by the note of its name, so the third file. The log's files are synchronised too, and do not count.
+# by the note of its name, so the third file. The log's files are synchronized too, and do not count.
 KILLED = """
 import os, signal, sys
 import train_net

@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from flash_internimage.engine.config import load_config
+from flash_internimage.errors import UserError
 
 WHOLE = "model = dict(x=1)\ndataloader = dict()\ntrain = dict(max_iter=5)\noptimizer = dict()\nlr_multiplier = dict()\n"
 
@@ -48,7 +49,7 @@ def test_evaluation_needs_no_optimizer(write):
 def test_missing_config_names_the_nearest(write, tmp_path, monkeypatch, name, message):
     write("coco/mask_rcnn.py", WHOLE)
     write("coco/cascade.py", WHOLE)
-    with pytest.raises(FileNotFoundError, match=message):
+    with pytest.raises(UserError, match=message):
         load_config(str(tmp_path / "coco" / name))
 
 

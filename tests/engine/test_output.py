@@ -6,6 +6,7 @@ import os
 import pytest
 
 from flash_internimage.engine.output import RunLog, check_writable, require_state_of_run
+from flash_internimage.errors import UserError
 
 
 def test_writable_folder_is_left_as_it_is(tmp_path):
@@ -15,7 +16,7 @@ def test_writable_folder_is_left_as_it_is(tmp_path):
 
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"train.output_dir=.*file/run: cannot be written to \(.*file is a file\)"):
+    with pytest.raises(UserError, match=r"train.output_dir=.*file/run: cannot be written to \(.*file is a file\)"):
         check_writable(str(tmp_path / "file" / "run"))
 
 
@@ -24,13 +25,13 @@ def test_a_folder_that_refuses(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    with pytest.raises(OSError, match=r"cannot be written to \(Permission denied\); choose another folder"):
+    with pytest.raises(UserError, match=r"cannot be written to \(Permission denied\); choose another folder"):
         check_writable(str(tmp_path))
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a file system that nobody can write to")
 def test_a_read_only_file_system():
-    with pytest.raises(OSError, match="train.output_dir=/proc/self/run: cannot be written to"):
+    with pytest.raises(UserError, match="train.output_dir=/proc/self/run: cannot be written to"):
         check_writable("/proc/self/run")
 
 

@@ -9,6 +9,7 @@ from detectron2.engine.hooks import EvalHook, PeriodicWriter
 from detectron2.utils.events import EventStorage, JSONWriter
 
 from flash_internimage.engine.trainer import StepOptions, Trainer, amp_dtype, micro_batches, nan_message
+from flash_internimage.errors import UserError
 from tests.engine.tiny import TinyDetector, TinyTrainLoader, image
 
 CPU = torch.device("cpu")
@@ -127,7 +128,7 @@ def test_random_numbers_of_a_step_depend_on_its_iteration_alone():
 
 def test_nan_names_loss_iteration_and_images():
     trainer = make_trainer(TinyDetector(bad_iteration=1))
-    with pytest.raises(FloatingPointError) as info:
+    with pytest.raises(UserError) as info:
         trainer.train(0, 4)
     message = str(info.value)
     assert message.startswith("loss not finite: loss_box is nan at iteration 1, on the images images/000004.png, images/000005")
@@ -137,7 +138,7 @@ def test_nan_names_loss_iteration_and_images():
 def test_nan_leaves_the_weights_as_they_were():
     trainer = make_trainer(TinyDetector(bad_iteration=0))
     before = weights(trainer)
-    with pytest.raises(FloatingPointError):
+    with pytest.raises(UserError):
         trainer.train(0, 1)
     assert torch.equal(weights(trainer), before)
 
@@ -147,7 +148,7 @@ def test_nan_that_the_model_itself_finds_names_the_images_too():
         def forward(self, batched_inputs):
             raise FloatingPointError("Predicted boxes contain NaN.")
 
-    with pytest.raises(FloatingPointError, match=r"contain NaN. \(at iteration 0, on the images images/000000.png"):
+    with pytest.raises(UserError, match=r"contain NaN. \(at iteration 0, on the images images/000000.png"):
         make_trainer(Refuses()).train(0, 1)
 
 
@@ -157,7 +158,7 @@ def test_infinite_gradient_of_a_finite_loss_is_told():
             losses = super().forward(batched_inputs)
             return {"loss": losses["loss_box"] + (self.head.bias * 0).abs().sqrt().sum()}
 
-    with pytest.raises(FloatingPointError, match="gradient norm is nan at iteration 0, on the images"):
+    with pytest.raises(UserError, match="gradient norm is nan at iteration 0, on the images"):
         make_trainer(Steep(), max_grad_norm=1.0).train(0, 1)
 
 
@@ -179,7 +180,7 @@ def test_a_failed_last_step_is_not_evaluated_and_what_was_measured_is_written(tm
 
     trainer = make_trainer(TinyDetector(bad_iteration=2))
     trainer.register_hooks(hooks())
-    with pytest.raises(FloatingPointError):
+    with pytest.raises(UserError):
         trainer.train(0, 3)
     assert (evaluated, finished) == ([], [])
     assert '"loss_box"' in (tmp_path / "metrics.json").read_text()

@@ -10,8 +10,8 @@ _CORNERS = np.stack([np.cos(np.arange(20) * np.pi / 10), np.sin(np.arange(20) * 
 
 def ellipse(random: np.random.RandomState) -> tuple[np.ndarray, dict]:
     """Corners and mask of an ellipse of random place and size, small to large in COCO's terms, in two parts at times."""
-    centre, radii = random.uniform(20, SIDE - 20, 2), np.exp(random.uniform(np.log(4), np.log(75), 2))
-    parts = [centre + radii * _CORNERS]
+    center, radii = random.uniform(20, SIDE - 20, 2), np.exp(random.uniform(np.log(4), np.log(75), 2))
+    parts = [center + radii * _CORNERS]
     if random.rand() < 0.2:
         parts.append(parts[0] * 0.5)
     polygons = [part.clip(0, SIDE).round(2).reshape(-1).tolist() for part in parts]

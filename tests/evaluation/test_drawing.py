@@ -4,22 +4,22 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 
-from flash_internimage.evaluation.drawing import class_colour, draw_annotations, draw_instances, grid, side_by_side
+from flash_internimage.evaluation.drawing import class_color, draw_annotations, draw_instances, grid, side_by_side
 
 GREY = np.full((60, 80, 3), 128, dtype=np.uint8)
 
 
 def changed(picture: np.ndarray) -> tuple[slice, slice]:
-    """The rows and columns that are no longer grey."""
+    """The rows and columns that are no longer gray."""
     rows, columns = np.nonzero((picture != 128).any(axis=2))
     return slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
 
 
-def test_a_box_is_drawn_at_its_place_in_the_colour_of_its_class():
+def test_a_box_is_drawn_at_its_place_in_the_color_of_its_class():
     annotation = {"bbox": [30, 20, 24, 16], "category_id": 42, "score": 0.5}
     picture = draw_annotations(GREY, [annotation], ["circle", "star"], class_of={7: 0, 42: 1}, scale=1.0)
     left = picture[24:34, 30].astype(float).mean(axis=0)  # the left side of the box, away from its label
-    hue = np.array(class_colour(1))
+    hue = np.array(class_color(1))
     assert np.corrcoef(left, hue)[0, 1] > 0.9
     assert (picture[45:, :20] == 128).all()
 

@@ -1,7 +1,7 @@
 """Comparing arrays with stored ones, at the tolerances that ``tests/reference/README.md`` gives.
 
 In double precision everything agrees to what the storage keeps, indices exactly. In single precision the tolerance is ten
-times the stored difference between the original's own float32 and float64. Where float32 lets neighbours in a ranking
+times the stored difference between the original's own float32 and float64. Where float32 lets neighbors in a ranking
 change places, that difference is stored for the 99% quantile too.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-# Losses that depend on proposals: neighbours that change places let the stored sampler choose others (README.md).
+# Losses that depend on proposals: neighbors that change places let the stored sampler choose others (README.md).
 END_TO_END_LOSS = 3e-4
 # Of a gradient's norm, relative; measured on Mask R-CNN and not stored for every model (README.md).
 GRADIENT_NOISE = 1e-3

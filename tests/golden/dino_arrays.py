@@ -44,7 +44,7 @@ class Run:
         model: filled, in its dtype, without stochastic depth.
         golden: the stored numbers, which also hold targets and random draws.
         names: of the images.
-        ranking: (N, Q) tokens to select instead of the highest-scoring ones. In float32 two neighbours in the ranking may
+        ranking: (N, Q) tokens to select instead of the highest-scoring ones. In float32 two neighbors in the ranking may
             change places; given the stored ranking, everything after it can still be compared number by number.
     """
 

@@ -8,7 +8,7 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
-from flash_internimage.modeling.cascade import refine_boxes, refinement_classes
+from flash_internimage.modeling.roi_heads.cascade_rcnn import refine_boxes, refinement_classes
 from tests.golden.conftest import Judge
 from tests.golden.two_stage import SIZES, Arrays, Run, Step, build, compare_stored, nearest_rows, numpy, stored_results
 from tests.reference import Reference
@@ -62,7 +62,7 @@ def detect_by_stage(run: Run, prefix: str, detections: str, every_detection: str
             outputs[stage] = run_stage(features, proposals, stage)
             name, rois = f"{prefix}test/stage{stage}", numbered([image.proposal_boxes.tensor for image in proposals])
             if stage == 0 and rois.dtype == np.float32:
-                # Neighbours in the ranking may have changed places.
+                # Neighbors in the ranking may have changed places.
                 stored = run.golden[f"{name}/rois"]
                 rows.append(nearest_rows(rois[:, 1:], stored[:, 1:], rois[:, 0], stored[:, 0], same_number=False))
             kept = rows[0] if rows else slice(None, None, PROPOSAL_STRIDE)

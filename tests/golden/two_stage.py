@@ -290,7 +290,7 @@ def record(patch: pytest.MonkeyPatch, owner: object, method: str) -> list[Any]:
 def nearest_rows(
     boxes: np.ndarray, stored: np.ndarray, labels: np.ndarray, stored_labels: np.ndarray, same_number: bool = True
 ) -> np.ndarray:
-    """For each stored box the row of the nearest one of its class; float32 may rank neighbours otherwise."""
+    """For each stored box the row of the nearest one of its class; float32 may rank neighbors otherwise."""
     assert not same_number or len(boxes) == len(stored), f"expected {len(stored)} boxes, got {len(boxes)}"
     if len(stored) == 0:
         return np.arange(0)

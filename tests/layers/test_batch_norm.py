@@ -32,7 +32,7 @@ def whole_batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_one_process_is_plain_batch_normalisation(training):
+def test_one_process_is_plain_batch_normalization(training):
     torch.manual_seed(1)
     ours = fresh(SyncBatchNorm).train(training)
     plain = nn.BatchNorm2d(CHANNELS).double().train(training)

@@ -13,7 +13,7 @@ from tests.reference import Reference
 from tests.reference.deterministic import draw_tensor
 
 
-def randomise(layer: nn.Module) -> nn.Module:
+def randomize(layer: nn.Module) -> nn.Module:
     """Give every parameter a value: as built, a layer samples nothing, since its modulation starts at zero."""
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.3)
@@ -58,7 +58,7 @@ def oracle(layer: DCNv4, input: Tensor) -> Tensor:
     [
         pytest.param({}, id="published defaults"),
         pytest.param({"channels": 15, "group": 3}, id="five channels a group"),
-        pytest.param({"offset_scale": 2.0, "remove_center": True}, id="no centre"),
+        pytest.param({"offset_scale": 2.0, "remove_center": True}, id="no center"),
         pytest.param({"dw_kernel_size": 3, "output_bias": False, "offset_scale": 0.5}, id="depth-wise"),
         pytest.param({"kernel_size": 5, "pad": 2, "dw_kernel_size": 5}, id="five by five"),
         pytest.param({"dilation": 2, "pad": 2}, id="dilated"),
@@ -68,7 +68,7 @@ def oracle(layer: DCNv4, input: Tensor) -> Tensor:
     ],
 )
 def test_equals_torchvision(arguments: dict):
-    layer = randomise(DCNv4(**{"channels": 16, "group": 4, **arguments}))
+    layer = randomize(DCNv4(**{"channels": 16, "group": 4, **arguments}))
     input = torch.randn(2, 7, 10, layer.channels, dtype=torch.float64)
     assert_close(layer(input), oracle(layer, input))
 
@@ -90,18 +90,18 @@ def test_equals_stored_outputs(case: str, reference: Reference):
 
 
 def test_sequence_is_the_map_row_by_row():
-    layer = randomise(DCNv4(channels=8, group=2, dw_kernel_size=3))
+    layer = randomize(DCNv4(channels=8, group=2, dw_kernel_size=3))
     map = torch.randn(2, 4, 6, 8, dtype=torch.float64)
     assert_close(layer(map.flatten(1, 2), shape=(4, 6)), layer(map).flatten(1, 2), rtol=0, atol=0)
 
 
 def test_sequence_of_a_strided_layer_has_the_length_of_its_output():
-    layer = randomise(DCNv4(channels=8, group=2, stride=2))
+    layer = randomize(DCNv4(channels=8, group=2, stride=2))
     assert layer(torch.randn(2, 15, 8, dtype=torch.float64), shape=(3, 5)).shape == (2, 2 * 3, 8)
 
 
 def test_offsets_come_from_the_input_not_from_its_projection():
-    layer = randomise(DCNv4(channels=8, group=2))
+    layer = randomize(DCNv4(channels=8, group=2))
     input = torch.randn(1, 5, 5, 8, dtype=torch.float64)
     nn.init.zeros_(layer.value_proj.weight)
     nn.init.ones_(layer.value_proj.bias)
@@ -116,7 +116,7 @@ def test_starts_at_zero_but_for_the_output_bias():
 
 
 def test_without_pointwise_is_the_operator_alone():
-    layer = randomise(DCNv4(channels=8, group=2, without_pointwise=True))
+    layer = randomize(DCNv4(channels=8, group=2, without_pointwise=True))
     assert {name for name, _ in layer.named_parameters()} == {"offset_mask.weight", "offset_mask.bias"}
     full = DCNv4(channels=8, group=2, output_bias=False).double()
     full.load_state_dict(layer.state_dict(), strict=False)
@@ -127,7 +127,7 @@ def test_without_pointwise_is_the_operator_alone():
 
 
 def test_center_feature_scale_mixes_output_and_value():
-    layer = randomise(DCNv4(channels=8, group=2, center_feature_scale=True))
+    layer = randomize(DCNv4(channels=8, group=2, center_feature_scale=True))
     plain = DCNv4(channels=8, group=2).double()
     plain.load_state_dict(layer.state_dict(), strict=False)
     nn.init.zeros_(layer.center_feature_scale_proj_weight)
@@ -142,13 +142,13 @@ def test_center_feature_scale_mixes_output_and_value():
 
 
 def test_every_parameter_gets_a_gradient():
-    layer = randomise(DCNv4(channels=8, group=2, dw_kernel_size=3, center_feature_scale=True))
+    layer = randomize(DCNv4(channels=8, group=2, dw_kernel_size=3, center_feature_scale=True))
     layer(torch.randn(2, 5, 6, 8, dtype=torch.float64)).square().sum().backward()
     assert [name for name, parameter in layer.named_parameters() if not parameter.grad.abs().sum() > 0] == []
 
 
 def test_bfloat16_autocast_stays_close():
-    layer = randomise(DCNv4(channels=16, group=2, dw_kernel_size=3)).float()
+    layer = randomize(DCNv4(channels=16, group=2, dw_kernel_size=3)).float()
     input = torch.randn(1, 6, 6, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = layer(input)
@@ -164,7 +164,7 @@ def test_bfloat16_autocast_stays_close():
         pytest.param(3, 1, 1, 1, [1, 2, 3, 4, 5], id="same"),
         pytest.param(3, 2, 1, 1, [1, 3, 5], id="every other cell"),
         pytest.param(3, 1, 0, 1, [2, 3, 4], id="no padding"),
-        pytest.param(3, 1, 2, 1, [0, 1, 2, 3, 4, 5, 0], id="windows centred in the padding"),
+        pytest.param(3, 1, 2, 1, [0, 1, 2, 3, 4, 5, 0], id="windows centered in the padding"),
         pytest.param(3, 1, 2, 2, [1, 2, 3, 4, 5], id="dilated same"),
         pytest.param(2, 1, 0, 1, [1, 2, 3, 4], id="even kernel"),
         pytest.param(2, 2, 0, 1, [1, 3], id="even kernel, even stride"),

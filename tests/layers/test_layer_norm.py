@@ -6,7 +6,7 @@ from torch.testing import assert_close
 from flash_internimage.layers import LayerNorm2d
 
 
-def test_normalises_every_cell_over_its_channels():
+def test_normalizes_every_cell_over_its_channels():
     norm = LayerNorm2d(5, eps=1e-5).double()
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
@@ -17,7 +17,7 @@ def test_normalises_every_cell_over_its_channels():
 
 
 def test_epsilon_is_the_one_given():
-    # Equal channels have no variance, so that the spread after normalisation is the spread before over sqrt(eps).
+    # Equal channels have no variance, so that the spread after normalization is the spread before over sqrt(eps).
     x = torch.tensor([0.0, 2e-3]).view(1, 2, 1, 1)
     coarse, fine = LayerNorm2d(2, eps=1e-2)(x), LayerNorm2d(2, eps=1e-8)(x)
     assert_close(coarse.flatten(), torch.tensor([-1e-2, 1e-2]), atol=1e-5, rtol=0)

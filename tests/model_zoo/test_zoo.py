@@ -24,7 +24,7 @@ def test_a_config_is_found_by_its_file_name():
 
 
 @pytest.mark.parametrize("function", [model_zoo.get_config, model_zoo.get_checkpoint, model_zoo.get])
-def test_a_misspelt_name_is_answered_with_the_nearest(function):
+def test_a_misspelled_name_is_answered_with_the_nearest(function):
     with pytest.raises(ValueError, match=f"'mask_rcnn_flash_internimage_t_1x'.*did you mean .*{NAME}"):
         function("mask_rcnn_flash_internimage_t_1x")
 

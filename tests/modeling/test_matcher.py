@@ -4,7 +4,7 @@ from detectron2.modeling.matcher import Matcher
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flash_internimage.modeling.matcher import OverlapMatcher, match_by_overlap
+from flash_internimage.modeling.matcher import IoUMatcher, match_by_iou
 
 
 def naive(overlaps: torch.Tensor, positive: float, negative: float, low_quality: float | None) -> tuple[list, list]:
@@ -24,7 +24,7 @@ def naive(overlaps: torch.Tensor, positive: float, negative: float, low_quality:
 
 def test_labels_by_hand():
     overlaps = torch.tensor([[0.1, 0.3, 0.5, 0.7, 0.9]])
-    matches, labels = match_by_overlap(overlaps, positive=0.7, negative=0.3)
+    matches, labels = match_by_iou(overlaps, positive=0.7, negative=0.3)
     assert matches.tolist() == [0] * 5
     assert labels.tolist() == [0, -1, -1, 1, 1]
     assert labels.dtype == torch.int8
@@ -33,7 +33,7 @@ def test_labels_by_hand():
 def test_a_candidate_goes_to_the_target_whose_best_it_is():
     # Candidate 0 overlaps target 0 more, but is the best that target 1 has.
     overlaps = torch.tensor([[0.8, 0.9], [0.4, 0.2]])
-    matches, labels = match_by_overlap(overlaps, 0.7, 0.3, low_quality=0.3)
+    matches, labels = match_by_iou(overlaps, 0.7, 0.3, low_quality=0.3)
     assert matches.tolist() == [1, 0]
     assert labels.tolist() == [1, 1]
     theirs, _ = Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=True)(overlaps)
@@ -42,13 +42,13 @@ def test_a_candidate_goes_to_the_target_whose_best_it_is():
 
 def test_a_claim_needs_the_least_overlap():
     overlaps = torch.tensor([[0.0, 0.29]])
-    assert match_by_overlap(overlaps, 0.7, 0.3, low_quality=0.3)[1].tolist() == [0, 0]
-    assert match_by_overlap(overlaps, 0.7, 0.3, low_quality=0.2)[1].tolist() == [0, 1]
+    assert match_by_iou(overlaps, 0.7, 0.3, low_quality=0.3)[1].tolist() == [0, 0]
+    assert match_by_iou(overlaps, 0.7, 0.3, low_quality=0.2)[1].tolist() == [0, 1]
 
 
 def test_all_ties_are_claimed_and_the_last_target_wins():
     overlaps = torch.tensor([[0.4, 0.4, 0.1], [0.4, 0.1, 0.4]])
-    matches, labels = match_by_overlap(overlaps, 0.7, 0.3, low_quality=0.3)
+    matches, labels = match_by_iou(overlaps, 0.7, 0.3, low_quality=0.3)
     assert matches.tolist() == [1, 0, 1]
     assert labels.tolist() == [1, 1, 1]
 
@@ -63,7 +63,7 @@ def test_equals_the_naive_rule(targets, candidates, low_quality, seed):
     # Tenths make ties and values on the thresholds.
     generator = torch.Generator().manual_seed(seed)
     overlaps = torch.randint(0, 11, (targets, candidates), generator=generator).double() / 10
-    matches, labels = OverlapMatcher(0.7, 0.3, low_quality)(overlaps)
+    matches, labels = IoUMatcher(0.7, 0.3, low_quality)(overlaps)
     expected_matches, expected_labels = naive(overlaps, 0.7, 0.3, low_quality)
     if targets > 0:
         assert matches.tolist() == expected_matches
@@ -72,4 +72,4 @@ def test_equals_the_naive_rule(targets, candidates, low_quality, seed):
 
 def test_thresholds_in_the_wrong_order():
     with pytest.raises(ValueError, match="negative must not be above positive, got negative=0.7, positive=0.3"):
-        OverlapMatcher(positive=0.3, negative=0.7)
+        IoUMatcher(positive=0.3, negative=0.7)

@@ -4,8 +4,8 @@ from detectron2.modeling.poolers import ROIPooler
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
-from flash_internimage.modeling.boxes import PreciseBoxes
 from flash_internimage.modeling.poolers import RoIPooler, assign_levels
+from flash_internimage.structures.boxes import PreciseBoxes
 
 
 def square(side: float) -> torch.Tensor:

@@ -71,14 +71,14 @@ class Case:
 def dcnv4_oracle(case: Case, value: Tensor, offset_mask: Tensor) -> Tensor:
     """The same numbers from a modulated deformable convolution with a depthwise weight of ones.
 
-    It numbers points along rows, wants offsets as (y, x) relative to the unstretched window, and knows no removed centre.
+    It numbers points along rows, wants offsets as (y, x) relative to the unstretched window, and knows no removed center.
     Where it leaves a point undefined (NaN, infinity) or disagrees about its gradient (exactly on the border of the zeros,
     -1 and H or W), the rule -1 < y < H, -1 < x < W decides, before it sees the point.
     """
     offsets, modulations = case.split(offset_mask)
     rows, columns = case.kernel_size
     if case.remove_center:
-        # A centre that weighs nothing.
+        # A center that weighs nothing.
         middle = rows * columns // 2
         offsets = torch.cat([offsets[..., :middle, :], torch.zeros_like(offsets[..., :1, :]), offsets[..., middle:, :]], -2)
         modulations = torch.cat(

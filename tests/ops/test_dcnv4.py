@@ -18,7 +18,7 @@ CASES = {
     "unequal kernel, stride, padding, dilation": Case(
         batch=2, size=(9, 8), kernel_size=(3, 2), stride=(2, 1), padding=(0, 2), dilation=(2, 1)
     ),
-    "centre removed": Case(size=(6, 5), kernel_size=(5, 3), padding=(2, 1), remove_center=True),
+    "center removed": Case(size=(6, 5), kernel_size=(5, 3), padding=(2, 1), remove_center=True),
     "window stretched": Case(offset_scale=2.0, dilation=(1, 2), padding=(2, 2)),
     "window shrunk": Case(offset_scale=0.5, kernel_size=(4, 3), remove_center=False),
     "one point": Case(kernel_size=(1, 1), padding=(0, 0), group_channels=3),
@@ -57,7 +57,7 @@ def test_zero_offsets_equal_deform_conv2d():
 
 @pytest.mark.parametrize("position", [(-1.0, 2.0), (5.0, 2.0), (2.0, -1.0), (2.0, 5.0)], ids=["left", "right", "top", "bottom"])
 def test_a_point_on_the_edge_of_the_zeros_does_not_count(position):
-    """-1 < x < W and -1 < y < H are strict, for values and for gradients, where a neighbouring slope would not be zero."""
+    """-1 < x < W and -1 < y < H are strict, for values and for gradients, where a neighboring slope would not be zero."""
     value = torch.randn(1, 5, 5, 3)
     offset_mask = torch.tensor([*position, 1.0]).expand(1, 5, 5, 3)[:, :1, :1].contiguous()
     offset_mask = torch.nn.functional.pad(offset_mask, (0, 0, 0, 4, 0, 4), value=100.0)
@@ -66,7 +66,7 @@ def test_a_point_on_the_edge_of_the_zeros_does_not_count(position):
 
 
 def test_by_hand():
-    """One point on a 5 x 5 map of 0..24, moved half a cell right and down: the mean of four neighbours."""
+    """One point on a 5 x 5 map of 0..24, moved half a cell right and down: the mean of four neighbors."""
     value = torch.arange(25.0).view(1, 5, 5, 1)
     offset_mask = torch.tensor([0.5, 0.5, 2.0]).expand(1, 5, 5, 3)
     output = dcnv4(value, offset_mask, kernel_size=1)[0, :, :, 0]
@@ -93,7 +93,7 @@ def test_offsets_are_x_before_y():
 
 
 def test_offset_scale_stretches_the_grid():
-    """With scale 2 and no offset, the window's left neighbour lies two cells to the left."""
+    """With scale 2 and no offset, the window's left neighbor lies two cells to the left."""
     value = torch.arange(25.0).view(1, 5, 5, 1)
     offset_mask = torch.zeros(1, 5, 5, 27)
     offset_mask[..., 18 + 1] = 1  # first column, middle row
@@ -127,7 +127,7 @@ def test_stored_numbers(reference, number):
         Case(size=(4, 5), kernel_size=(2, 3), stride=(2, 1), padding=(1, 0), offset_scale=0.7, group_channels=2, batch=2),
         Case(size=(3, 4), remove_center=True, offset_scale=2.0, group_channels=1),
     ],
-    ids=["3x3", "unequal", "centre removed"],
+    ids=["3x3", "unequal", "center removed"],
 )
 def test_gradcheck(case):
     value, offset_mask = case.draw()

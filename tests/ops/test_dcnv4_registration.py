@@ -224,9 +224,9 @@ OTHER_ERRORS = {
     "no kernel": ({"kernel_size": (3, 0)}, "kernel_size needs a (height, width) pair of integers of at least 1, got [3, 0]"),
     "three strides": ({"stride": (1, 2, 3)}, "stride needs an integer or a (height, width) pair of integers, got (1, 2, 3)"),
     "fractional kernel": ({"kernel_size": 3.0}, "kernel_size needs an integer or a (height, width) pair of integers, got 3.0"),
-    "even kernel without its centre": (
+    "even kernel without its center": (
         {"kernel_size": (3, 4), "remove_center": True},
-        "remove_center needs a kernel_size with a centre, so odd numbers, got [3, 4]",
+        "remove_center needs a kernel_size with a center, so odd numbers, got [3, 4]",
     ),
     "padding that overflows": ({"padding": 2**30}, "with padding"),
 }

@@ -25,11 +25,11 @@ def counted(function, *tensors) -> int:
 
 
 def test_dcnv4():
-    # 5 x 7 cells, stride 2 and padding 1: 3 x 4 outputs; 6 channels; 9 points, or 8 without the centre; 4 corners
+    # 5 x 7 cells, stride 2 and padding 1: 3 x 4 outputs; 6 channels; 9 points, or 8 without the center; 4 corners
     value, offset_mask = torch.randn(1, 5, 7, 6), torch.randn(1, 3, 4, 56)
     assert counted(lambda v, o: dcnv4(v, o, 3, stride=2, padding=1, groups=2), value, offset_mask) == 3 * 4 * 6 * 9 * 4
-    without_centre = counted(lambda v, o: dcnv4(v, o, 3, stride=2, padding=1, groups=2, remove_center=True), value, offset_mask)
-    assert without_centre == 3 * 4 * 6 * 8 * 4
+    without_center = counted(lambda v, o: dcnv4(v, o, 3, stride=2, padding=1, groups=2, remove_center=True), value, offset_mask)
+    assert without_center == 3 * 4 * 6 * 8 * 4
 
 
 def test_ms_deform_attn():

@@ -86,11 +86,11 @@ def test_short_types_accumulate_in_float32(case, dtype, wide_locations):
 
 def test_by_hand():
     value = torch.arange(25.0).view(1, 25, 1, 1)
-    centre_of_cell_1_2 = [2.5 / 5, 1.5 / 5]
+    center_of_cell_1_2 = [2.5 / 5, 1.5 / 5]
     between_four_cells = [2 / 5, 3 / 5]  # of 11, 12, 16 and 17
     half_over_the_left_edge = [0.0, 2.5 / 5]  # of 10
     outside = [-0.1 - 1e-6, 0.5]
-    locations = torch.tensor([centre_of_cell_1_2, between_four_cells, half_over_the_left_edge, outside]).view(1, 4, 1, 1, 1, 2)
+    locations = torch.tensor([center_of_cell_1_2, between_four_cells, half_over_the_left_edge, outside]).view(1, 4, 1, 1, 1, 2)
     output = ms_deform_attn(value, [(5, 5)], locations, torch.full((1, 4, 1, 1, 1), 2.0))
     assert_close(output.flatten(), 2 * torch.tensor([7.0, 14.0, 5.0, 0.0]))
 

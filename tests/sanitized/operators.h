@@ -6,7 +6,7 @@
 
 namespace sanitized {
 
-/// Always true, to be called where a global is initialised.
+/// Always true, to be called where a global is initialized.
 bool add_operator(const char* name, void (*run)(const Request& request));
 
 } // namespace sanitized

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from flash_internimage.modeling.flash_intern_image import layer_ids
+from flash_internimage.modeling.backbone.flash_internimage import layer_ids
 from flash_internimage.solver import get_layer_decay_groups, get_named_groups
 from flash_internimage.solver.parameter_groups import is_decayed, layer_decay_multipliers, named_multiplier
 

@@ -1,4 +1,4 @@
-"""The mends of detectron2 0.6, on small texts: what they replace, and that they refuse other sources."""
+"""The patches of detectron2 0.6, on small texts: what they replace, and that they refuse other sources."""
 
 import importlib
 import subprocess
@@ -19,56 +19,56 @@ def tool(repository: Path) -> ModuleType:
         sys.path.remove(str(repository / "tools"))
 
 
-def test_a_mend_replaces_every_occurrence_that_it_counts(tool: ModuleType) -> None:
-    mend = tool.Mend("masks.py", "np.bool", "bool", "removed", count=2)
-    assert tool.mend_text("a = np.bool\nb = np.bool\n", mend) == "a = bool\nb = bool\n"
+def test_a_patch_replaces_every_occurrence_that_it_counts(tool: ModuleType) -> None:
+    patch = tool.Patch("masks.py", "np.bool", "bool", "removed", count=2)
+    assert tool.patch_text("a = np.bool\nb = np.bool\n", patch) == "a = bool\nb = bool\n"
 
 
 @pytest.mark.parametrize("text", ["", "np.bool", "np.bool np.bool np.bool"], ids=["absent", "too few", "too many"])
-def test_a_mend_refuses_sources_it_was_not_written_for(tool: ModuleType, text: str) -> None:
-    mend = tool.Mend("masks.py", "np.bool", "bool", "removed", count=2)
+def test_a_patch_refuses_sources_it_was_not_written_for(tool: ModuleType, text: str) -> None:
+    patch = tool.Patch("masks.py", "np.bool", "bool", "removed", count=2)
     with pytest.raises(ValueError, match=rf"masks\.py should contain 'np\.bool' 2 time\(s\), found {text.count('np.bool')}"):
-        tool.mend_text(text, mend)
+        tool.patch_text(text, patch)
 
 
-def test_mends_change_and_add_files(tool: ModuleType, tmp_path: Path) -> None:
+def test_patches_change_and_add_files(tool: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "old.py").write_text("import caffe2\n")
-    mends = [tool.Mend("old.py", "import caffe2\n", "", "gone"), tool.Mend("new.py", "", "x = 1\n", "needed")]
-    tool.apply_mends(tmp_path, mends)
+    patches = [tool.Patch("old.py", "import caffe2\n", "", "gone"), tool.Patch("new.py", "", "x = 1\n", "needed")]
+    tool.apply_patches(tmp_path, patches)
     assert (tmp_path / "old.py").read_text() == ""
     assert (tmp_path / "new.py").read_text() == "x = 1\n"
 
 
 def test_a_missing_file_is_named(tool: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no file detectron2/absent\.py"):
-        tool.apply_mends(tmp_path, [tool.Mend("detectron2/absent.py", "a", "b", "why")])
+        tool.apply_patches(tmp_path, [tool.Patch("detectron2/absent.py", "a", "b", "why")])
 
 
 def test_a_new_file_does_not_overwrite(tool: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "there.py").write_text("kept\n")
     with pytest.raises(ValueError, match=r"there\.py should be new"):
-        tool.apply_mends(tmp_path, [tool.Mend("there.py", "", "x = 1\n", "why")])
+        tool.apply_patches(tmp_path, [tool.Patch("there.py", "", "x = 1\n", "why")])
     assert (tmp_path / "there.py").read_text() == "kept\n"
 
 
-def test_every_mend_changes_something_and_says_why_in_a_line(tool: ModuleType) -> None:
-    for mend in tool.MENDS:
-        assert mend.old != mend.new
-        assert 0 < len(mend.reason) < 120
-        assert "\n" not in mend.reason
+def test_every_patch_changes_something_and_says_why_in_a_line(tool: ModuleType) -> None:
+    for patch in tool.PATCHS:
+        assert patch.old != patch.new
+        assert 0 < len(patch.reason) < 120
+        assert "\n" not in patch.reason
 
 
 @pytest.mark.parametrize("name", ["np.bool", "np.int", "np.float", "np.str", "Image.LINEAR", "pkg_resources", "black=="])
-def test_no_mend_leaves_the_removed_name_in_its_text(tool: ModuleType, name: str) -> None:
-    concerned = [mend for mend in tool.MENDS if name in mend.old]
+def test_no_patch_leaves_the_removed_name_in_its_text(tool: ModuleType, name: str) -> None:
+    concerned = [patch for patch in tool.PATCHS if name in patch.old]
     assert concerned
-    assert not any(name in mend.new for mend in concerned)
+    assert not any(name in patch.new for patch in concerned)
 
 
 def test_the_stand_in_for_compiled_operators_says_what_is_missing(tool: ModuleType) -> None:
-    (mend,) = [mend for mend in tool.MENDS if mend.file == "detectron2/layers/compiled.py"]
+    (patch,) = [patch for patch in tool.PATCHS if patch.file == "detectron2/layers/compiled.py"]
     namespace: dict = {}
-    exec(mend.new.replace("from detectron2 import _C", "raise ImportError"), namespace)
+    exec(patch.new.replace("from detectron2 import _C", "raise ImportError"), namespace)
     with pytest.raises(ImportError, match=r"detectron2\._C\.box_iou_rotated is not available.*Build detectron2"):
         _ = namespace["_C"].box_iou_rotated
 

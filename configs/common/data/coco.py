@@ -9,8 +9,8 @@ from flash_internimage.data import (
     TrainingMapper,
     build_test_loader,
     build_train_loader,
-    test_records,
-    training_records,
+    test_dataset_dicts,
+    training_dataset_dicts,
 )
 from flash_internimage.data.presets import single_scale
 from flash_internimage.evaluation import FastCOCOEvaluator
@@ -20,7 +20,7 @@ from .custom import data
 dataloader = OmegaConf.create()
 
 dataloader.train = L(build_train_loader)(
-    dataset=L(training_records)(
+    dataset=L(training_dataset_dicts)(
         names="coco_2017_train",
         filter_empty=True,  # images without objects are left out
         min_side=32,  # and those with a side below this, in pixels
@@ -38,7 +38,7 @@ dataloader.train = L(build_train_loader)(
 )
 
 dataloader.test = L(build_test_loader)(
-    dataset=L(test_records)(names="coco_2017_val"),
+    dataset=L(test_dataset_dicts)(names="coco_2017_val"),
     mapper=L(TestMapper)(augmentations=[L(ResizeToFit)(short_sides=[800], long_side=1333)]),
     num_workers=4,
 )

@@ -5,9 +5,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 
 from flash_internimage.layers import SyncBatchNorm
-from flash_internimage.modeling import BoxPredictor, BoxTransform, CascadeRoIHeads, MaskHead, OverlapMatcher, RoIPooler
+from flash_internimage.modeling import BoxPredictor, BoxTransform, CascadeRoIHeads, IoUMatcher, MaskHead, RoIPooler
 
-from .flash_intern_image import flash_intern_image_l
+from .flash_internimage import flash_intern_image_l
 from .mask_rcnn_fpn import model
 
 model.backbone.bottom_up = flash_intern_image_l
@@ -20,7 +20,7 @@ model.roi_heads = L(CascadeRoIHeads)(
     num_classes=80,
     batch_size_per_image=512,  # at each stage
     positive_fraction=0.25,
-    proposal_matchers=[L(OverlapMatcher)(positive=overlap, negative=overlap) for overlap in (0.5, 0.6, 0.7)],
+    proposal_matchers=[L(IoUMatcher)(positive=overlap, negative=overlap) for overlap in (0.5, 0.6, 0.7)],
     box_in_features=["p2", "p3", "p4", "p5"],
     box_pooler=L(RoIPooler)(output_size=7, strides=[4, 8, 16, 32]),
     box_heads=[

@@ -5,7 +5,7 @@ A model config replaces ``model.backbone``; everything that depends on its width
 
 from detectron2.config import LazyCall as L
 
-from flash_internimage.modeling.flash_intern_image import stage_channels
+from flash_internimage.modeling.backbone.flash_internimage import stage_channels
 from flash_internimage.projects.dino import (
     DINO,
     ChannelMapper,
@@ -19,7 +19,7 @@ from flash_internimage.projects.dino import (
     SinePositionEncoding,
 )
 
-from .flash_intern_image import flash_intern_image_t
+from .flash_internimage import flash_intern_image_t
 
 model = L(DINO)(
     backbone=flash_intern_image_t,

@@ -18,13 +18,13 @@ from flash_internimage.modeling import (
     AnchorGenerator,
     BoxPredictor,
     BoxTransform,
+    IoUMatcher,
     MaskHead,
-    OverlapMatcher,
     RoIHeads,
     RoIPooler,
 )
 
-from .flash_intern_image import flash_intern_image_t
+from .flash_internimage import flash_intern_image_t
 
 model = L(RCNN)(
     backbone=L(FPN)(
@@ -42,7 +42,7 @@ model = L(RCNN)(
             aspect_ratios=[0.5, 1.0, 2.0],
             strides=[4, 8, 16, 32, 64],
         ),
-        anchor_matcher=L(OverlapMatcher)(positive=0.7, negative=0.3, low_quality=0.3),
+        anchor_matcher=L(IoUMatcher)(positive=0.7, negative=0.3, low_quality=0.3),
         box2box_transform=L(BoxTransform)(stds=[1.0, 1.0, 1.0, 1.0]),
         batch_size_per_image=256,
         positive_fraction=0.5,
@@ -56,7 +56,7 @@ model = L(RCNN)(
         num_classes=80,
         batch_size_per_image=512,
         positive_fraction=0.25,
-        proposal_matcher=L(OverlapMatcher)(positive=0.5, negative=0.5, low_quality=0.5),
+        proposal_matcher=L(IoUMatcher)(positive=0.5, negative=0.5, low_quality=0.5),
         box_in_features=["p2", "p3", "p4", "p5"],
         box_pooler=L(RoIPooler)(output_size=7, strides=[4, 8, 16, 32]),
         box_head=L(FastRCNNConvFCHead)(

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from flash_internimage.layers import MSDeformAttn
-
-from .box_ops import inverse_sigmoid
-from .mlp import mlp
-from .position_encoding import encode_boxes
+from flash_internimage.modeling.detr.box_ops import inverse_sigmoid
+from flash_internimage.modeling.detr.mlp import mlp
+from flash_internimage.modeling.detr.position_encoding import encode_boxes
 
 
 class DecoderOutput(NamedTuple):
@@ -32,7 +31,7 @@ class DecoderOutput(NamedTuple):
 
 
 class DecoderLayer(nn.Module):
-    """Attention among queries, deformable attention to the memory, a perceptron; each added and then normalised."""
+    """Attention among queries, deformable attention to the memory, a perceptron; each added and then normalized."""
 
     def __init__(
         self, embed_dim: int = 256, num_heads: int = 8, num_levels: int = 4, num_points: int = 4, ffn_dim: int = 2048

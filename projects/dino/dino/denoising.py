@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from .box_ops import inverse_sigmoid, to_centre_and_size, to_corners
-from .targets import Match, Target
+from flash_internimage.modeling.detr.box_ops import inverse_sigmoid, to_center_and_size, to_corners
+from flash_internimage.modeling.detr.targets import Match, Target
 
 
 class NoiseDraws(NamedTuple):
@@ -63,7 +63,7 @@ def noisy_boxes(boxes: Tensor, draws: NoiseDraws, scale: float) -> Tensor:
     distance = draws.box_uniform + boxes.new_tensor([0.0, 1.0])[:, None, None]
     half_sides = torch.cat([boxes[..., 2:], boxes[..., 2:]], dim=-1) / 2
     corners = to_corners(boxes) + draws.box_sign * distance * half_sides * scale
-    return to_centre_and_size(corners.clamp(0, 1))
+    return to_center_and_size(corners.clamp(0, 1))
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,16 @@ from detectron2.modeling import Backbone
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
-from flash_internimage.modeling.boxes import PreciseBoxes, clip_boxes
+from flash_internimage.errors import UserError
+from flash_internimage.modeling.detr.box_ops import to_corners
+from flash_internimage.modeling.detr.channel_mapper import ChannelMapper
+from flash_internimage.modeling.detr.feature_levels import padding_mask, resize_mask
+from flash_internimage.modeling.detr.position_encoding import SinePositionEncoding
+from flash_internimage.modeling.detr.targets import Target, target_of
+from flash_internimage.structures.boxes import PreciseBoxes, clip_boxes
 
-from .box_ops import to_corners
-from .channel_mapper import ChannelMapper
 from .criterion import DINOCriterion
 from .denoising import ContrastiveDenoising, DenoisingQueries
-from .feature_levels import padding_mask, resize_mask
-from .position_encoding import SinePositionEncoding
-from .targets import Target, target_of
 from .transformer import DINOTransformer, TransformerOutput
 
 
@@ -106,7 +107,7 @@ class DINO(nn.Module):
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise, then pad with zeros at the right and bottom to one size that the backbone's strides divide.
 
-        As published, normalisation is in float32 even where the network is in float64: bilinear sampling has kinks, at
+        As published, normalization is in float32 even where the network is in float64: bilinear sampling has kinks, at
         which a difference of one rounding in the image changes gradients by 1e-5.
         """
         mean, std = self.pixel_mean.float(), self.pixel_std.float()
@@ -118,10 +119,10 @@ class DINO(nn.Module):
         """One an image.
 
         Raises:
-            ValueError: an image has no annotations; one without objects has empty ones.
+            UserError: an image has no annotations; one without objects has empty ones.
         """
         if missing := [inputs.get("file_name", "?") for inputs in batched_inputs if "instances" not in inputs]:
-            raise ValueError(f"DINO: in training every image needs 'instances', got none for {missing}; call model.eval()?")
+            raise UserError(f"DINO: in training every image needs 'instances', got none for {missing}; call model.eval()?")
         return [target_of(inputs["instances"], self.pixel_mean) for inputs in batched_inputs]
 
     def predict(self, images: ImageList, denoising: DenoisingQueries | None = None) -> TransformerOutput:

@@ -26,19 +26,19 @@ class Selection(NamedTuple):
     boxes: Tensor
 
 
-def token_boxes(centres: Tensor, spatial_shapes: Sequence[tuple[int, int]], side: float = 0.05) -> Tensor:
+def token_boxes(centers: Tensor, spatial_shapes: Sequence[tuple[int, int]], side: float = 0.05) -> Tensor:
     """One square box a token, from which its prediction starts.
 
     Args:
-        centres: (N, S, 2) as (x, y), relative to the image.
+        centers: (N, S, 2) as (x, y), relative to the image.
         side: of the finest level's boxes, relative to the image; it doubles from level to level.
 
     Returns:
         (N, S, 4) as (cx, cy, w, h).
     """
-    sides = [centres.new_full((height * width,), side * 2.0**level) for level, (height, width) in enumerate(spatial_shapes)]
-    sides = torch.cat(sides)[None, :, None].expand(centres.shape[0], -1, 2)
-    return torch.cat([centres, sides], dim=-1)
+    sides = [centers.new_full((height * width,), side * 2.0**level) for level, (height, width) in enumerate(spatial_shapes)]
+    sides = torch.cat(sides)[None, :, None].expand(centers.shape[0], -1, 2)
+    return torch.cat([centers, sides], dim=-1)
 
 
 class QuerySelection(nn.Module):
@@ -62,7 +62,7 @@ class QuerySelection(nn.Module):
         self,
         memory: Tensor,
         padding_mask: Tensor,
-        centres: Tensor,
+        centers: Tensor,
         spatial_shapes: Sequence[tuple[int, int]],
         class_head: nn.Module,
         box_head: nn.Module,
@@ -71,7 +71,7 @@ class QuerySelection(nn.Module):
         Args:
             memory: (N, S, C) from the encoder.
             padding_mask: (N, S) bool.
-            centres: (N, S, 2) as (x, y), relative to the image.
+            centers: (N, S, 2) as (x, y), relative to the image.
             spatial_shapes: (height, width) of each level.
             class_head: (N, S, C) -> (N, S, K) logits.
             box_head: (N, Q, C) -> (N, Q, 4) corrections of the tokens' boxes, before the sigmoid.
@@ -79,7 +79,7 @@ class QuerySelection(nn.Module):
         Returns:
             The best ``num_queries`` tokens of each image, or all of them where there are fewer.
         """
-        boxes = token_boxes(centres, spatial_shapes)
+        boxes = token_boxes(centers, spatial_shapes)
         inside = ((boxes > self.border) & (boxes < 1 - self.border)).all(dim=-1)
         unusable = (padding_mask | ~inside)[..., None]
 

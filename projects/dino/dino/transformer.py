@@ -12,12 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .box_ops import inverse_sigmoid
+from flash_internimage.modeling.detr.box_ops import inverse_sigmoid
+from flash_internimage.modeling.detr.encoder import Encoder
+from flash_internimage.modeling.detr.feature_levels import cell_centers, flatten_levels, valid_ratios, valid_sizes
+from flash_internimage.modeling.detr.mlp import mlp
+
 from .decoder import Decoder, DecoderOutput
 from .denoising import DenoisingQueries
-from .encoder import Encoder
-from .feature_levels import cell_centres, flatten_levels, valid_ratios, valid_sizes
-from .mlp import mlp
 from .query_selection import QuerySelection, Selection
 
 
@@ -39,7 +40,7 @@ class DINOTransformer(nn.Module):
     """Encoder, query selection, decoder, and the heads that the last two share.
 
     Every decoder layer has its own classification and regression head, and the selection has one more of each. A layer's
-    regression head is used twice: on its state to refine the next layer's box, and on its normalised state to predict.
+    regression head is used twice: on its state to refine the next layer's box, and on its normalized state to predict.
     """
 
     def __init__(
@@ -94,12 +95,12 @@ class DINOTransformer(nn.Module):
         valid = valid_sizes(padding_masks)
         dtype = positions[0].dtype
         ratios = valid_ratios(valid, spatial_shapes, dtype)
-        centres = cell_centres(valid, spatial_shapes, dtype)
+        centers = cell_centers(valid, spatial_shapes, dtype)
         mask = torch.cat([level.flatten(1) for level in padding_masks], dim=1)  # (N, S)
         placed = [p + e[:, None, None] for p, e in zip(positions, self.level_embeds, strict=True)]
 
-        memory = self.encoder(flatten_levels(features), flatten_levels(placed), mask, centres, spatial_shapes, ratios)
-        selection = self.query_selection(memory, mask, centres, spatial_shapes, self.class_heads[-1], self.box_heads[-1])
+        memory = self.encoder(flatten_levels(features), flatten_levels(placed), mask, centers, spatial_shapes, ratios)
+        selection = self.query_selection(memory, mask, centers, spatial_shapes, self.class_heads[-1], self.box_heads[-1])
 
         batch, num_queries = selection.indices.shape
         queries = self.query_embed.weight[:num_queries].expand(batch, -1, -1)  # one a rank, whatever token has it

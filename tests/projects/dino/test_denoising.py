@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from flash_internimage.modeling.detr.box_ops import to_corners
+from flash_internimage.modeling.detr.targets import Target
 from flash_internimage.projects.dino import ContrastiveDenoising
-from flash_internimage.projects.dino.box_ops import to_corners
 from flash_internimage.projects.dino.denoising import NoiseDraws, draw_noise, noisy_boxes, noisy_labels
-from flash_internimage.projects.dino.targets import Target
 
 NUM_CLASSES, EMBED_DIM = 5, 8
 

@@ -85,7 +85,7 @@ def test_boxes_are_handed_on_without_their_gradient_but_predicted_with_it():
     assert reached(losses["interm_loss_bbox"]) == [False, False, False, True]
 
 
-def test_normalisers_are_the_numbers_of_boxes_and_of_their_noisy_copies():
+def test_normalizers_are_the_numbers_of_boxes_and_of_their_noisy_copies():
     model = small_dino().double().train()
     batch = [image(64, 64, BOXES), image(64, 64, BOXES[:1])]
     torch.manual_seed(0)
@@ -196,7 +196,7 @@ def test_what_lies_under_the_padding_changes_nothing_in_training(padded_pair):
         total(losses[-1]).backward()
         gradients.append([p.grad for part in (net.transformer, net.denoising, net.backbone) for p in part.parameters()])
     assert_close(losses[1], losses[0], rtol=1e-12, atol=1e-12)
-    # The neck's normalisation sees the padding, so that its gradient from there must have been zero, too.
+    # The neck's normalization sees the padding, so that its gradient from there must have been zero, too.
     assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-10)
 
 

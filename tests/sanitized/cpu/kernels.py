@@ -90,7 +90,7 @@ class InstructionSet(NamedTuple):
         return f"sanitized {self.name}" + (" some" if self.pairs else "")
 
     def recipe(self, csrc: Path, operators: list[str]) -> Recipe:
-        """As in build.py. Unoptimised, because that compiles in half of the time, and no access is optimised away."""
+        """As in build.py. Unoptimized, because that compiles in half of the time, and no access is optimized away."""
         kernels = f"-O0 {CATCH_UNDEFINED}"
         if self.pairs:
             dtypes = ", ".join(

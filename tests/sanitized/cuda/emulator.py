@@ -74,7 +74,7 @@ class Variant(NamedTuple):
     """What a program is compiled for."""
 
     architecture: int  # __CUDA_ARCH__: 900 has vector reductions, 750 has not
-    checks: str  # "memory": AddressSanitizer; "accesses": races and uninitialised reads, see accesses.h
+    checks: str  # "memory": AddressSanitizer; "accesses": races and uninitialized reads, see accesses.h
 
     def __str__(self) -> str:
         return f"emulated sm_{self.architecture // 10} {self.checks}"

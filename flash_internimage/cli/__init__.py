@@ -1,0 +1,1 @@
+"""The commands of ``flash-internimage``, one module each."""

@@ -1,0 +1,421 @@
+"""FlashInternImage, a convolutional backbone of four stages built from DCNv4 blocks.
+
+Source: Xiong et al., "Efficient Deformable ConvNets: Rethinking Dynamic and Sparse Operator for Vision Applications",
+CVPR 2024 (https://arxiv.org/abs/2401.06197), after InternImage (https://arxiv.org/abs/2211.05778). Attributes are named as
+in the published checkpoints, so that these load without renaming.
+
+Inside the network every tensor is (N, H, W, C), which is what linear layers, layer norms and DCNv4 work on. Convolutions
+see the same memory as (N, C, H, W) in PyTorch's channels-last format, so no tensor is ever transposed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import StochasticDepth
+
+from flash_internimage.errors import UserError
+from flash_internimage.layers import DCNv4
+
+# Of every layer norm in the backbone; PyTorch's own default is 1e-5.
+NORM_EPS = 1e-6
+
+# Cells whose MLP is computed together in evaluation on a CPU: 4 MB of hidden features in the first stage of T. Fewer would
+# make the matrix products of the later stages slower (benchmarks/backbone_cpu.py).
+CELLS_AT_ONCE = 4096
+
+
+class ToChannelsLast(nn.Module):
+    """(N, C, H, W) -> (N, H, W, C), a view."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1)
+
+
+def layer_norm(channels: int) -> nn.Sequential:
+    """Layer norm of an (N, H, W, C) map; wrapped because the published names have an index (``norm1.0.weight``)."""
+    return nn.Sequential(nn.LayerNorm(channels, eps=NORM_EPS))
+
+
+def layer_norm_after_convolution(channels: int) -> nn.Sequential:
+    """(N, C, H, W) from a convolution -> (N, H, W, C), normalized over C (``norm.1.weight``)."""
+    return nn.Sequential(ToChannelsLast(), nn.LayerNorm(channels, eps=NORM_EPS))
+
+
+class PatchEmbed(nn.Module):
+    """Stem: (N, 3, H, W) image -> (N, H / 4, W / 4, C), by two convolutions of stride 2 (sizes rounded up)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, channels // 2, 3, stride=2, padding=1)
+        self.norm1 = layer_norm_after_convolution(channels // 2)
+        self.act = nn.GELU()
+        self.conv2 = nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1)
+        self.norm2 = layer_norm_after_convolution(channels)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.act(self.norm1(self.conv1(image.contiguous(memory_format=torch.channels_last))))
+        return self.norm2(self.conv2(x.permute(0, 3, 1, 2)))
+
+
+class Downsample(nn.Module):
+    """(N, H, W, C) -> (N, H / 2, W / 2, 2 C), sizes rounded up."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1, bias=False)
+        self.norm = layer_norm_after_convolution(2 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x.permute(0, 3, 1, 2)))
+
+
+class MLP(nn.Module):
+    """Two linear layers over the channels with an exact (not tanh) GELU between."""
+
+    def __init__(self, channels: int, hidden_channels: int, fc2_bias: bool) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden_channels)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_channels, channels, bias=fc2_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """A DCNv4 and an MLP, each a residual branch f with a norm, a learned scale gamma and stochastic depth.
+
+    Pre-norm: ``x + gamma * f(norm(x))``. Post-norm: ``x + gamma * norm(f(x))``.
+
+    Args:
+        channels: C.
+        group: groups of the DCNv4.
+        layer_scale: initial value of gamma; None for no gamma.
+        drop_path_rate: probability that a sample skips a branch in training.
+
+    The other arguments are those of :class:`FlashInternImage`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        group: int,
+        *,
+        mlp_ratio: float,
+        drop_path_rate: float,
+        layer_scale: float | None,
+        offset_scale: float,
+        post_norm: bool,
+        kernel_size: int,
+        dw_kernel_size: int | None,
+        center_feature_scale: bool,
+        remove_center: bool,
+        dcn_output_bias: bool,
+        mlp_fc2_bias: bool,
+    ) -> None:
+        super().__init__()
+        self.post_norm = post_norm
+        self.norm1 = layer_norm(channels)
+        self.dcn = DCNv4(
+            channels=channels,
+            kernel_size=kernel_size,
+            pad=kernel_size // 2,
+            group=group,
+            offset_scale=offset_scale,
+            dw_kernel_size=dw_kernel_size,
+            center_feature_scale=center_feature_scale,
+            remove_center=remove_center,
+            output_bias=dcn_output_bias,
+        )
+        self.norm2 = layer_norm(channels)
+        self.mlp = MLP(channels, int(channels * mlp_ratio), mlp_fc2_bias)
+        self.drop_path = StochasticDepth(drop_path_rate, mode="row")
+        self.gamma1: nn.Parameter | None = None
+        self.gamma2: nn.Parameter | None = None
+        if layer_scale is not None:
+            self.gamma1 = nn.Parameter(torch.full((channels,), float(layer_scale)))
+            self.gamma2 = nn.Parameter(torch.full((channels,), float(layer_scale)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) -> (N, H, W, C)."""
+        x = self._add_dcn(x)
+        # On a CPU, temporaries beyond the caches cost as much as the arithmetic, and the hidden features of the MLPs are
+        # the largest in the network. A graph for gradients or for a compiler keeps them anyway, or fuses by itself.
+        plain = torch.is_grad_enabled() or self.training or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if plain or not x.is_cpu:
+            return self._add_mlp(x)
+        return in_pieces(self._add_mlp, x, CELLS_AT_ONCE)
+
+    def _add_dcn(self, x: Tensor) -> Tensor:
+        update = self.norm1(self.dcn(x)) if self.post_norm else self.dcn(self.norm1(x))
+        return self._add(x, update, self.gamma1)
+
+    def _add_mlp(self, x: Tensor) -> Tensor:
+        update = self.norm2(self.mlp(x)) if self.post_norm else self.mlp(self.norm2(x))
+        return self._add(x, update, self.gamma2)
+
+    def _add(self, x: Tensor, update: Tensor, gamma: Tensor | None) -> Tensor:
+        """``x + drop_path(gamma * update)`` in one pass over the map.
+
+        What stochastic depth draws is one factor for each sample. It multiplies gamma here instead of the whole map.
+        """
+        scale = x.new_ones(1) if gamma is None else gamma
+        scale = self.drop_path(scale.expand(x.shape[0], 1, 1, -1))
+        return torch.addcmul(x, update, scale)
+
+
+def in_pieces(function: Callable[[Tensor], Tensor], x: Tensor, cells: int) -> Tensor:
+    """``function(x)``, for a function that treats every cell alike and alone, computed for some cells at a time.
+
+    Args:
+        function: (1, M, 1, C) -> the same shape, for any M.
+        x: (N, H, W, C).
+        cells: largest M.
+    """
+    pieces = x.reshape(1, -1, 1, x.shape[-1]).split(cells, dim=1)
+    return torch.cat([function(piece) for piece in pieces], dim=1).view(x.shape)
+
+
+class Stage(nn.Module):
+    """Blocks of one resolution, a norm after them in pre-norm networks, and the way down to the next resolution."""
+
+    def __init__(self, blocks: Sequence[Block], norm: nn.Module | None, downsample: Downsample | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
+        self.downsample = downsample
+
+    def forward(self, x: Tensor, with_cp: bool) -> tuple[Tensor, Tensor | None]:
+        """(N, H, W, C) -> the stage's features (N, H, W, C), and (N, H / 2, W / 2, 2 C) or None after the last stage."""
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if with_cp else block(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        return x, None if self.downsample is None else self.downsample(x)
+
+
+class FlashInternImage(Backbone):
+    """FlashInternImage as a detectron2 backbone.
+
+    Features are named ``res2`` ... ``res5`` for the stages in turn, at strides 4, 8, 16, 32 with ``channels`` times
+    1, 2, 4, 8 channels. Any image size works: a stride of 2 rounds sizes up. The defaults are the size T.
+
+    Linear layers start at a normal distribution of standard deviation 0.02 truncated at +-2, norms at the identity,
+    convolutions at PyTorch's default, and DCNv4 at its own (offsets and modulation zero, projections Xavier-uniform),
+    as published.
+
+    Args:
+        channels: channels of the first stage; each stage has twice those of the one before.
+        depths: blocks of each stage.
+        groups: DCNv4 groups of each stage.
+        mlp_ratio: hidden channels of the MLPs, per channel.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 over all blocks.
+        layer_scale: initial factor on every residual branch, learned; None for no factor.
+        offset_scale: of the DCNv4 layers.
+        post_norm: normalize after each branch (sizes S, B, L) rather than before (T). Without it each stage also ends in
+            a norm, whose result is both the feature and the input of the next stage.
+        kernel_size: of the DCNv4 layers; odd.
+        dw_kernel_size: depth-wise convolution before the offsets; None for none.
+        center_feature_scale: of the DCNv4 layers.
+        remove_center: of the DCNv4 layers.
+        dcn_output_bias: bias in the DCNv4 layers' output projection.
+        mlp_fc2_bias: bias in the second layer of each MLP.
+        with_cp: gradient checkpointing: keep only the inputs of blocks for the backward pass and compute the rest again.
+        freeze_at: freeze the stem (1), and the stages up to res2 (2), res3 (3), ...; 0 freezes nothing. Frozen parts
+            get no gradient and no stochastic depth.
+        out_features: features to return. Stages after the last of them are not built.
+
+    Raises:
+        UserError: arguments that contradict each other.
+    """
+
+    def __init__(
+        self,
+        channels: int = 64,
+        depths: Sequence[int] = (4, 4, 18, 4),
+        groups: Sequence[int] = (4, 8, 16, 32),
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.2,
+        layer_scale: float | None = 1.0,
+        offset_scale: float = 1.0,
+        post_norm: bool = False,
+        kernel_size: int = 3,
+        dw_kernel_size: int | None = None,
+        center_feature_scale: bool = False,
+        remove_center: bool = False,
+        dcn_output_bias: bool = False,
+        mlp_fc2_bias: bool = False,
+        with_cp: bool = False,
+        freeze_at: int = 0,
+        out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
+    ) -> None:
+        super().__init__()
+        if len(depths) != len(groups):
+            raise UserError(
+                f"FlashInternImage: depths and groups need one entry a stage, got {list(depths)} and {list(groups)}"
+            )
+        names = [f"res{index + 2}" for index in range(len(depths))]
+        unknown = [name for name in out_features if name not in names]
+        if unknown or not out_features:
+            raise UserError(f"FlashInternImage: out_features must be some of {names}, got {list(out_features)}")
+        if not 0 <= freeze_at <= len(depths) + 1:
+            raise UserError(f"FlashInternImage: freeze_at must be between 0 and {len(depths) + 1}, got {freeze_at}")
+        if kernel_size % 2 == 0:
+            raise UserError(f"FlashInternImage: kernel_size must be odd to keep the size of the map, got {kernel_size}")
+
+        self.with_cp = with_cp
+        self.freeze_at = freeze_at
+        self._out_features = list(out_features)
+        self._out_feature_strides = {name: 4 * 2**index for index, name in enumerate(names)}
+        self._out_feature_channels = {name: channels * 2**index for index, name in enumerate(names)}
+
+        self.patch_embed = PatchEmbed(channels)
+        self.levels = nn.ModuleList()
+        drop_path_rates = iter(linear_rates(drop_path_rate, sum(depths)))
+        last = max(names.index(name) for name in out_features)
+        for index in range(last + 1):
+            stage_channels = channels * 2**index
+            blocks = [
+                Block(
+                    stage_channels,
+                    groups[index],
+                    mlp_ratio=mlp_ratio,
+                    drop_path_rate=next(drop_path_rates),
+                    layer_scale=layer_scale,
+                    offset_scale=offset_scale,
+                    post_norm=post_norm,
+                    kernel_size=kernel_size,
+                    dw_kernel_size=dw_kernel_size,
+                    center_feature_scale=center_feature_scale,
+                    remove_center=remove_center,
+                    dcn_output_bias=dcn_output_bias,
+                    mlp_fc2_bias=mlp_fc2_bias,
+                )
+                for _ in range(depths[index])
+            ]
+            norm = None if post_norm else layer_norm(stage_channels)
+            downsample = None if index == last else Downsample(stage_channels)
+            self.levels.append(Stage(blocks, norm, downsample))
+
+        self.apply(_initialize_linear)
+        for module in self.modules():
+            if isinstance(module, DCNv4):
+                module.reset_parameters()
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Features of a batch of images.
+
+        Args:
+            image: (N, 3, H, W), normalized RGB.
+
+        Returns:
+            Feature name -> (N, C, H / stride, W / stride), sizes rounded up, in the channels-last memory format.
+        """
+        if image.dim() != 4 or image.shape[1] != 3:
+            raise UserError(f"FlashInternImage: expected images (N, 3, H, W), got shape {tuple(image.shape)}")
+        with_cp = self.with_cp and torch.is_grad_enabled()
+        features = {}
+        x = self.patch_embed(image)
+        for index, stage in enumerate(self.levels):
+            feature, x = stage(x, with_cp)
+            if (name := f"res{index + 2}") in self._out_features:
+                features[name] = feature.permute(0, 3, 1, 2)
+        return features
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each feature that ``forward`` returns."""
+        return {
+            name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
+            for name in self._out_features
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        """What image sizes should be a multiple of, so that every stride divides them."""
+        return 4 * 2 ** (len(self.levels) - 1)
+
+    def train(self, mode: bool = True) -> FlashInternImage:
+        """Set training mode; frozen parts stay in evaluation mode, as they should compute the same every time."""
+        super().train(mode)
+        for module in self._frozen_modules():
+            module.eval()
+        return self
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        if self.freeze_at == 0:
+            return []
+        frozen: list[nn.Module] = [self.patch_embed]
+        for index, stage in enumerate(self.levels[: self.freeze_at - 1]):
+            # The way down belongs to the stage that it leads to.
+            frozen += [self.levels[index - 1].downsample] if index > 0 else []
+            frozen += [stage.blocks] if stage.norm is None else [stage.blocks, stage.norm]
+        return frozen
+
+
+def stage_channels(channels: int, names: Sequence[str]) -> list[int]:
+    """Channels of the features ``names`` (``res2``, ``res3``, ...) where those of ``res2`` are ``channels``.
+
+    For configs of what reads the features: they can then follow a change of the backbone's width.
+    """
+    return [channels * 2 ** (int(name.removeprefix("res")) - 2) for name in names]
+
+
+def linear_rates(last: float, count: int) -> list[float]:
+    """``count`` rates from 0 to ``last`` in equal steps."""
+    return [last * index / max(count - 1, 1) for index in range(count)]
+
+
+def _initialize_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+_BLOCK = re.compile(r"(?:^|\.)levels\.(\d+)\.blocks\.(\d+)\.")
+_BETWEEN_STAGES = re.compile(r"(?:^|\.)levels\.(\d+)\.(?:downsample|norm)\.")
+_STEM = re.compile(r"(?:^|\.)patch_embed\.")
+
+
+def stage_depths(names: Iterable[str]) -> list[int]:
+    """Blocks of each stage, read from the parameter names of a model that contains a :class:`FlashInternImage`."""
+    depths: dict[int, int] = {}
+    for match in filter(None, map(_BLOCK.search, names)):
+        stage, block = int(match[1]), int(match[2])
+        depths[stage] = max(depths.get(stage, 0), block + 1)
+    return [depths[stage] for stage in sorted(depths)]
+
+
+def layer_ids(names: Sequence[str]) -> dict[str, int]:
+    """How deep in the network each parameter lies, for learning rates that decay with depth.
+
+    The stem is layer 0, the blocks count from 1 over all stages, and everything outside the backbone is one more than the
+    last block. What lies between two stages (norm and downsampling) counts as the first block after it; the norm after
+    the last stage counts as that stage's *first* block. These are the ids of the published recipes.
+
+    Args:
+        names: all parameter names of the model, with any prefix before the backbone's own (``backbone.bottom_up.``).
+
+    Returns:
+        Name -> id, from 0 to the number of blocks + 1.
+    """
+    depths = stage_depths(names)
+    first_block = [1 + sum(depths[:stage]) for stage in range(len(depths))]
+
+    def layer_id(name: str) -> int:
+        if match := _BLOCK.search(name):
+            return first_block[int(match[1])] + int(match[2])
+        if match := _BETWEEN_STAGES.search(name):
+            return first_block[min(int(match[1]) + 1, len(depths) - 1)]
+        return 0 if _STEM.search(name) else sum(depths) + 1
+
+    return {name: layer_id(name) for name in names}

@@ -1,0 +1,8 @@
+"""Parts that DETR-like detectors share: box operations, matching, losses, the deformable encoder and its inputs."""
+
+from .channel_mapper import ChannelMapper
+from .encoder import Encoder
+from .matcher import HungarianMatcher
+from .position_encoding import SinePositionEncoding
+
+__all__ = ["ChannelMapper", "Encoder", "HungarianMatcher", "SinePositionEncoding"]

@@ -1,0 +1,5 @@
+"""Proposal generators: modules that propose object boxes, before they are classified."""
+
+from .rpn import RPN
+
+__all__ = ["RPN"]

@@ -1,0 +1,8 @@
+"""RoI heads: box and mask heads that run on features pooled from each proposal."""
+
+from .cascade_rcnn import CascadeRoIHeads
+from .fast_rcnn import BoxPredictor
+from .mask_head import MaskHead
+from .roi_heads import RoIHeads
+
+__all__ = ["BoxPredictor", "CascadeRoIHeads", "MaskHead", "RoIHeads"]

@@ -1,0 +1,160 @@
+"""The program that checks a dataset: what it prints of sound and of damaged data, its exit code, its pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SQUARE = [[10, 10, 40, 10, 40, 40, 10, 40]]
+
+
+@pytest.fixture(scope="module")
+def tool(repository: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("check_data", repository / "tools/check_data.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def content() -> dict:
+    """An annotation file of three images with two categories."""
+    box = {"bbox": [10, 10, 30, 30], "area": 900, "iscrowd": 0, "segmentation": SQUARE}
+    return {
+        "images": [{"id": 5 * n, "file_name": f"{n}.png", "height": 60, "width": 80} for n in (1, 2, 3)],
+        "categories": [{"id": 42, "name": "mug"}, {"id": 7, "name": "spoon"}],
+        "annotations": [
+            {"id": 1, "image_id": 5, "category_id": 42, **box},
+            {"id": 2, "image_id": 10, "category_id": 42, **box},
+            {"id": 3, "image_id": 10, "category_id": 7, **box, "bbox": [0, 0, 50, 50]},
+        ],
+    }
+
+
+@pytest.fixture
+def run(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str]]:
+    """Runs the program on an annotation file and images; its exit code and what it printed."""
+    images = tmp_path / "own images"
+    images.mkdir()
+    for number in (1, 2, 3):
+        Image.fromarray(np.full((60, 80, 3), 60 * number, dtype=np.uint8)).save(images / f"{number}.png")
+
+    def run(content: dict, *options: str) -> tuple[int, str]:
+        (tmp_path / "a.json").write_text(json.dumps(content))
+        with pytest.raises(SystemExit) as error:
+            tool.main(["--json", str(tmp_path / "a.json"), "--images", str(images), *options])
+        return error.value.code, capsys.readouterr().out
+
+    return run
+
+
+def test_sound_data(run, content):
+    code, output = run(content)
+    assert code == 0
+    lines = [line.split() for line in output.splitlines()]
+    assert lines[0] == ["images", "3,", "of", "them", "without", "objects", "1"]
+    assert lines[1] == ["sizes", "80", "x", "60", "pixels"]
+    assert lines[2] == ["annotations", "3,", "of", "them", "to", "train", "on", "3"]
+    assert lines[3] == ["objects", "2", "small,", "1", "medium,", "0", "large"]
+    assert ["0", "7", "spoon", "1", "33.3%", "1"] in lines
+    assert ["1", "42", "mug", "2", "66.7%", "2"] in lines
+    assert output.endswith("\n0 errors, 0 warnings\n")
+
+
+def test_what_only_shows_when_images_are_opened(run, content, tmp_path):
+    whole = (tmp_path / "own images/1.png").read_bytes()
+    (tmp_path / "own images/1.png").write_bytes(whole[: len(whole) // 2])
+    content["images"][1].update(height=80, width=60)
+    code, output = run(content)
+    assert code == 1
+    first, second, total = output.splitlines()[-3:]
+    assert first.startswith(f"error: {tmp_path}/own images/1.png, wanted by image 5 of ")
+    assert "is not a readable image" in first
+    assert "should be 60 x 80 pixels as annotated, but is 80 x 60 (turned by a quarter" in second
+    assert total == "2 errors, 0 warnings"
+
+
+def test_missing_image_is_named_once(run, content, tmp_path):
+    (tmp_path / "own images/2.png").unlink()
+    code, output = run(content)
+    assert code == 1
+    assert output.count("2.png") == 1
+    assert "1 errors, 0 warnings" in output
+
+
+def test_warnings_are_no_errors(run, content):
+    content["categories"].append({"id": 9, "name": "fork"})
+    code, output = run(content)
+    assert code == 0
+    assert "warning: annotation file" in output
+    assert "categories have no objects: 9 (fork)" in output
+    assert output.endswith("0 errors, 1 warnings\n")
+
+
+def test_many_damaged_images_are_not_all_listed(run, content, tmp_path):
+    content["images"] += [{"id": 100 + n, "file_name": "gone.txt", "height": 1, "width": 1} for n in range(14)]
+    (tmp_path / "own images/gone.txt").write_text("no image")
+    code, output = run(content)
+    assert code == 1
+    assert output.count("not a readable image") == 1, "one file, however often it is listed"
+    for n in range(14):
+        content["images"][3 + n]["file_name"] = f"{n}.txt"
+        (tmp_path / f"own images/{n}.txt").write_text("no image")
+    code, output = run(content)
+    assert output.count("not a readable image") == 10
+    assert "error: and 4 more" in output
+    assert "14 errors" in output
+
+
+def test_unusable_annotation_file(run):
+    code, output = run({"images": []})
+    assert code == 1
+    assert "has no categories" in output
+
+
+def test_pictures(run, content, tmp_path):
+    code, output = run(content, "--output", str(tmp_path / "check"), "--limit", "2")
+    assert code == 0
+    assert f"2 images with their objects: {tmp_path}/check/grid.png" in output
+    with Image.open(tmp_path / "check/grid.png") as grid:
+        assert grid.size == (2 * 328 + 8, 344 + 8)
+        assert len(grid.getcolors(1 << 20)) > 20, "more than the gray of the images and the white between"
+
+
+DAMAGED = {
+    "mask of another size": {"segmentation": {"size": [80, 60], "counts": [4800]}},
+    "polygon of two corners": {"segmentation": [[1, 2, 3, 4]]},
+    "mask that is text": {"segmentation": "x"},
+    "no mask": {"segmentation": None},
+    "no box": {"bbox": None},
+    "box that is not finite": {"bbox": [1, 2, float("nan"), 4]},
+    "box that is empty": {"bbox": [10, 10, 0, 0]},
+    "box outside": {"bbox": [500, 500, 10, 10]},
+    "crowd": {"iscrowd": 1, "segmentation": {"size": [60, 80], "counts": [100, 200, 4500]}},
+    "unknown category": {"category_id": 1},
+    "unknown image": {"image_id": 1},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED.keys())
+def test_what_is_damaged_is_drawn_as_far_as_it_can_be(run, content, tmp_path, damage):
+    content["annotations"][0].update(damage)
+    _, output = run(content, "--output", str(tmp_path / "check"))
+    assert "3 images with their objects" in output
+    assert (tmp_path / "check/grid.png").is_file()
+
+
+def test_rare_categories_are_shown_first(tool):
+    dataset_dicts = [{"annotations": [{"category_id": 1}], "file_name": str(n)} for n in range(50)]
+    dataset_dicts[33]["annotations"] = [{"category_id": 2}, {"category_id": 1}]
+    dataset_dicts[44]["annotations"] = [{"category_id": 3}]
+    assert {dataset_dict["file_name"] for dataset_dict in tool.choose(dataset_dicts, 2)} == {"33", "44"}
+    assert len(tool.choose(dataset_dicts, 30)) == 30
+    assert len(tool.choose(dataset_dicts, 300)) == 50

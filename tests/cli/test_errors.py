@@ -1,0 +1,118 @@
+"""Which errors are one line, and which keep their traceback."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from flash_internimage.cli.errors import SHOW_TRACEBACK, message_for_user, reported
+from flash_internimage.engine.overrides import apply_overrides
+
+
+def error_of(function):
+    with pytest.raises(Exception) as info:
+        function()
+    return info.value
+
+
+class BrokenDataset(Dataset):
+    """Fails in a loader process."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.function()
+
+
+def mistake_of_a_user():
+    apply_overrides({}, ["nonsense"])
+
+
+def bug_in_a_dependency():
+    raise ValueError("not a mistake of the user's")
+
+
+def bug_in_torch():
+    torch.zeros(2, 3) @ torch.zeros(2, 3)
+
+
+def load_in_a_process(function):
+    return lambda: next(iter(DataLoader(BrokenDataset(function), num_workers=1)))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        pytest.param(mistake_of_a_user, "override 'nonsense': expected key=value", id="raised by this project"),
+        pytest.param(load_in_a_process(mistake_of_a_user), "override 'nonsense': expected key=value", id="in a loader process"),
+        pytest.param(
+            lambda: Path("/nowhere/at/all").read_text(), "/nowhere/at/all: No such file or directory", id="file system"
+        ),
+    ],
+)
+def test_mistake_of_a_user_is_one_line(function, message):
+    text = message_for_user(error_of(function))
+    assert text.startswith(message)
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(bug_in_a_dependency, id="raised elsewhere"),
+        pytest.param(bug_in_torch, id="raised in C++"),
+        pytest.param(load_in_a_process(bug_in_a_dependency), id="in a loader process"),
+        pytest.param(lambda: json.loads("{"), id="a parser"),
+        pytest.param(lambda: {}["x"], id="KeyError"),
+    ],
+)
+def test_bug_keeps_its_traceback(function):
+    assert message_for_user(error_of(function)) is None
+
+
+def test_lost_process_points_at_the_others():
+    error = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
+    assert message_for_user(error) == "another process of this run ended; its own message says why"
+
+
+def test_out_of_memory_says_what_to_change():
+    error = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has …")
+    assert message_for_user(error).startswith("out of GPU memory (CUDA out of memory); lower dataloader.train")
+
+
+def test_reported_ends_with_one_line_and_a_code(capsys):
+    with pytest.raises(SystemExit) as info, reported("prog"):
+        mistake_of_a_user()
+    assert info.value.code == 1
+    assert capsys.readouterr().err.startswith("prog: error: override 'nonsense'")
+
+
+def test_silent_process_still_ends(capsys):
+    with pytest.raises(SystemExit), reported("prog", silent=True):
+        mistake_of_a_user()
+    assert capsys.readouterr().err == ""
+
+
+def test_traceback_on_request(monkeypatch):
+    monkeypatch.setenv(SHOW_TRACEBACK, "1")
+    with pytest.raises(ValueError, match="expected key=value"), reported("prog"):
+        mistake_of_a_user()
+
+
+def test_bug_passes_through():
+    with pytest.raises(KeyError), reported("prog"):
+        {}["x"]
+
+
+def test_interrupt_is_quiet():
+    code = "from flash_internimage.cli.errors import reported\nwith reported('prog'):\n    raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")

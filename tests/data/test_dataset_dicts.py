@@ -1,0 +1,110 @@
+"""Records: what is filtered, what is kept, and what is said about it."""
+
+import copy
+import logging
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.structures import BoxMode
+
+from flash_internimage.data import test_dataset_dicts as records_to_test
+from flash_internimage.data import training_dataset_dicts
+from flash_internimage.data.dataset_dicts import filter_training_dataset_dicts
+
+
+def annotation(box, mode=BoxMode.XYWH_ABS, **keys) -> dict:
+    return {"bbox": box, "bbox_mode": mode, "category_id": 0, "iscrowd": 0, **keys}
+
+
+def dataset_dict(*annotations, height=60, width=80) -> dict:
+    return {"file_name": "a.jpg", "image_id": 1, "height": height, "width": width, "annotations": list(annotations)}
+
+
+def test_crowds_and_degenerate_boxes_are_dropped(caplog):
+    good, thin = annotation([5, 5, 10, 10]), annotation([5, 5, 0.5, 10])
+    dataset_dicts = [dataset_dict(good, annotation([0, 0, 80, 60], iscrowd=1), thin), dataset_dict(good)]
+    before = copy.deepcopy(dataset_dicts)
+    with caplog.at_level(logging.WARNING):
+        kept = filter_training_dataset_dicts(dataset_dicts)
+    assert dataset_dicts == before
+    assert [r["annotations"] for r in kept] == [[good], [good]]
+    assert "Dropped 1 boxes with a side below one pixel or outside their image" in caplog.text
+
+
+def test_boxes_in_corners_are_understood():
+    corners = annotation([5, 5, 5.5, 50], mode=BoxMode.XYXY_ABS)  # as a corner form it is half a pixel wide
+    assert filter_training_dataset_dicts([dataset_dict(corners)]) == []
+    sizes = annotation([5, 5, 5.5, 50])
+    assert len(filter_training_dataset_dicts([dataset_dict(sizes)])) == 1
+
+
+@pytest.mark.parametrize(("filter_empty", "count"), [(True, 1), (False, 3)])
+def test_images_without_objects(filter_empty, count):
+    crowd = annotation([0, 0, 80, 60], iscrowd=1)
+    dataset_dicts = [dataset_dict(), dataset_dict(crowd), dataset_dict(annotation([5, 5, 10, 10]))]
+    assert len(filter_training_dataset_dicts(dataset_dicts, filter_empty=filter_empty)) == count
+
+
+def test_tiny_images_are_dropped():
+    box = annotation([1, 1, 10, 10])
+    dataset_dicts = [
+        dataset_dict(box, height=31, width=80),
+        dataset_dict(box, height=80, width=31),
+        dataset_dict(box, height=32, width=32),
+    ]
+    assert [r["height"] for r in filter_training_dataset_dicts(dataset_dicts)] == [32]
+
+
+def test_masks_are_demanded_if_the_model_learns_them():
+    dataset_dicts = [dataset_dict(annotation([5, 5, 10, 10]))]
+    assert filter_training_dataset_dicts(dataset_dicts, with_masks=False)
+    with pytest.raises(ValueError, match=r"image 1 \(a.jpg\) has no segmentation, but the model learns masks"):
+        filter_training_dataset_dicts(dataset_dicts, with_masks=True)
+
+
+def test_shapes(small_shapes):
+    training = training_dataset_dicts("small_shapes_train", with_masks=True)
+    everything = training_dataset_dicts(["small_shapes_train"], filter_empty=False)
+    assert 0 < len(training) < len(everything) == 14
+    assert all(r["annotation_file"].endswith("instances_train.json") for r in training)
+    assert not any(a["iscrowd"] for r in everything for a in r["annotations"])
+    assert len(records_to_test("small_shapes_val")) == 6
+    both = training_dataset_dicts(["small_shapes_train", "small_shapes_val"], filter_empty=False)
+    assert len(both) == 20
+
+
+@pytest.fixture
+def register(write_dataset):
+    names = []
+
+    def call(change) -> str:
+        file, images = write_dataset(change)
+        names.append("records_test")
+        register_coco_instances("records_test", {}, str(file), str(images))
+        return "records_test"
+
+    yield call
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_damaged_data_is_refused_before_it_is_loaded(register):
+    name = register(lambda c: c["annotations"][0].update(category_id=1))
+    for load in (training_dataset_dicts, records_to_test):
+        with pytest.raises(ValueError, match="category that the file does not list"):
+            load(name)
+
+
+def test_nothing_left_is_an_error(register):
+    name = register(lambda c: [a.update(bbox=[0, 0, 0, 0]) for a in c["annotations"]])
+    with pytest.raises(ValueError, match="records_test: no image is left to train on"):
+        training_dataset_dicts(name)
+    assert len(records_to_test(name)) == 2
+
+
+def test_missing_file_is_named_with_its_annotation(register):
+    name = register(lambda c: c["images"][0].update(file_name="gone.jpg"))
+    with pytest.raises(ValueError, match=r"annotations.json: 1 image files are missing: .*gone.jpg, wanted by image 10"):
+        training_dataset_dicts(name)
