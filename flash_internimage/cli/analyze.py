@@ -51,23 +51,10 @@ from tqdm import tqdm
 from flash_internimage.cli.errors import reported
 from flash_internimage.engine.config import load_config
 from flash_internimage.engine.distributed import resolve_device
+from flash_internimage.families import DetectorFamily, detector_family
 from flash_internimage.ops.flops import FLOP_HANDLES
 
 PARTS = ("backbone", "neck", "proposals", "heads", "rest")
-PART_OF = {
-    "backbone": "backbone",
-    "backbone.bottom_up": "backbone",
-    "neck": "neck",
-    "proposal_generator": "proposals",
-    "transformer.encoder": "proposals",
-    "transformer.query_selection": "proposals",
-    "roi_heads": "heads",
-    "head": "heads",
-    "transformer.decoder": "heads",
-}
-"""The part to which each of a detector's modules belongs, by path; what is in none of them is the rest."""
-
-COMPILED = ("backbone.bottom_up", "backbone", "neck", "transformer.encoder", "transformer.decoder")
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # Cheap, element by element, or selections: fvcore has no count for them, and detectron2 leaves them out as well.
@@ -93,13 +80,25 @@ class OneImage(nn.Module):
         return [field if isinstance(field, Tensor) else field.tensor for field in fields]
 
 
+def family_of(model: nn.Module) -> DetectorFamily | None:
+    """The detector family of a model, or None if none is registered for it."""
+    return detector_family({name for name, _ in model.named_parameters()})
+
+
 def part_of_module(model: nn.Module) -> dict[str, str]:
-    """``PART_OF`` for the modules that a detector has."""
+    """The part to which a detector's modules belong, by path; what is in none of them is the rest.
+
+    Every detectron2 detector has a ``backbone``, which may be a feature pyramid around the backbone proper. The other parts
+    are those of the detector's family.
+    """
     paths = {path for path, _ in model.named_modules()}
-    parts = {path: part for path, part in PART_OF.items() if path in paths}
-    if "backbone.bottom_up" in paths:
-        parts["backbone"] = "neck"  # a pyramid around the backbone proper
-    return parts
+    parts = (
+        {"backbone": "neck", "backbone.bottom_up": "backbone"} if "backbone.bottom_up" in paths else {"backbone": "backbone"}
+    )
+    family = family_of(model)
+    if family is not None:
+        parts |= family.parts
+    return {path: part for path, part in parts.items() if path in paths}
 
 
 def sum_by_part(model: nn.Module, costs: Mapping[str, float]) -> Counter[str]:
@@ -225,7 +224,7 @@ def peak_memory(device: torch.device) -> int | None:
 
 @contextlib.contextmanager
 def timed_modules(model: nn.Module, device: torch.device) -> Iterator[Counter[str]]:
-    """Adds up the seconds inside each module of ``PART_OF`` and, under ``""``, in the model."""
+    """Adds up the seconds inside each module of :func:`part_of_module` and, under ``""``, in the model."""
     seconds: Counter[str] = Counter()
     starts: dict[str, float] = {}
 
@@ -253,8 +252,10 @@ def timed_modules(model: nn.Module, device: torch.device) -> Iterator[Counter[st
 
 
 def compile_parts(model: nn.Module) -> None:
-    """Compile the parts in ``COMPILED`` in place; their hooks, which take the time, stay outside."""
-    paths = [path for path, _ in model.named_modules() if path in COMPILED]
+    """Compile the backbone and what the family allows, in place; their hooks, which take the time, stay outside."""
+    family = family_of(model)
+    compiled = ("backbone.bottom_up", "backbone", *(() if family is None else family.compiled))
+    paths = [path for path, _ in model.named_modules() if path in compiled]
     for path in paths:
         if not any(other.startswith(f"{path}.") for other in paths):
             module = model.get_submodule(path)
