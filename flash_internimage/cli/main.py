@@ -34,6 +34,13 @@ COMMANDS = {
 }
 """Each command with a description of one line. Only the module of the command that is called is imported: most import torch."""
 
+_EXAMPLES = f"""
+examples:
+  {PROGRAM} train --config-file mask_rcnn_flash_internimage_nano
+  {PROGRAM} eval --config-file mask_rcnn_flash_internimage_nano --weights output/model_final.pth
+  {PROGRAM} predict --help    # the arguments of a command, with more examples
+"""
+
 
 def command_module(command: str) -> ModuleType:
     """Import the module of a command."""
@@ -55,15 +62,16 @@ def command_parser(command: str) -> argparse.ArgumentParser:
 
 def program_parser() -> argparse.ArgumentParser:
     """Build the parser of the program's first argument, the command."""
+    commands = "\n".join(f"  {name:<12} {description}" for name, description in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Train, evaluate and use FlashInternImage detectors.",
-        epilog=f"'{PROGRAM} COMMAND --help' describes a command, with examples.",
+        usage=f"{PROGRAM} [-h] [--version] COMMAND ...",
+        description=f"Train, evaluate and use FlashInternImage detectors.\n\ncommands:\n{commands}",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    for name, description in COMMANDS.items():
-        commands.add_parser(name, help=description, add_help=False)
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     return parser
 
 
