@@ -14,6 +14,14 @@ PROGRAM = "flash-internimage"
 SHOW_TRACEBACK = "FLASH_INTERNIMAGE_TRACEBACK"
 """Environment variable: when set to anything but 0, every error is shown with its traceback."""
 
+_HOW_TO_INSTALL = {
+    "cv2": "detectron2 draws with OpenCV: pip install opencv-python-headless",
+    "detectron2": "see https://detectron2.readthedocs.io/tutorials/install.html",
+    "torch": "see https://pytorch.org/get-started",
+    "torchvision": "see https://pytorch.org/get-started",
+}
+"""Packages that the user installs, because more than one distribution provides them."""
+
 
 class UsageError(UserError):
     """Raised for a command line whose arguments do not go together; the exit code is 2, as for argparse's own errors."""
@@ -46,9 +54,12 @@ def reported(program: str, silent: bool = False) -> Iterator[None]:
 def message_for_user(error: BaseException) -> str | None:
     """Return the one line that explains ``error``, or None if it needs its traceback to be understood.
 
-    One line explains a :class:`~flash_internimage.errors.UserError`, also when a data loader worker raised it, an error of the
-    file system that names its file, and a GPU that is out of memory.
+    One line explains a :class:`~flash_internimage.errors.UserError`, also when a data loader worker raised it, a package that
+    the user has to install, an error of the file system that names its file, and a GPU that is out of memory.
     """
+    if isinstance(error, ModuleNotFoundError) and error.name in _HOW_TO_INSTALL:
+        return f"{error.name} is not installed; {_HOW_TO_INSTALL[error.name]}"
+
     import torch  # here, so that `flash-internimage --help` does not wait for it
 
     if isinstance(error, UserError):

@@ -83,6 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     command = program_parser().parse_args(argv[:1]).command
-    args = command_parser(command).parse_intermixed_args(argv[1:])
     with reported(f"{PROGRAM} {command}"):
+        args = command_parser(command).parse_intermixed_args(argv[1:])
         return command_module(command).run(args)
