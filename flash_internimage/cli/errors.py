@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 from flash_internimage.errors import UserError
 
-PROGRAM = "flash-internimage"
 SHOW_TRACEBACK = "FLASH_INTERNIMAGE_TRACEBACK"
 """Environment variable: when set to anything but 0, every error is shown with its traceback."""
 
@@ -24,19 +23,19 @@ _HOW_TO_INSTALL = {
 
 
 class UsageError(UserError):
-    """Raised for a command line whose arguments do not go together; the exit code is 2, as for argparse's own errors."""
+    """Raised for arguments that contradict each other; the exit code is 2, as for argparse's own errors."""
 
 
 @contextlib.contextmanager
 def reported(program: str, silent: bool = False) -> Iterator[None]:
-    """Turn a user's mistake inside the block into one line on stderr and the end of the program.
+    """Exit with one line on stderr if the block raises an error that the user can fix.
 
-    Exit codes are 2 for a :class:`UsageError`, 130 for an interrupt, and 1 otherwise. Errors that are not the user's pass
-    through, with their traceback.
+    The exit code is 2 for a :class:`UsageError`, 130 for an interrupt, and 1 otherwise. Other errors pass through, with
+    their traceback.
 
     Args:
-        program: what the line starts with.
-        silent: print nothing, because another process prints the same.
+        program: name of the program, with which the line starts.
+        silent: print nothing, because another process prints the same line.
     """
     try:
         yield

@@ -1,10 +1,10 @@
-"""The program ``flash-internimage``: one command per task, each in a module of this package.
+"""The program ``flash-internimage``: one command per task, each in its own module of this package.
 
-A command's module has a docstring, which is its ``--help`` text, and two functions: ``add_arguments(parser)`` and
+The docstring of a command's module is its ``--help`` text. The module has two functions: ``add_arguments(parser)``, and
 ``run(args)``, which returns the exit code.
 
-Exit codes: 0 for success; 1 for a mistake of the user's (one line on stderr), for data that is not sound or for files that were
-skipped; 2 for a wrong command line.
+Exit codes are 0 for success; 1 for an error that the user can fix (one line on stderr), for an invalid dataset and for a
+skipped source; 2 for wrong arguments.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from types import ModuleType
 
 from flash_internimage import __version__
 
-from .errors import PROGRAM, reported
+from . import PROGRAM
+from .errors import reported
 
 COMMANDS = {
     "train": "train a detector, or resume its training",
@@ -32,7 +33,7 @@ COMMANDS = {
     "draw": "draw the detections of an evaluation beside the ground truth",
     "env": "print versions and build flags, for a bug report",
 }
-"""Each command with a description of one line. Only the module of the command that is called is imported: most import torch."""
+"""One-line description of each command. Only the module of the called command is imported, since most import torch."""
 
 _EXAMPLES = f"""
 examples:

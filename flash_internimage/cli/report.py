@@ -2,7 +2,7 @@
 
 Examples:
 
-  of an evaluation:
+  the report of an evaluation:
     flash-internimage report output
 
   with more detections and more images, into another folder:

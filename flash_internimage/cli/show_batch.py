@@ -1,15 +1,15 @@
-"""Draw the first training batch of a config as the model gets it: after augmentation, with boxes and masks.
+"""Draw the first training batch of a config after augmentation, as the model gets it, with boxes and masks.
 
 Examples:
 
-  of a config:
+  the batch of a config in the package:
     flash-internimage show-batch --config-file mask_rcnn_flash_internimage_nano --output batch
 
-  with your own dataset and another seed:
+  your own dataset, with another seed:
     flash-internimage show-batch --config-file mask_rcnn_flash_intern_image_t_fpn_3x_coco --output batch --limit 8 \\
         data.train.json=train.json data.train.images=train data.test.json=val.json data.test.images=val train.seed=1
 
-The image is FOLDER/batch.png.
+The visualization is written to FOLDER/batch.png.
 """
 
 from __future__ import annotations

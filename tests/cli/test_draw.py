@@ -13,7 +13,7 @@ def test_a_picture_for_each_image(flash_internimage, evaluated, tmp_path):
     assert flash_internimage("draw", *arguments).returncode == 0
     done = flash_internimage("draw", *arguments)  # a second time in one process, where the data is known already
     assert done.returncode == 0
-    assert done.stdout.startswith("2 images in ")
+    assert done.stdout.startswith("2 visualizations in ")
     first = sorted((data / "val").iterdir())[0]
     picture = np.array(Image.open(tmp_path / "pictures" / f"{first.stem}.png"))
     image = np.array(Image.open(first))
