@@ -111,14 +111,14 @@ def test_image_folder(refused, broken_data):
 def test_image_file_is_named_with_what_wants_it(refused, broken_data):
     overrides, _, root = broken_data
     (root / "train/000000000003.jpg").unlink()
-    assert f"{root}/train/000000000003.jpg, wanted by image 3" in refused(NANO, *overrides)
+    assert f"{root}/train/000000000003.jpg, referenced by image 3" in refused(NANO, *overrides)
 
 
 def test_truncated_annotations(refused, broken_data):
     overrides, _, root = broken_data
     path = annotation_file(root, "train")
     path.write_text(path.read_text()[:1000])
-    assert f"annotation file {path} should be JSON, but it breaks off" in refused(NANO, *overrides)
+    assert f"annotation file {path} should be JSON, but it is truncated" in refused(NANO, *overrides)
 
 
 def test_annotations_without_categories(refused, broken_data):
