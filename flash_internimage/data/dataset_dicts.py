@@ -41,18 +41,18 @@ def filter_training_dataset_dicts(
             continue
         objects = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
         boxes = boxes_of(objects, BoxMode.XYWH_ABS).tolist()
-        sound = [a for a, box in zip(objects, boxes, strict=True) if not is_degenerate(*box, height, width)]
-        degenerate += len(objects) - len(sound)
-        if with_masks and not all("segmentation" in a for a in sound):
+        valid = [a for a, box in zip(objects, boxes, strict=True) if not is_degenerate(*box, height, width)]
+        degenerate += len(objects) - len(valid)
+        if with_masks and not all("segmentation" in a for a in valid):
             raise UserError(
                 f"{dataset_dict.get('annotation_file', 'the dataset')}: an object of image {dataset_dict['image_id']} "
                 f"({dataset_dict['file_name']}) has no segmentation, but the model learns masks; "
                 "add masks, or train a model that predicts boxes only (DINO)"
             )
-        if filter_empty and not sound:
+        if filter_empty and not valid:
             empty += 1
             continue
-        kept.append({**dataset_dict, "annotations": sound})
+        kept.append({**dataset_dict, "annotations": valid})
     for count, what in (
         (degenerate, "boxes with a side below one pixel or outside their image"),
         (tiny, f"images with a side below {min_side} pixels"),
