@@ -1,4 +1,4 @@
-"""Datasets, augmentation, and loaders that resume exactly."""
+"""Datasets and their validation, augmentations, and data loaders that resume exactly."""
 
 from .augmentations import CropRange, ExactResizeTransform, OneOf, ResizeToFit, ScaleJitter
 from .check import DatasetReport, check_dataset, require_valid

@@ -1,4 +1,4 @@
-"""Boxes as annotation files give them."""
+"""Box utilities for annotations in detectron2's dataset format."""
 
 from collections.abc import Sequence
 
@@ -7,24 +7,26 @@ from detectron2.structures import BoxMode
 
 
 def is_degenerate(box: Sequence[float], height: int, width: int) -> bool:
-    """Whether a box has a side below one pixel, or lies outside its image: the published recipes do not train on it.
+    """Return whether a box has a side below one pixel or lies outside its image.
+
+    The published recipes do not train on such boxes.
 
     Args:
-        box: (x, y, width, height) in pixels, (x, y) being the top left corner.
+        box: (x, y, width, height) in pixels, where (x, y) is the top left corner.
         height: height of the image in pixels.
         width: width of the image in pixels.
     """
     x, y, box_width, box_height = box
-    # Written so that NaN, for which no comparison holds, counts as degenerate.
+    # Comparisons with NaN are false, so that a box with NaN is degenerate.
     within = min(x + box_width, width) > max(x, 0) and min(y + box_height, height) > max(y, 0)
     return not (box_width >= 1 and box_height >= 1 and within)
 
 
 def boxes_of(annotations: list[dict], mode: BoxMode) -> np.ndarray:
-    """(N, 4) boxes of annotations in detectron2's format, in float64 (detectron2 itself would convert lists in float32).
+    """Return the boxes of annotations as an (N, 4) array in float64; detectron2 itself would convert lists in float32.
 
     Args:
-        annotations: with ``bbox`` and ``bbox_mode``.
+        annotations: annotations in detectron2's format, with ``bbox`` and ``bbox_mode``.
         mode: format of the result, in absolute pixels.
     """
     boxes = [BoxMode.convert(np.array([a["bbox"]], dtype=np.float64), a["bbox_mode"], mode) for a in annotations]
