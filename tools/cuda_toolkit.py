@@ -80,7 +80,8 @@ def obstacle(home: str, link_folder: Path) -> str | None:
     if version_tuple(release.group(1))[0] != version_tuple(str(torch.version.cuda))[0]:
         return f"the CUDA toolkit in {home} is {release.group(1)}, but torch was built with {torch.version.cuda}"
     includes = [flag for path in wheel_files("include") for flag in ("-isystem", path)]
-    libraries = [f"-L{path}" for path in (*link_cudart(link_folder), os.path.join(home, "lib64"))]
+    folders = [*link_cudart(link_folder), *(os.path.join(home, name) for name in ("lib64", "lib"))]
+    libraries = [f"-L{folder}" for folder in folders]
     with tempfile.TemporaryDirectory() as scratch:
         headers = Path(scratch, "headers.cu")
         headers.write_text("".join(f"#include <{header}>\n" for header in HEADERS))
