@@ -27,7 +27,7 @@ def cell_anchors(sizes: Tensor, aspect_ratios: Tensor) -> Tensor:
     return torch.stack([-widths, -heights, widths, heights], dim=1) * 0.5
 
 
-def grid_anchors(cell: Tensor, grid_size: tuple[int, int], stride: int) -> Tensor:
+def grid_anchors(cell: Tensor, grid_size: Sequence[int], stride: int) -> Tensor:
     """Replicate the anchors of one position over a feature map, centered on the top-left corner of each position.
 
     Args:
@@ -46,7 +46,7 @@ def grid_anchors(cell: Tensor, grid_size: tuple[int, int], stride: int) -> Tenso
     return (corners + cell).reshape(-1, 4)
 
 
-def positions_within(grid_size: tuple[int, int], stride: int, size: tuple[int, int], device: torch.device) -> Tensor:
+def positions_within(grid_size: Sequence[int], stride: int, size: tuple[int, int], device: torch.device) -> Tensor:
     """Mask of the positions of a feature map whose top-left corner lies in the top-left ``size`` pixels of the image.
 
     Args:

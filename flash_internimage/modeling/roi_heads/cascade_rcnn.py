@@ -6,6 +6,7 @@ Source: Cai and Vasconcelos, "Cascade R-CNN", 2018.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.modeling.roi_heads import StandardROIHeads, select_foreground_proposals
@@ -209,7 +210,7 @@ class CascadeRoIHeads(StandardROIHeads):
 
     def _detect(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
         """Compute detections from the mean logits of all stages and the boxes of the last stage."""
-        total = 0
+        total: Any = 0
         for stage in range(self.num_stages):
             logits, deltas = self._run_stage(features, proposals, stage)
             total = total + logits
@@ -237,7 +238,7 @@ class CascadeRoIHeads(StandardROIHeads):
             return instances
         levels = [features[name] for name in self.mask_in_features]
         regions = self.mask_pooler(levels, [image.pred_boxes for image in instances])
-        total = 0
+        total: Any = 0
         for head in self.mask_head:
             total = total + torch.cat([image.pred_masks for image in head(regions, instances)])
         for image, masks in zip(instances, (total / self.num_stages).split([len(i) for i in instances]), strict=True):
