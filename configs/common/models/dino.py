@@ -1,6 +1,7 @@
-"""DINO over four feature levels, on FlashInternImage T: the whole detector.
+"""DINO with four feature levels on FlashInternImage-T: the complete detector.
 
-A model config replaces ``model.backbone``; everything that depends on its width or on ``model.num_classes`` follows.
+To change the backbone, replace ``model.backbone``. Values that depend on its width or on ``model.num_classes`` are
+interpolated.
 """
 
 from detectron2.config import LazyCall as L
@@ -19,10 +20,10 @@ from flash_internimage.projects.dino import (
     SinePositionEncoding,
 )
 
-from .flash_internimage import flash_intern_image_t
+from .flash_internimage import flash_internimage_t
 
 model = L(DINO)(
-    backbone=flash_intern_image_t,
+    backbone=flash_internimage_t,
     neck=L(ChannelMapper)(
         in_features=["res3", "res4", "res5"],
         in_channels=L(stage_channels)(channels="${...backbone.channels}", names="${..in_features}"),

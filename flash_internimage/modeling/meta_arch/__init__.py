@@ -1,4 +1,4 @@
-"""Meta-architectures: whole detectors, from a list of input dicts to losses or detections."""
+"""Meta-architectures: complete detectors, which map a list of input dicts to losses or detections."""
 
 from .rcnn import RCNN
 
