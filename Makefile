@@ -32,6 +32,7 @@ $(VENV)/.python:
 
 $(VENV)/.requirements: requirements/torch.txt requirements/development.txt requirements/constraints.txt $(VENV)/.python
 	$(pip) install -r requirements/torch.txt -r requirements/development.txt
+	$(python) tools/cuda_toolkit.py | xargs -r $(pip) install
 	@touch $@
 
 $(VENV)/.detectron2: tools/install_detectron2.py tools/detectron2_patches.py $(VENV)/.requirements

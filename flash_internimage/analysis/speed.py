@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
-import re
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
+
+from flash_internimage.engine.memory import peak_memory, reset_peak_memory
 
 from .parts import family_of, part_of_module, sum_by_part
 
@@ -66,12 +64,12 @@ def measure(model: nn.Module, size: Sequence[int], mode: Mode, runs: int) -> Mea
     times = []
     with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         model(batch)
-        reset_peak_memory(device)
+        can_reset = reset_peak_memory(device)
         for _ in range(runs):
             start = now(device)
             model(batch)
             times.append(now(device) - start)
-        peak = peak_memory(device)
+        peak = peak_memory(device) if can_reset else None
         with timed_modules(model, device) as seconds:
             for _ in range(runs):
                 model(batch)
@@ -129,30 +127,3 @@ def now(device: torch.device) -> float:
     elif torch.get_num_threads() == 1:
         return time.process_time()
     return time.perf_counter()
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Reset the peak memory to what is in use now."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    # Memory of earlier models is free, but glibc keeps it for reuse, so that it would count.
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory(device: torch.device) -> int | None:
-    """Return the peak memory since :func:`reset_peak_memory`, in bytes; None if unavailable.
-
-    On a GPU it is what PyTorch allocated, on a CPU the peak RSS of the process.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None

@@ -21,7 +21,7 @@ from typing import Any
 from tabulate import tabulate
 
 from flash_internimage.errors import UserError
-from flash_internimage.evaluation.record import read_record, scores_of
+from flash_internimage.evaluation.saved import read_evaluation, scores_of
 from flash_internimage.evaluation.scores import METRICS, TASK_NAMES, Scores
 
 from . import PROGRAM
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    (a, _), (b, _) = read_record(args.a), read_record(args.b)
+    (a, _), (b, _) = read_evaluation(args.a), read_evaluation(args.b)
     tasks = [task for task in a["tasks"] if task in b["tasks"]]
     if not tasks:
         raise UserError(f"nothing to compare: A has figures of {', '.join(a['tasks'])}, B of {', '.join(b['tasks'])}")

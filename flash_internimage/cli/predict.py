@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     # An override that follows --source is parsed as one more source.
     args.overrides += [text for text in args.source if _OVERRIDE.fullmatch(text) and not Path(text).exists()]
-    sources, passed_over = find_sources(text for text in args.source if text not in args.overrides)
+    sources, ignored = find_sources(text for text in args.source if text not in args.overrides)
     require_separate_output(args.output, sources)
     cfg = load_config(config_path(args.config_file), overrides_with_weights(args), eval_only=True)
     predictor = Predictor(cfg, min_score=args.threshold)
@@ -82,8 +82,8 @@ def run(args: argparse.Namespace) -> int:
             writer.write(source, contents)
     finally:
         writer.write_detections()  # also after an interrupt: the visualizations up to then exist
-    if passed_over:
-        print_above_bar(f"{len(passed_over)} files are neither images nor videos: {', '.join(passed_over[:3])}")
+    if ignored:
+        print_above_bar(f"{len(ignored)} files are neither images nor videos: {', '.join(ignored[:3])}")
     done = f"{len(sources) - skipped} of {len(sources)} sources" if skipped else f"{len(sources)} sources"
     objects = writer.detections.number_of_objects
     print(f"{done}, {objects} objects: visualizations and detections.json are in {args.output}")

@@ -16,8 +16,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flash_internimage.evaluation.record import read_record
 from flash_internimage.evaluation.report import REPORT_FILE, write_report
+from flash_internimage.evaluation.saved import read_evaluation
 
 from .arguments import add_output, add_threshold
 
@@ -30,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    _, folder = read_record(args.folder)
+    _, folder = read_evaluation(args.folder)
     target = (args.output or (args.folder if args.folder.is_dir() else folder)) / REPORT_FILE
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_report(args.folder, target, config=saved_config(folder), min_score=args.threshold, num_pictures=args.limit)
+    write_report(args.folder, target, config=saved_config(folder), min_score=args.threshold, num_images=args.limit)
     print(target)
     return 0
 

@@ -1,24 +1,24 @@
 """The augmentations of the published recipes, as detectron2 augmentations.
 
-Draws come from numpy's global generator, as in detectron2; the training stream seeds it for every sample.
+Random numbers come from numpy's global generator, as in detectron2; the training stream seeds it for every sample.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-from detectron2.data.transforms import Augmentation, CropTransform, Transform, TransformList
+from detectron2.data.transforms import AugInput, Augmentation, CropTransform, Transform, TransformList
 
 from .resize import fit_size, resize_bilinear, resize_nearest
 
 
 class ExactResizeTransform(Transform):
-    """Resizes an image bilinearly without antialiasing, masks to the nearest pixel, coordinates by the ratio of each axis.
+    """Resizes images (bilinear, no antialiasing), masks (nearest neighbor) and coordinates (scaled separately along each axis).
 
     Args:
-        height: height of the image before, in pixels.
-        width: width of the image before, in pixels.
-        new_height: height after, in pixels.
-        new_width: width after, in pixels.
+        height: input height in pixels.
+        width: input width in pixels.
+        new_height: output height in pixels.
+        new_width: output width in pixels.
     """
 
     def __init__(self, height: int, width: int, new_height: int, new_width: int) -> None:
@@ -42,11 +42,11 @@ class ExactResizeTransform(Transform):
 
 
 class ResizeToFit(Augmentation):
-    """Resizes by one factor to fit a short and a long side; of several short sides one is drawn for each image.
+    """Resizes an image, keeping its aspect ratio, so that it fits a short and a long side.
 
     Args:
-        short_sides: candidates for the largest length of the shorter side, in pixels.
-        long_side: largest length of the longer side, in pixels.
+        short_sides: candidates for the maximum length of the shorter side, in pixels; one is drawn for each image.
+        long_side: maximum length of the longer side, in pixels.
     """
 
     def __init__(self, short_sides: Sequence[int], long_side: int) -> None:
@@ -61,14 +61,14 @@ class ResizeToFit(Augmentation):
 
 
 class ScaleJitter(Augmentation):
-    """Resizes to a random multiple of the size that just fits a square, the first half of large-scale jitter.
+    """Resizes an image to fit a square of random size: the first step of large-scale jitter, which a crop completes.
 
     Source: Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation Method", and ViTDet's recipe.
 
     Args:
-        low: smallest multiple.
-        high: largest multiple.
-        target_side: side of the square in pixels.
+        low: minimum scale factor, relative to ``target_side``.
+        high: maximum scale factor, relative to ``target_side``.
+        target_side: side of the square at scale 1, in pixels.
     """
 
     def __init__(self, low: float, high: float, target_side: int) -> None:
@@ -84,13 +84,13 @@ class ScaleJitter(Augmentation):
 
 
 class CropRange(Augmentation):
-    """Crops a window whose height and width are drawn independently and uniformly from ``min(side, low)..min(side, high)``.
+    """Crops a random window; its height and width are drawn independently from ``min(side, low)..min(side, high)``.
 
-    Both ends are included, and every position of the window is equally likely.
+    Both distributions are uniform and include both ends; every position of the window is equally likely.
 
     Args:
-        low: smallest side of the window, in pixels.
-        high: largest side of the window, in pixels.
+        low: minimum side of the window, in pixels.
+        high: maximum side of the window, in pixels.
     """
 
     def __init__(self, low: int, high: int) -> None:
@@ -108,16 +108,16 @@ class CropRange(Augmentation):
 
 
 class OneOf(Augmentation):
-    """Applies one of several policies, each equally likely.
+    """Applies one of several policies, chosen uniformly at random.
 
     Args:
-        policies: lists of augmentations; the augmentations of the chosen list are applied one after the other.
+        policies: lists of augmentations; those of the chosen list are applied in order.
     """
 
     def __init__(self, policies: Sequence[Sequence[Augmentation]]) -> None:
         super().__init__()
         self.policies = [list(policy) for policy in policies]
 
-    def __call__(self, aug_input) -> TransformList:
+    def __call__(self, aug_input: AugInput) -> TransformList:
         policy = self.policies[np.random.randint(len(self.policies))]
         return TransformList([augmentation(aug_input) for augmentation in policy])

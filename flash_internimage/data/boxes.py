@@ -1,30 +1,32 @@
-"""Boxes as annotation files give them."""
+"""Box utilities for annotations in detectron2's dataset format."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from detectron2.structures import BoxMode
 
 
-def is_degenerate(x: float, y: float, box_width: float, box_height: float, height: int, width: int) -> bool:
-    """Whether a box has a side below one pixel, or lies outside its image: the published recipes do not train on it.
+def is_degenerate(box: Sequence[float], height: int, width: int) -> bool:
+    """Return whether a box has a side below one pixel or lies outside its image.
+
+    The published recipes do not train on such boxes.
 
     Args:
-        x: left side of the box, in pixels.
-        y: upper side of the box, in pixels.
-        box_width: width of the box in pixels.
-        box_height: height of the box in pixels.
+        box: (x, y, width, height) in pixels, where (x, y) is the top left corner.
         height: height of the image in pixels.
         width: width of the image in pixels.
     """
-    # Written so that NaN, for which no comparison holds, counts as degenerate.
+    x, y, box_width, box_height = box
+    # Comparisons with NaN are false, so that a box with NaN is degenerate.
     within = min(x + box_width, width) > max(x, 0) and min(y + box_height, height) > max(y, 0)
     return not (box_width >= 1 and box_height >= 1 and within)
 
 
 def boxes_of(annotations: list[dict], mode: BoxMode) -> np.ndarray:
-    """(N, 4) boxes of annotations in detectron2's format, in float64 (detectron2 itself would convert lists in float32).
+    """Return the boxes of annotations as an (N, 4) array in float64; detectron2 itself would convert lists in float32.
 
     Args:
-        annotations: with ``bbox`` and ``bbox_mode``.
+        annotations: annotations in detectron2's format, with ``bbox`` and ``bbox_mode``.
         mode: format of the result, in absolute pixels.
     """
     boxes = [BoxMode.convert(np.array([a["bbox"]], dtype=np.float64), a["bbox_mode"], mode) for a in annotations]

@@ -1,7 +1,7 @@
-"""Says what is wrong with a dataset in COCO format before hours are spent on it. No image is opened.
+"""Validation of datasets in COCO format, from the annotation file and folder listings alone: no image is opened.
 
-What makes training wrong or impossible is an error; what detectron2 or the training dataset_dicts leave out, and what is likely
-to be a mistake, is a warning, with its count. Each kind of problem is one sentence that names the first case.
+Problems that make training wrong or impossible are errors. Annotations that detectron2 or the training dataset dicts skip, and
+likely mistakes, are warnings. Each kind of problem is reported in one sentence, with its count and its first case.
 """
 
 import functools
@@ -19,30 +19,30 @@ from flash_internimage.errors import UserError
 
 from .boxes import is_degenerate
 
-_MOST_SHOWN = 10
-_TOLERANCE = 1.0  # pixels by which a box may reach out of its image: rounding, also COCO's own
+_MAX_LISTED = 10  # categories that a message lists
+_TOLERANCE = 1.0  # pixels by which a box may extend beyond its image: rounding errors, which COCO has too
 
 OBJECT_SIZES = {"small": 32**2, "medium": 96**2, "large": math.inf}
-"""COCO's classes of size, each with the area in square pixels at which it ends."""
+"""COCO's object sizes, each with its upper bound on the area in square pixels (exclusive)."""
 
 
 @dataclass
 class DatasetReport:
-    """What a dataset holds and what is wrong with it.
+    """Statistics of a dataset and the problems found in it.
 
     Attributes:
         annotation_file: path as given.
         image_root: path as given.
-        categories: name of each category id, in ascending order of ids, which is the order of the model's classes.
-        objects: number of objects of each category id, without crowd regions.
-        num_images: images listed.
-        num_annotations: annotations listed, crowd regions included.
-        images_with: number of images with objects of each category id.
-        image_sizes: number of images of each (height, width) in pixels, as the annotation file states them.
-        objects_by_size: number of objects of each of ``OBJECT_SIZES``, by the area of their boxes.
-        num_without_objects: images without an object.
-        errors: one sentence for each kind of problem that must be mended.
-        warnings: one sentence for each kind of thing that is left out or looks like a mistake.
+        categories: category id -> name, in ascending order of ids, which is the order of the model's classes.
+        objects: category id -> number of objects, without crowd regions.
+        num_images: number of images listed.
+        num_annotations: number of annotations listed, including crowd regions.
+        images_with: category id -> number of images with objects of that category.
+        image_sizes: (height, width) in pixels, as stated in the annotation file -> number of images.
+        objects_by_size: key of ``OBJECT_SIZES`` -> number of objects, by the area of their boxes.
+        num_without_objects: number of images without objects.
+        errors: one sentence for each kind of problem that must be fixed.
+        warnings: one sentence for each kind of annotation that is skipped or looks like a mistake.
     """
 
     annotation_file: str
@@ -60,7 +60,7 @@ class DatasetReport:
 
 
 class _Tally:
-    """Counts cases by kind and keeps the first of each."""
+    """Counts problems by kind and keeps the first case of each kind."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -77,36 +77,36 @@ class _Tally:
 
 
 def read_json(path: str) -> dict:
-    """Reads an annotation file.
+    """Read an annotation file.
 
     Raises:
-        UserError: there is no such file, it is not JSON, or not a JSON object.
+        UserError: the file does not exist, cannot be read, or does not contain a JSON object.
     """
     local = PathManager.get_local_path(path)
     try:
         with open(local, encoding="utf-8") as file:
             content = json.load(file)
     except FileNotFoundError:
-        hint = "check the path; detectron2's own datasets are looked for in $DETECTRON2_DATASETS, or else in ./datasets"
+        hint = "check the path; detectron2's own datasets are expected in $DETECTRON2_DATASETS, by default ./datasets"
         raise UserError(f"annotation file {path} does not exist; {hint}") from None
     except OSError as error:
         raise UserError(f"annotation file {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # broken JSON or broken UTF-8
-        raise UserError(f"annotation file {path} should be JSON, but it breaks off or has an error ({error})") from error
+    except ValueError as error:  # invalid JSON or invalid UTF-8
+        raise UserError(f"annotation file {path} should be JSON, but it is truncated or malformed ({error})") from error
     if not isinstance(content, dict):
-        raise UserError(f"annotation file {path} should hold a JSON object, got a {type(content).__name__}")
+        raise UserError(f"annotation file {path} should contain a JSON object, got a {type(content).__name__}")
     return content
 
 
 def read_categories(content: dict, path: str) -> dict[int, str]:
-    """Name of each category id, in ascending order of ids.
+    """Return the name of each category id, in ascending order of ids.
 
     Args:
-        content: what ``read_json`` returned.
-        path: names the file in messages.
+        content: content of an annotation file.
+        path: path of the file, for messages.
 
     Raises:
-        UserError: there are no categories, or they are not usable.
+        UserError: there are no categories, or they lack an id or a name, or share an id.
     """
     categories = content.get("categories")
     if not categories or not isinstance(categories, list):
@@ -121,7 +121,7 @@ def read_categories(content: dict, path: str) -> dict[int, str]:
 
 
 def missing_files(image_root: str, file_names: Iterable[str]) -> list[str]:
-    """Those of the files that are not in the folder; lists each sub-folder once and opens nothing."""
+    """Return the files that are missing from a folder; lists each subfolder once and opens no file."""
     listings: dict[str, set[str]] = {}
     missing = []
     for file_name in file_names:
@@ -137,13 +137,13 @@ def missing_files(image_root: str, file_names: Iterable[str]) -> list[str]:
 
 
 def _check_images(content: dict, image_root: str, errors: _Tally, warnings: _Tally) -> dict:
-    """Images by id; those without the keys that are needed are left out."""
+    """Return the images by id, except those that lack a required key."""
     images: dict = {}
     for image in content.get("images") or []:
         if not isinstance(image, dict) or not {"id", "file_name", "height", "width"} <= image.keys():
             errors.add('images lack one of "id", "file_name", "height" and "width"', str(image)[:200])
         elif image["id"] in images:
-            errors.add("image ids are used twice", f"{image['id']} ({image['file_name']})")
+            errors.add("image ids are duplicates", f"{image['id']} ({image['file_name']})")
         else:
             images[image["id"]] = image
     by_name: dict[str, dict] = {}
@@ -151,17 +151,17 @@ def _check_images(content: dict, image_root: str, errors: _Tally, warnings: _Tal
         other = by_name.setdefault(image["file_name"], image)
         if other is not image:
             warnings.add("image files are listed twice", f"{image['file_name']}, as images {other['id']} and {image['id']}")
-    if "://" in image_root:  # a remote store, which is not listed
+    if "://" in image_root:  # remote storage is not listed
         return images
     if not os.path.isdir(image_root):
         errors.add(
-            "folder of images does not exist",
-            f"{image_root}; check the path; detectron2's own datasets are looked for in $DETECTRON2_DATASETS, "
-            "or else in ./datasets",
+            "image folder does not exist",
+            f"{image_root}; check the path; detectron2's own datasets are expected in $DETECTRON2_DATASETS, "
+            "by default ./datasets",
         )
         return images
     for name in missing_files(image_root, by_name):
-        errors.add("image files are missing", f"{os.path.join(image_root, name)}, wanted by image {by_name[name]['id']}")
+        errors.add("image files are missing", f"{os.path.join(image_root, name)}, referenced by image {by_name[name]['id']}")
     return images
 
 
@@ -178,48 +178,48 @@ def _check_segmentation(segmentation: object, image: dict, label: str, errors: _
         size = [image["height"], image["width"]]
         if "counts" not in segmentation or segmentation.get("size") != size:
             errors.add(
-                "run-length masks do not fit their image",
-                f"{label}, whose mask should be of size {size} but has {segmentation.get('size')}",
+                "RLE masks do not match the size of their image",
+                f"{label}, whose mask should have size {size}, but has {segmentation.get('size')}",
             )
     elif isinstance(segmentation, list):
         if segmentation and not any(len(p) >= 6 and len(p) % 2 == 0 for p in segmentation if isinstance(p, list)):
-            warnings.add("objects are left out because no polygon has three corners", label)
+            warnings.add("objects are skipped because no polygon has three vertices", label)
     else:
-        errors.add("segmentations are neither polygons nor run-length masks", label)
+        errors.add("segmentations are neither polygons nor RLE masks", label)
 
 
 def _check_box(annotation: dict, image: dict, label: str, warnings: _Tally) -> bool:
-    """Whether an object's box is one to train on; what is odd about it is a warning."""
+    """Return whether an object's box is used in training; add a warning for anything unusual about it."""
     x, y, width, height = annotation["bbox"]
-    if is_degenerate(x, y, width, height, image["height"], image["width"]):
+    if is_degenerate((x, y, width, height), image["height"], image["width"]):
         warnings.add(
-            "boxes are left out of training, with a side below one pixel or outside their image",
+            "boxes are skipped in training because a side is below one pixel or they lie outside their image",
             f"{label}: {annotation['bbox']}",
         )
         return False
     outside = max(-x, -y, x + width - image["width"], y + height - image["height"])
     if outside > _TOLERANCE:
         warnings.add(
-            "boxes reach out of their image and are cut off there",
+            "boxes extend beyond their image and are clipped",
             f"{label}: {annotation['bbox']} in an image of {image['width']} x {image['height']} pixels",
         )
     if annotation.get("area", width * height) == 0:
-        warnings.add('objects have "area": 0, so that evaluation counts them as small', label)
+        warnings.add('objects have "area": 0, so that evaluation treats them as small', label)
     return True
 
 
 def _check_annotations(content: dict, images: dict, categories: dict[int, str], errors: _Tally, warnings: _Tally) -> list[dict]:
-    """The objects to train on: sound annotations that are no crowd regions."""
+    """Return the annotations to train on: valid objects without crowd regions."""
     objects = []
     ids = set()
-    places = set()
+    seen = set()
     for annotation in content.get("annotations") or []:
         if not isinstance(annotation, dict) or not {"id", "image_id", "category_id"} <= annotation.keys():
             errors.add('annotations lack one of "id", "image_id" and "category_id"', str(annotation)[:200])
             continue
         label = f"annotation {annotation['id']} of image {annotation['image_id']}"
         if annotation["id"] in ids:
-            errors.add("annotation ids are used twice", label)
+            errors.add("annotation ids are duplicates", label)
         ids.add(annotation["id"])
         if annotation["category_id"] not in categories:
             errors.add(
@@ -229,7 +229,7 @@ def _check_annotations(content: dict, images: dict, categories: dict[int, str], 
             continue
         image = images.get(annotation["image_id"])
         if image is None:
-            warnings.add("annotations are left out because the file does not list their image", label)
+            warnings.add("annotations are skipped because the file does not list their image", label)
             continue
         if annotation.get("ignore", 0):
             errors.add('annotations have "ignore", which detectron2 refuses; use "iscrowd"', label)
@@ -240,10 +240,10 @@ def _check_annotations(content: dict, images: dict, categories: dict[int, str], 
             _check_segmentation(annotation["segmentation"], image, label, errors, warnings)
         if annotation.get("iscrowd", 0) or not _check_box(annotation, image, label, warnings):
             continue
-        place = (annotation["image_id"], annotation["category_id"], *annotation["bbox"])
-        if place in places:
-            warnings.add("objects have the category and the box of another one in their image", label)
-        places.add(place)
+        key = (annotation["image_id"], annotation["category_id"], *annotation["bbox"])
+        if key in seen:
+            warnings.add("objects have the same category and box as another object in their image", label)
+        seen.add(key)
         objects.append(annotation)
     return objects
 
@@ -252,13 +252,13 @@ def _check_categories(report: DatasetReport, warnings: _Tally) -> None:
     by_name: dict[str, int] = {}
     for id_, name in report.categories.items():
         if by_name.setdefault(name, id_) != id_:
-            warnings.add("categories have the name of another one", f"{id_} and {by_name[name]} ({name})")
+            warnings.add("categories have the same name as another category", f"{id_} and {by_name[name]} ({name})")
         if report.num_annotations and not report.objects[id_]:
             warnings.add("categories have no objects", f"{id_} ({name})")
 
 
 def _count(report: DatasetReport, images: dict, objects: list[dict]) -> None:
-    """Fills in the figures of a report."""
+    """Fill in the statistics of a report."""
     by_category = Counter(annotation["category_id"] for annotation in objects)
     with_category = Counter(category for _, category in {(a["image_id"], a["category_id"]) for a in objects})
     report.objects = {id_: by_category[id_] for id_ in report.categories}
@@ -271,17 +271,17 @@ def _count(report: DatasetReport, images: dict, objects: list[dict]) -> None:
 
 
 def _listed(categories: dict[int, str]) -> str:
-    shown = [f"{id_} ({name})" for id_, name in list(categories.items())[:_MOST_SHOWN]]
-    return ", ".join(shown) + (", ..." if len(categories) > _MOST_SHOWN else "")
+    shown = [f"{id_} ({name})" for id_, name in list(categories.items())[:_MAX_LISTED]]
+    return ", ".join(shown) + (", ..." if len(categories) > _MAX_LISTED else "")
 
 
 def check_dataset(annotation_file: str, image_root: str) -> DatasetReport:
-    """Checks an annotation file and that its images are there.
+    """Validate an annotation file and check that its image files exist.
 
-    Takes as long as reading the file and a few seconds a million annotations.
+    Apart from reading the file, this takes a few seconds per million annotations.
 
     Args:
-        annotation_file: path of a JSON file in COCO's format.
+        annotation_file: path of a JSON file in COCO format.
         image_root: folder to which the file names in it are relative.
     """
     annotation_file, image_root = str(annotation_file), str(image_root)
@@ -311,7 +311,7 @@ def _check_unchanged(annotation_file: str, image_root: str, changed_ns: int, siz
 
 
 def check_dataset_once(annotation_file: str, image_root: str) -> DatasetReport:
-    """``check_dataset``, but a file that has not changed since it was last checked is not read again."""
+    """Cached version of ``check_dataset``: a file is read again only if it has changed since the last call."""
     try:
         status = os.stat(annotation_file)
     except OSError:
@@ -320,7 +320,7 @@ def check_dataset_once(annotation_file: str, image_root: str) -> DatasetReport:
 
 
 def require_sound(report: DatasetReport) -> None:
-    """Raises what is wrong.
+    """Raise an exception if a report has errors.
 
     Raises:
         UserError: the dataset has errors; the message has one sentence for each kind.
@@ -332,9 +332,9 @@ def require_sound(report: DatasetReport) -> None:
 
 
 def require_valid(name: str) -> None:
-    """Checks a registered dataset in COCO format, after it was made if it is one that makes itself.
+    """Validate a registered dataset in COCO format, generating it first if it has a ``make_if_missing`` function.
 
-    Datasets that are registered without an annotation file are not checked.
+    Datasets that are registered without an annotation file are not validated.
 
     Raises:
         UserError: the dataset has errors.

@@ -1,4 +1,4 @@
-"""Registered datasets as lists of dataset dicts, checked and filtered as the published recipes filter them."""
+"""Dataset dicts of registered datasets, validated, and filtered as in the published recipes."""
 
 import logging
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ logger = logging.getLogger(__name__)
 def filter_training_dataset_dicts(
     dataset_dicts: Sequence[dict], filter_empty: bool = True, min_side: int = 32, with_masks: bool = False
 ) -> list[dict]:
-    """Drops crowd regions, degenerate boxes, and images that are tiny or, if asked, without objects.
+    """Drop crowd regions, degenerate boxes, tiny images and, optionally, images without objects.
 
     Args:
-        dataset_dicts: in detectron2's format; not changed.
+        dataset_dicts: dataset dicts in detectron2's format; not modified.
         filter_empty: whether to drop images without objects.
-        min_side: images with a shorter side, in pixels, are dropped.
-        with_masks: whether objects need a segmentation.
+        min_side: images with a side below this many pixels are dropped.
+        with_masks: whether every object must have a segmentation.
 
     Returns:
-        New dataset dicts. What was dropped is logged, with its count.
+        New dataset dicts. The numbers of dropped boxes and images are logged.
 
     Raises:
-        UserError: an object has no segmentation but needs one.
+        UserError: ``with_masks``, but an object has no segmentation.
     """
     kept = []
     degenerate = empty = tiny = 0
@@ -41,18 +41,18 @@ def filter_training_dataset_dicts(
             continue
         objects = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
         boxes = boxes_of(objects, BoxMode.XYWH_ABS).tolist()
-        sound = [a for a, box in zip(objects, boxes, strict=True) if not is_degenerate(*box, height, width)]
-        degenerate += len(objects) - len(sound)
-        if with_masks and not all("segmentation" in a for a in sound):
+        valid = [a for a, box in zip(objects, boxes, strict=True) if not is_degenerate(box, height, width)]
+        degenerate += len(objects) - len(valid)
+        if with_masks and not all("segmentation" in a for a in valid):
             raise UserError(
                 f"{dataset_dict.get('annotation_file', 'the dataset')}: an object of image {dataset_dict['image_id']} "
                 f"({dataset_dict['file_name']}) has no segmentation, but the model learns masks; "
-                "add masks, or train a model that finds boxes only (DINO)"
+                "add masks, or train a model that predicts boxes only (DINO)"
             )
-        if filter_empty and not sound:
+        if filter_empty and not valid:
             empty += 1
             continue
-        kept.append({**dataset_dict, "annotations": sound})
+        kept.append({**dataset_dict, "annotations": valid})
     for count, what in (
         (degenerate, "boxes with a side below one pixel or outside their image"),
         (tiny, f"images with a side below {min_side} pixels"),
@@ -64,11 +64,11 @@ def filter_training_dataset_dicts(
 
 
 def _load(names: str | Sequence[str]) -> list[dict]:
-    """Records of one or several registered datasets, each with the name of the annotation file it stems from."""
+    """Load the dataset dicts of registered datasets and add the path of the annotation file to each."""
     names = [names] if isinstance(names, str) else list(names)
     dataset_dicts = []
     for name in names:
-        # Once is enough, and a failing process ends the others.
+        # One process is enough: when it fails, the others are terminated.
         if comm.is_main_process():
             require_valid(name)
         annotation_file = MetadataCatalog.get(name).get("json_file", name)
@@ -80,26 +80,23 @@ def _load(names: str | Sequence[str]) -> list[dict]:
 def training_dataset_dicts(
     names: str | Sequence[str], filter_empty: bool = True, min_side: int = 32, with_masks: bool = False
 ) -> list[dict]:
-    """Records to train on.
+    """Load and filter the dataset dicts for training.
 
     Args:
         names: one or several registered datasets.
         filter_empty: whether to drop images without objects.
-        min_side: images with a shorter side, in pixels, are dropped.
-        with_masks: whether objects need a segmentation.
+        min_side: images with a side below this many pixels are dropped.
+        with_masks: whether every object must have a segmentation.
 
     Raises:
-        UserError: a dataset is damaged (see ``check.require_valid``), or nothing is left.
+        UserError: a dataset is invalid (see ``check.require_valid``), or no image is left.
     """
     dataset_dicts = filter_training_dataset_dicts(_load(names), filter_empty, min_side, with_masks)
     if not dataset_dicts:
-        raise UserError(f"{names}: no image is left to train on; the messages above say what was dropped")
+        raise UserError(f"{names}: no image is left to train on; see the log messages above for what was dropped")
     return dataset_dicts
 
 
-def test_dataset_dicts(names: str | Sequence[str]) -> list[dict]:
-    """Records to evaluate on: all images, tiny and empty ones too."""
+def evaluation_dataset_dicts(names: str | Sequence[str]) -> list[dict]:
+    """Load the dataset dicts for evaluation: all images, including tiny ones and those without objects."""
     return _load(names)
-
-
-test_dataset_dicts.__test__ = False  # for pytest: not a test, in spite of its name

@@ -1,4 +1,4 @@
-"""Images as RGB arrays, upright: from files, from bytes, and from what PIL has opened."""
+"""Decoding of images (files, bytes, PIL images) to RGB arrays with the EXIF orientation applied."""
 
 import contextlib
 import io
@@ -13,31 +13,31 @@ from flash_internimage.errors import UserError
 
 
 class UnreadableImage(UserError):
-    """What should be an image is none, or damaged.
+    """Raised for a file that is not an image or is corrupt.
 
     Attributes:
-        reason: what PIL found, in a few words.
+        reason: PIL's error message.
     """
 
     def __init__(self, name: str, cause: Exception) -> None:
         reason = str(cause) or type(cause).__name__
-        # Here PIL repeats the name, or gives the address of a file object.
-        self.reason = "it has no image format that PIL knows" if "cannot identify image file" in reason else reason
+        # PIL's text would repeat the file name, or show the address of a file object.
+        self.reason = "PIL does not recognize the image format" if "cannot identify image file" in reason else reason
         super().__init__(f"{name}: not a readable image ({self.reason})")
 
 
 def read_rgb(file_name: str | os.PathLike[str]) -> np.ndarray:
-    """Reads an image file.
+    """Read an image file.
 
     Args:
-        file_name: a local path, or any that detectron2's path manager knows.
+        file_name: a local path, or any path that detectron2's path manager resolves.
 
     Returns:
-        (H, W, 3) of ``uint8`` in RGB, turned upright if the file has an EXIF orientation.
+        (H, W, 3) ``uint8`` array in RGB, with the EXIF orientation applied.
 
     Raises:
-        OSError: the file cannot be opened: there is none, or it may not be read.
-        UnreadableImage: it is no image, or a damaged one.
+        OSError: the file does not exist or cannot be opened.
+        UnreadableImage: the file is not an image or is corrupt.
     """
     file_name = os.fspath(file_name)
     with _decoding(file_name):
@@ -45,24 +45,24 @@ def read_rgb(file_name: str | os.PathLike[str]) -> np.ndarray:
 
 
 def decode_rgb(contents: bytes, name: str) -> np.ndarray:
-    """The image in the contents of a file, as ``read_rgb`` gives it.
+    """Decode the contents of an image file to the same array as ``read_rgb``.
 
     Args:
-        contents: of a file in any format that PIL knows.
-        name: what messages call it.
+        contents: bytes of a file in any format that PIL supports.
+        name: name of the image, for messages.
 
     Raises:
-        UnreadableImage: it is no image, or a damaged one.
+        UnreadableImage: the bytes are not an image or are corrupt.
     """
     with _decoding(name):
         return to_rgb(Image.open(io.BytesIO(contents)))
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """What PIL has opened as (H, W, 3) of ``uint8`` in RGB, turned upright if it has an EXIF orientation.
+    """Convert a PIL image to an (H, W, 3) ``uint8`` array in RGB, with the EXIF orientation applied.
 
     Raises:
-        UnreadableImage: it is damaged.
+        UnreadableImage: the image is corrupt.
     """
     with _decoding(getattr(image, "filename", "") or "image"):
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
@@ -70,13 +70,13 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 @contextlib.contextmanager
 def _decoding(name: str) -> Iterator[None]:
-    """What PIL's decoders raise becomes an ``UnreadableImage``: many kinds, such as SyntaxError for a PNG, or struct.error."""
+    """Convert the exceptions of PIL's decoders, such as SyntaxError (PNG) or struct.error, to ``UnreadableImage``."""
     try:
         yield
     except (MemoryError, UnreadableImage):
         raise
     except OSError as error:
-        if error.filename is not None:  # the file system's error; PIL's own name no file
+        if error.filename is not None:  # an error of the file system; PIL's own errors name no file
             raise
         raise UnreadableImage(name, error) from error
     except Exception as error:

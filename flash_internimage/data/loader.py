@@ -1,4 +1,4 @@
-"""The loaders that configs name, over those of detectron2."""
+"""Data loaders for training and testing, built on detectron2's."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -19,21 +19,21 @@ def build_train_loader(
     seed: int,
     start_iteration: int = 0,
 ) -> Iterable[list[dict]]:
-    """Endless loader of training batches that can be started at any iteration.
+    """Build an infinite loader of training batches that can start at any iteration.
 
     Args:
-        dataset: training dataset_dicts.
-        mapper: a dataset_dict to a sample; ``None`` asks for another image.
-        total_batch_size: samples in a batch of all processes together.
-        num_workers: loader processes for each training process; the samples do not depend on it.
-        seed: fixes the order of images and their augmentation. Equal in all processes.
-        start_iteration: number of batches that earlier runs have used (with gradient accumulation: batches, not steps).
+        dataset: dataset dicts for training.
+        mapper: maps a dataset dict to a sample, or to ``None`` to have another image drawn.
+        total_batch_size: batch size over all processes.
+        num_workers: loader processes per training process; the samples do not depend on it.
+        seed: determines the order of images and their augmentation; must be the same in all processes.
+        start_iteration: number of batches consumed by earlier runs (with gradient accumulation: batches, not steps).
 
     Returns:
-        Iterable over the batches of this process, lists of ``total_batch_size / world size`` samples.
+        Iterable over the batches of this process: lists of ``total_batch_size / world_size`` samples.
 
     Raises:
-        UserError: the batch cannot be divided among the processes, or the seed is negative.
+        UserError: the batch size is not divisible by the number of processes, or the seed is negative.
     """
     world_size = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % world_size:
@@ -42,12 +42,12 @@ def build_train_loader(
             f"got {total_batch_size}"
         )
     if seed < 0:
-        raise UserError(f"build_train_loader: seed must not be negative, got {seed}; draw one and dataset_dict it")
-    # Kept as one block of bytes, which forked loader processes share.
+        raise UserError(f"build_train_loader: seed must not be negative, got {seed}; choose a fixed seed of 0 or more")
+    # DatasetFromList serializes to one buffer, which forked loader processes share.
     serialized = DatasetFromList(list(dataset), copy=False)
     stream = TrainingStream(serialized, mapper, total_batch_size // world_size, seed, start_iteration)
-    # The stream groups by aspect ratio and shares out the batches itself: detectron2 would group after loading, which
-    # cannot be resumed, and its two versions share out samples among loader processes in different ways.
+    # The stream groups by aspect ratio and distributes the batches itself: detectron2 would group after loading, which
+    # cannot be resumed, and its two supported versions distribute samples among loader processes differently.
     loader = build_detection_train_loader(
         stream,
         mapper=None,
@@ -55,18 +55,18 @@ def build_train_loader(
         aspect_ratio_grouping=False,
         num_workers=num_workers,
     )
-    # Without its own generator a loader draws a number from the global one when it starts, and so would change the random
-    # numbers of the iteration at which a run is resumed.
+    # A loader without its own generator draws from the global one when it starts, which would change the random numbers of
+    # the iteration at which a run is resumed.
     loader.generator = torch.Generator()
     return loader
 
 
 def build_test_loader(dataset: Sequence[dict], mapper: Callable[[dict], dict], num_workers: int) -> Iterable[list[dict]]:
-    """Loader that gives every test image once, shared out among the processes, one at a time.
+    """Build a loader that yields every test image once, with batch size 1, distributed over the processes.
 
     Args:
-        dataset: test dataset_dicts.
-        mapper: a dataset_dict to a sample.
-        num_workers: loader processes for each process.
+        dataset: dataset dicts for testing.
+        mapper: maps a dataset dict to a sample.
+        num_workers: loader processes per process.
     """
     return build_detection_test_loader(list(dataset), mapper=mapper, num_workers=num_workers)

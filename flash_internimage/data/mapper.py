@@ -1,8 +1,10 @@
-"""From a dataset_dict (a dict in detectron2's dataset format) to what a model is fed, as the published models were.
+"""Mappers from dataset dicts (detectron2's dataset format) to model inputs, as the published models were trained.
 
-Differences from detectron2's ``DatasetMapper``: masks are bitmaps from the start, so that they are resized and cropped
-like the image; boxes are cut by a crop but not shrunk to the mask that is left; an object counts as gone when its box,
-not its mask, is empty.
+Differences from detectron2's ``DatasetMapper``:
+
+- masks are rasterized first, so that they are resized and cropped like the image;
+- a crop clips boxes, but does not shrink them to the remaining part of the mask;
+- an object is dropped when its box is empty, not when its mask is.
 """
 
 from collections.abc import Sequence
@@ -20,41 +22,41 @@ from .images import UnreadableImage, read_rgb
 
 
 def read_image(dataset_dict: dict) -> np.ndarray:
-    """Reads the image of a dataset_dict.
+    """Read the image of a dataset dict.
 
     Args:
         dataset_dict: with ``file_name`` and, optionally, ``height``, ``width``, ``image_id`` and ``annotation_file``.
 
     Returns:
-        (H, W, 3) of ``uint8`` in RGB, turned upright if the file has an EXIF orientation.
+        (H, W, 3) ``uint8`` array in RGB, with the EXIF orientation applied.
 
     Raises:
-        UserError: there is no such file, it is damaged, or its size is not the one in the annotations.
+        UserError: the file does not exist, is corrupt, or its size differs from the annotated one.
     """
     file_name = dataset_dict["file_name"]
-    wanted_by = f"image {dataset_dict.get('image_id')} of {dataset_dict.get('annotation_file', 'its dataset')}"
+    source = f"image {dataset_dict.get('image_id')} of {dataset_dict.get('annotation_file', 'its dataset')}"
     try:
         image = read_rgb(file_name)
     except FileNotFoundError:
-        raise UserError(f"{file_name}, wanted by {wanted_by}, does not exist") from None
+        raise UserError(f"{file_name}, referenced by {source}, does not exist") from None
     except UnreadableImage as error:
         raise UserError(
-            f"{file_name}, wanted by {wanted_by}, is not a readable image ({error.reason}); replace the file"
+            f"{file_name}, referenced by {source}, is not a readable image ({error.reason}); replace the file"
         ) from error
     height, width = image.shape[:2]
     expected = (dataset_dict.get("height", height), dataset_dict.get("width", width))
     if (height, width) != expected:
-        turned = " (turned by a quarter: it was annotated without regard to its EXIF orientation)"
+        rotated = " (rotated by 90 degrees: it was annotated without applying its EXIF orientation)"
         raise UserError(
-            f"{file_name}, wanted by {wanted_by}, should be {expected[1]} x {expected[0]} pixels as annotated, "
-            f"but is {width} x {height}{turned if (width, height) == expected else ''}; "
+            f"{file_name}, referenced by {source}, should be {expected[1]} x {expected[0]} pixels as annotated, "
+            f"but is {width} x {height}{rotated if (width, height) == expected else ''}; "
             "correct the annotation or replace the file"
         )
     return image
 
 
 def segmentation_to_mask(segmentation: list | dict, height: int, width: int) -> np.ndarray:
-    """Rasterises COCO polygons, or decodes an RLE, into a (height, width) mask of ``uint8``, 0 or 1."""
+    """Rasterize COCO polygons, or decode an RLE, to a (height, width) ``uint8`` mask of zeros and ones."""
     if isinstance(segmentation, list):
         segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
     elif isinstance(segmentation["counts"], list):
@@ -63,7 +65,7 @@ def segmentation_to_mask(segmentation: list | dict, height: int, width: int) -> 
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) array to (3, H, W) tensor."""
+    """Convert an (H, W, 3) array to a (3, H, W) tensor."""
     return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
 
 
@@ -74,18 +76,18 @@ def transform_instances(
     new_size: tuple[int, int],
     with_masks: bool,
 ) -> Instances:
-    """Applies to objects what was applied to their image.
+    """Apply an image's transforms to its annotations.
 
     Args:
         annotations: objects of the image, without crowd regions.
-        transforms: what was applied to the image.
-        size: ``(height, width)`` of the image before, in pixels.
-        new_size: ``(height, width)`` of the image after, in pixels.
-        with_masks: whether to give masks.
+        transforms: transforms that were applied to the image.
+        size: ``(height, width)`` of the original image, in pixels.
+        new_size: ``(height, width)`` of the transformed image, in pixels.
+        with_masks: whether to return masks.
 
     Returns:
-        ``Instances`` of ``new_size`` with ``gt_boxes`` (XYXY absolute pixels, within the image), ``gt_classes`` and, with
-        masks, ``gt_masks`` (``BitMasks``) of those objects whose box is not empty.
+        ``Instances`` of ``new_size`` with ``gt_boxes`` (XYXY absolute pixels, clipped to the image), ``gt_classes`` and, with
+        masks, ``gt_masks`` (``BitMasks``) of the objects whose box is not empty.
     """
     height, width = new_size
     boxes = transforms.apply_box(boxes_of(annotations, BoxMode.XYXY_ABS)).clip(0, [width, height, width, height])
@@ -103,13 +105,13 @@ def transform_instances(
 
 
 class TrainingMapper:
-    """Reads, augments and packs one image and its objects.
+    """Maps a dataset dict to a training sample: reads the image, augments it, and packs its objects as ``Instances``.
 
     Args:
-        augmentations: applied one after the other; they draw from numpy's global generator.
+        augmentations: augmentations applied in order; they draw from numpy's global generator.
         with_masks: whether the model learns masks.
-        allow_empty: whether an image is kept whose objects are all outside the crop. If not, the mapper returns ``None``
-            for it, and the training stream takes another image.
+        allow_empty: whether to keep an image whose objects are all outside the crop. If not, the mapper returns ``None``
+            for it, and the training stream draws another image.
     """
 
     def __init__(
@@ -120,13 +122,14 @@ class TrainingMapper:
         self.allow_empty = allow_empty
 
     def __call__(self, dataset_dict: dict) -> dict | None:
-        """Maps a dataset_dict.
+        """Map a dataset dict to a sample.
 
         Args:
-            dataset_dict: a training dataset_dict; it is not changed.
+            dataset_dict: a dataset dict for training; not modified.
 
         Returns:
-            The dataset dict without annotations, with ``image`` ((3, H, W) ``uint8``, RGB) and ``instances``; or ``None``.
+            The dataset dict without annotations, with ``image`` ((3, H, W) ``uint8``, RGB) and ``instances``; ``None`` for an
+            empty crop unless ``allow_empty``.
         """
         dataset_dict = dict(dataset_dict)
         annotations = [a for a in dataset_dict.pop("annotations") if not a.get("iscrowd", 0)]
@@ -142,25 +145,28 @@ class TrainingMapper:
 
 
 class TestMapper:
-    """Reads and resizes one image.
+    """Maps a dataset dict to a test sample: reads and resizes its image.
 
     Args:
-        augmentations: applied one after the other; they should draw nothing.
+        augmentations: augmentations applied in order; they should be deterministic.
     """
 
-    __test__ = False  # for pytest: not a test, in spite of its name
+    __test__ = False  # keeps pytest from collecting it as a test
 
     def __init__(self, augmentations: Sequence[Augmentation | Transform]) -> None:
         self.augmentations = AugmentationList(augmentations)
 
     def __call__(self, dataset_dict: dict) -> dict:
-        """Return the dataset dict without annotations, with ``image``, (3, H, W) ``uint8`` RGB; its size stays the file's."""
+        """Return the dataset dict without annotations, with ``image`` ((3, H', W') ``uint8``, RGB).
+
+        ``height`` and ``width`` keep the size of the file, to which models rescale their detections.
+        """
         dataset_dict = {key: value for key, value in dataset_dict.items() if key != "annotations"}
         dataset_dict["image"] = self.resized(read_image(dataset_dict))
         return dataset_dict
 
     def resized(self, image: np.ndarray) -> torch.Tensor:
-        """An image, (H, W, 3) of ``uint8`` in RGB, as the model is fed it: (3, H', W') of ``uint8``."""
+        """Resize an (H, W, 3) ``uint8`` RGB image to the model's input, a (3, H', W') ``uint8`` tensor."""
         aug_input = AugInput(image)
         self.augmentations(aug_input)
         return _to_tensor(aug_input.image)

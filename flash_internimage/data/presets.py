@@ -1,4 +1,4 @@
-"""Named augmentations, as lists of lazy calls that configs and the command line can choose from."""
+"""Augmentation presets, as lists of lazy calls, for configs and for the ``data.augmentation`` override."""
 
 import copy
 
@@ -14,26 +14,26 @@ MULTI_SCALE_SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
 
 
 def flip() -> list[DictConfig]:
-    """Mirrors every second image."""
+    """Horizontal flip with probability 0.5."""
     return [L(T.RandomFlip)(prob=0.5, horizontal=True)]
 
 
 def single_scale(short_side: int = 800, long_side: int = 1333) -> list[DictConfig]:
-    """The published 1x recipe: one size, and every second image mirrored.
+    """Augmentations of the published 1x recipe: single-scale resize and horizontal flip.
 
     Args:
-        short_side: largest length of the shorter side, in pixels.
-        long_side: largest length of the longer side, in pixels.
+        short_side: maximum length of the shorter side, in pixels.
+        long_side: maximum length of the longer side, in pixels.
     """
     return [L(ResizeToFit)(short_sides=[short_side], long_side=long_side), *flip()]
 
 
 def multi_scale_crop(long_side_before_crop: int = 1333) -> list[DictConfig]:
-    """The published 3x and DINO recipe: half of the images at one of eleven sizes, the other half cropped first.
+    """Augmentations of the published 3x and DINO recipes: flip and multi-scale resize, for half of the images after a crop.
 
     Args:
-        long_side_before_crop: largest length of the longer side, in pixels, at which images are cropped: 1333 in the 3x
-            recipes, 4200 for DINO.
+        long_side_before_crop: maximum length of the longer side, in pixels, of an image to be cropped: 1333 in the 3x
+            recipes, 4200 in DINO's.
     """
     resize = L(ResizeToFit)(short_sides=list(MULTI_SCALE_SIDES), long_side=1333)
     enlarge = L(ResizeToFit)(short_sides=[400, 500, 600], long_side=long_side_before_crop)
@@ -42,12 +42,12 @@ def multi_scale_crop(long_side_before_crop: int = 1333) -> list[DictConfig]:
 
 
 def large_scale_jitter(side: int = 1024, low: float = 0.1, high: float = 2.0) -> list[DictConfig]:
-    """ViTDet's recipe: a random size, of which a square window is kept.
+    """Large-scale jitter as in ViTDet: flip, random resize, and a random square crop.
 
     Args:
-        side: side of the window in pixels.
-        low: smallest size, as a multiple of the one that just fits the window.
-        high: largest size, likewise.
+        side: side of the crop in pixels.
+        low: minimum scale factor; at 1 the image just fits the crop.
+        high: maximum scale factor.
     """
     return [
         *flip(),
@@ -57,18 +57,18 @@ def large_scale_jitter(side: int = 1024, low: float = 0.1, high: float = 2.0) ->
 
 
 def use_augmentation_preset(cfg: DictConfig) -> None:
-    """Replaces the augmentation of training by the preset that ``cfg.data.augmentation`` names, if it names one.
+    """Replace the training augmentations by the preset named in ``cfg.data.augmentation``, unless it is null.
 
-    - ``none``: images as in evaluation;
-    - ``flip``: images as in evaluation, every second one mirrored;
+    - ``none``: resize as in evaluation;
+    - ``flip``: resize as in evaluation, and horizontal flip;
     - ``multi_scale_crop``: the published 3x recipe;
     - ``large_scale_jitter``: ViTDet's recipe.
 
     Args:
-        cfg: a whole config; changed in place.
+        cfg: a complete config; modified in place.
 
     Raises:
-        UserError: there is no such preset.
+        UserError: there is no preset of that name.
     """
     name = OmegaConf.select(cfg, "data.augmentation")
     if name is None:

@@ -1,7 +1,7 @@
-"""Resizing as OpenCV does it, which is how the published models were trained and tested.
+"""Image resizing that is bit-exact with OpenCV, with which the published models were trained and tested.
 
-OpenCV's bilinear filter has no antialiasing (PIL's has) and works in 11-bit fixed point on ``uint8``. Both are repeated
-here in integer arithmetic, so that the pixels a model sees are those of the original to the last bit, without OpenCV.
+On ``uint8`` OpenCV's bilinear filter uses 11-bit fixed-point arithmetic and, unlike PIL's, no antialiasing. Both are
+reproduced here in integer arithmetic, so that a model gets exactly the pixels that MMDetection gives it, without OpenCV.
 """
 
 import numpy as np
@@ -12,15 +12,15 @@ _COEFFICIENT_BITS = 11
 
 
 def fit_size(height: int, width: int, short_side: float, long_side: float) -> tuple[int, int]:
-    """Size of an image enlarged or reduced by one factor until it fits ``short_side`` by ``long_side``.
+    """Return the size of an image scaled, up or down, to fit ``short_side`` by ``long_side``, keeping its aspect ratio.
 
-    Sides are rounded to nearest, so the two axes may end up with slightly different ratios.
+    Sides are rounded to the nearest pixel, so that the scale factors of the two axes may differ slightly.
 
     Args:
         height: height of the image in pixels.
         width: width of the image in pixels.
-        short_side: largest length of the shorter side, in pixels.
-        long_side: largest length of the longer side, in pixels.
+        short_side: maximum length of the shorter side, in pixels.
+        long_side: maximum length of the longer side, in pixels.
 
     Returns:
         ``(height, width)`` of the result in pixels.
@@ -30,8 +30,8 @@ def fit_size(height: int, width: int, short_side: float, long_side: float) -> tu
 
 
 def _sampling_positions(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """Index of the left neighbor of each new pixel (not clipped), and the distance to it in float32."""
-    # The ratio is inverted twice, as in OpenCV: the result can differ from old / new in the last bit.
+    """Return the index of each new pixel's left neighbor (not clipped), and the float32 distance to it."""
+    # The ratio is inverted twice, as in OpenCV: the result may differ from old / new in the last bit.
     position = ((np.arange(new) + 0.5) * (1.0 / (new / old)) - 0.5).astype(np.float32)
     left = np.floor(position)
     return left.astype(np.int64), position - left
@@ -45,20 +45,20 @@ def _coefficients(fraction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes as ``cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)``, bit for bit.
+    """Resize bilinearly, bit-exact with ``cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)``.
 
-    Pixel centers are at half-integers and there is no antialiasing.
+    Pixel centers are at half-integers, and there is no antialiasing.
 
     Args:
-        image: (H, W, C) of ``uint8``.
+        image: (H, W, C) ``uint8`` array.
         height: new height in pixels.
         width: new width in pixels.
 
     Returns:
-        (height, width, C) of ``uint8``.
+        (height, width, C) ``uint8`` array.
 
     Raises:
-        UserError: the image is not ``uint8``, for which alone the fixed-point arithmetic is defined.
+        UserError: the image is not ``uint8``; the fixed-point arithmetic is defined for no other dtype.
     """
     if image.dtype != np.uint8:
         raise UserError(f"resize_bilinear: image must be of dtype uint8, got {image.dtype}; convert it first")
@@ -67,14 +67,14 @@ def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
         return image
 
     column, fraction = _sampling_positions(old_width, width)
-    # At the left and right border OpenCV takes the border pixel alone; at the top and bottom it
-    # repeats the border row with both weights, which rounds differently.
+    # At the left and right border OpenCV uses the border pixel alone; at the top and bottom it uses the border row
+    # with both weights, which rounds differently.
     fraction = np.where((column < 0) | (column >= old_width - 1), np.float32(0), fraction)
     left, right = _coefficients(fraction)
     pixels = image.astype(np.int32)
     rows = pixels[:, column.clip(0, old_width - 1)] * left[:, None]
     rows += pixels[:, (column + 1).clip(0, old_width - 1)] * right[:, None]
-    rows >>= 4  # so that the products below fit 32 bits, and OpenCV's 16-bit multiplications
+    rows >>= 4  # keeps the products below within 32 bits, and matches OpenCV's 16-bit multiplications
 
     row, fraction = _sampling_positions(old_height, height)
     upper, lower = _coefficients(fraction)
@@ -86,15 +86,17 @@ def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def resize_nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes as ``cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)``: the pixel at ``floor(i * ratio)``.
+    """Resize to the nearest neighbor, as ``cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)``.
+
+    New pixel ``i`` is old pixel ``floor(i * ratio)``.
 
     Args:
-        mask: (H, W) or (H, W, C) of any dtype.
+        mask: (H, W) or (H, W, C) array of any dtype.
         height: new height in pixels.
         width: new width in pixels.
 
     Returns:
-        (height, width) or (height, width, C) of the same dtype.
+        (height, width) or (height, width, C) array of the same dtype.
     """
     old_height, old_width = mask.shape[:2]
     row = np.floor(np.arange(height) * (1.0 / (height / old_height))).astype(np.int64)

@@ -1,7 +1,7 @@
-"""The embedded dataset "shapes": a small COCO look-alike for demos, tests and models that train on a CPU.
+"""The built-in "shapes" dataset: small synthetic images in COCO format, for demos, tests and training on a CPU.
 
-It is drawn on first use into ``$DETECTRON2_DATASETS/shapes`` (default ``./datasets/shapes``) as JPEG files and COCO
-annotation files, and from then on read by detectron2's COCO loader like any other dataset::
+It is generated on first use in ``$DETECTRON2_DATASETS/shapes`` (default ``./datasets/shapes``) as JPEG files and COCO
+annotation files, and then loaded by detectron2's COCO loader like any other dataset::
 
     shapes/train/000000000001.jpg ...       shapes/annotations/instances_train.json
     shapes/val/000000100001.jpg ...         shapes/annotations/instances_val.json
@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
@@ -22,39 +23,40 @@ from PIL import Image
 
 from flash_internimage.errors import UserError
 
-from .shapes_drawing import CATEGORIES, draw_picture
+from .shapes_drawing import CATEGORIES, draw_image
 
 logger = logging.getLogger(__name__)
 
 SIZES = {"train": 400, "val": 100}
-"""Number of pictures of each split."""
+"""Number of images of each split."""
 
 _FIRST_NUMBER = {"train": 1, "val": 100_001}
-_VERSION = "1"  # counts up whenever a picture or an annotation changes
+_VERSION = "1"  # incremented whenever an image or an annotation changes
 _JPEG_QUALITY = 92
 
 
 def annotation_file(root: str | Path, split: str) -> Path:
-    """Path of the annotation file of a split."""
+    """Return the path of a split's annotation file."""
     return Path(root) / "annotations" / f"instances_{split}.json"
 
 
 def write_split(root: str | Path, split: str, size: int) -> None:
-    """Draws one split: its images and its annotation file.
+    """Generate one split: its images and its annotation file.
 
     Args:
-        root: folder of the dataset; the split's own folders are created in it.
+        root: folder of the dataset; the folders of the split are created in it.
         split: ``"train"`` or ``"val"``.
-        size: number of pictures.
+        size: number of images.
     """
     folder = Path(root) / split
     folder.mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id in range(_FIRST_NUMBER[split], _FIRST_NUMBER[split] + size):
-        picture = draw_picture(image_id)
+        drawn = draw_image(image_id)
         file_name = f"{image_id:012d}.jpg"
-        Image.fromarray(picture.image).save(folder / file_name, quality=_JPEG_QUALITY, subsampling=0)
-        height, width = picture.image.shape[:2]
+        Image.fromarray(drawn.image).save(folder / file_name, quality=_JPEG_QUALITY, subsampling=0)
+        height, width = drawn.image.shape[:2]
         images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
         annotations.extend(
             {
@@ -65,7 +67,7 @@ def write_split(root: str | Path, split: str, size: int) -> None:
                 "area": annotation.area,
                 "iscrowd": int(annotation.is_crowd),
             }
-            for annotation in picture.annotations
+            for annotation in drawn.annotations
         )
     for annotation_id, annotation in enumerate(annotations, start=1):
         annotation["id"] = annotation_id
@@ -82,17 +84,17 @@ def write_split(root: str | Path, split: str, size: int) -> None:
 
 
 def make_shapes(root: str | Path, sizes: Mapping[str, int] = SIZES) -> None:
-    """Draws the dataset unless it is there.
+    """Generate the dataset unless it already exists.
 
-    It is drawn beside its place and then renamed, so that a run that is killed, or several processes that start
-    together, leave either nothing or all of it.
+    It is generated in a temporary folder that is then renamed, so that neither a killed process nor concurrent processes
+    leave an incomplete dataset.
 
     Args:
         root: folder of the dataset.
-        sizes: number of pictures of each split.
+        sizes: number of images of each split.
 
     Raises:
-        UserError: the folder holds something else, or shapes of another version.
+        UserError: the folder contains other files, or another version of the dataset.
     """
     root = Path(root)
     if _is_complete(root, sizes):
@@ -101,12 +103,12 @@ def make_shapes(root: str | Path, sizes: Mapping[str, int] = SIZES) -> None:
     draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
         draft.chmod(0o755)  # mkdtemp makes a folder that only its owner can read
-        logger.info("Drawing %d pictures into %s", sum(sizes.values()), root)
+        logger.info("Generating %d images in %s", sum(sizes.values()), root)
         for split, size in sizes.items():
             write_split(draft, split, size)
         os.rename(draft, root)
     except OSError:
-        # Another process was faster: renaming onto a folder that is not empty fails.
+        # Renaming onto a folder that is not empty fails: another process may have finished first.
         if not _is_complete(root, sizes):
             raise
     finally:
@@ -114,7 +116,7 @@ def make_shapes(root: str | Path, sizes: Mapping[str, int] = SIZES) -> None:
 
 
 def _is_complete(root: Path, sizes: Mapping[str, int]) -> bool:
-    """Whether the dataset is there. What is there but is not this dataset is an error, because it may be of value."""
+    """Return whether the dataset exists; raise an error for other content, which is never overwritten."""
     if not root.is_dir() or not any(root.iterdir()):
         return False
     for split in sizes:
@@ -124,25 +126,25 @@ def _is_complete(root: Path, sizes: Mapping[str, int]) -> bool:
             version = None
         if version != _VERSION:
             raise UserError(
-                f"shapes: {root} should hold version {_VERSION} of the dataset, "
-                f"but {annotation_file(root, split)} is {'missing or damaged' if version is None else f'of {version!r}'}; "
-                "delete the folder, or set DETECTRON2_DATASETS to another place, and it is drawn anew"
+                f"shapes: {root} should contain version {_VERSION} of the dataset, but {annotation_file(root, split)} is "
+                f"{'missing or corrupt' if version is None else f'version {version!r}'}; "
+                "delete the folder, or set DETECTRON2_DATASETS to another folder, to generate the dataset again"
             )
     return True
 
 
 def load_shapes(root: str | Path, split: str, dataset_name: str) -> list[dict]:
-    """Records of a split in detectron2's format; draws the dataset first if it is not there."""
+    """Load the dataset dicts of a split, generating the dataset first if it does not exist."""
     make_shapes(root)
     return load_coco_json(str(annotation_file(root, split)), str(Path(root) / split), dataset_name)
 
 
 def register_shapes(root: str | Path | None = None, prefix: str = "shapes") -> None:
-    """Registers ``<prefix>_train`` and ``<prefix>_val`` with detectron2. Nothing is drawn before the first use.
+    """Register ``<prefix>_train`` and ``<prefix>_val`` with detectron2; images are generated on first use.
 
     Args:
         root: folder of the dataset; by default ``shapes`` in ``$DETECTRON2_DATASETS`` or in ``./datasets``.
-        prefix: first part of the names.
+        prefix: prefix of the dataset names.
     """
     if root is None:
         root = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))) / "shapes"

@@ -1,8 +1,7 @@
-"""Draws the pictures of the "shapes" dataset, and what is true about them.
+"""Generates the images of the "shapes" dataset and their annotations.
 
-A picture is a function of its number alone. Every draw comes from ``numpy.random.RandomState``, whose stream is frozen,
-and all rasterisation is arithmetic in this file or in pycocotools, so that the same number gives the same picture
-everywhere.
+An image is a function of its number alone: random numbers come from ``numpy.random.RandomState``, whose stream is frozen, and
+shapes are rasterized in this file or by pycocotools, so that a number gives the same image on every machine.
 """
 
 from dataclasses import dataclass, field
@@ -10,37 +9,37 @@ from dataclasses import dataclass, field
 import numpy as np
 import pycocotools.mask as mask_util
 
-# Ids with gaps and out of order, like those of real annotation files.
+# Ids have gaps and are out of order, as in real annotation files.
 CATEGORIES = {7: "triangle", 3: "circle", 42: "star", 16: "square"}
 
-# Hue in degrees about which the color of a class varies. Every hue occurs in the background too, so color helps to
-# classify but does not find an object.
+# Mean hue of each class in degrees. Every hue occurs in the background too, so that color helps to classify an object, but
+# not to find it.
 _HUES = {"circle": 210.0, "square": 120.0, "triangle": 20.0, "star": 300.0}
 
-# Number of corners, radius of every second corner over that of the others, direction of the first corner in radians.
-_CORNERS = {
+# Number of vertices, radius of every second vertex relative to the others, angle of the first vertex in radians.
+_VERTICES = {
     "circle": (32, 1.0, 0.0),
     "square": (4, 1.0, np.pi / 4),
     "triangle": (3, 1.0, -np.pi / 2),
     "star": (10, 0.45, -np.pi / 2),
 }
 
-_LARGEST_TURN = 0.35  # in radians (20 degrees), so that a square stays distinct from a diamond
-_SMALLEST_RADIUS, _LARGEST_RADIUS = 12.0, 34.0  # of the circle around an object, in pixels
-_LEAST_VISIBLE = 0.45  # part of an object that the objects in front of it must leave visible
-_SUPERSAMPLING = 3  # samples a pixel along each axis, for smooth edges in the picture
+_MAX_ROTATION = 0.35  # in radians (20 degrees), so that a square stays distinct from a diamond
+_MIN_RADIUS, _MAX_RADIUS = 12.0, 34.0  # of an object's circumscribed circle, in pixels
+_MIN_VISIBLE = 0.45  # fraction of an object that must not be occluded by the objects in front of it
+_SUPERSAMPLING = 3  # samples per pixel along each axis, for antialiased edges
 
 
 @dataclass
 class Annotation:
-    """One object or crowd region of a picture.
+    """Annotation of one object or crowd region.
 
     Attributes:
         category_id: key of ``CATEGORIES``.
         segmentation: polygons ``[[x, y, x, y, ...]]`` in pixels, or an RLE dict as in COCO.
-        box: ``[x, y, width, height]`` around the visible pixels.
+        box: bounding box ``[x, y, width, height]`` of the visible pixels.
         area: number of visible pixels.
-        is_crowd: the region holds many objects that are not outlined one by one.
+        is_crowd: whether the region contains many objects that are not annotated individually.
     """
 
     category_id: int
@@ -51,8 +50,8 @@ class Annotation:
 
 
 @dataclass
-class Picture:
-    """A drawn picture: ``image`` is (H, W, 3) of ``uint8`` in RGB."""
+class AnnotatedImage:
+    """A generated image, (H, W, 3) ``uint8`` in RGB, and its annotations."""
 
     image: np.ndarray
     annotations: list[Annotation] = field(default_factory=list)
@@ -61,38 +60,38 @@ class Picture:
 @dataclass
 class _Shape:
     category_id: int
-    outline: np.ndarray  # (V, 2) corners (x, y) in pixels
-    mask: np.ndarray  # (H, W) of bool, the whole object
+    outline: np.ndarray  # (V, 2) vertices (x, y) in pixels
+    mask: np.ndarray  # (H, W) bool, including occluded pixels
     is_crowd: bool = False
 
 
 def outline(name: str, radius: float, angle: float) -> np.ndarray:
-    """Corners of a shape about the origin.
+    """Return the vertices of a shape centered at the origin.
 
     Args:
         name: a value of ``CATEGORIES``.
-        radius: radius of the circle around the shape, in pixels.
-        angle: rotation in radians; without it a square lies flat and a triangle and a star point upwards.
+        radius: radius of the circumscribed circle, in pixels.
+        angle: rotation in radians; at 0 a square is axis-aligned, and a triangle or a star points upwards.
 
     Returns:
-        (V, 2) corners ``(x, y)`` in pixels.
+        (V, 2) vertices ``(x, y)`` in pixels.
     """
-    corners, inner_radius, first_angle = _CORNERS[name]
-    angles = first_angle + angle + np.arange(corners) * (2 * np.pi / corners)
-    radii = np.where(np.arange(corners) % 2 == 0, radius, radius * inner_radius)
+    vertices, inner_radius, first_angle = _VERTICES[name]
+    angles = first_angle + angle + np.arange(vertices) * (2 * np.pi / vertices)
+    radii = np.where(np.arange(vertices) % 2 == 0, radius, radius * inner_radius)
     return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
 def inside_polygon(polygon: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Whether points lie inside a polygon, by the even-odd rule.
+    """Return whether points lie inside a polygon, by the even-odd rule.
 
     Args:
-        polygon: (V, 2) corners ``(x, y)``.
+        polygon: (V, 2) vertices ``(x, y)``.
         x: coordinates of the points, of any shape.
         y: coordinates of the points, broadcastable with ``x``.
 
     Returns:
-        ``bool`` of the broadcast shape of ``x`` and ``y``.
+        ``bool`` array of the broadcast shape of ``x`` and ``y``.
     """
     inside = np.zeros(np.broadcast_shapes(x.shape, y.shape), dtype=bool)
     for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
@@ -104,13 +103,13 @@ def inside_polygon(polygon: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndar
 
 
 def polygon_mask(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(height, width) ``bool`` mask of a polygon as COCO rasterises it."""
+    """Rasterize a polygon to a (height, width) ``bool`` mask, as COCO does."""
     rles = mask_util.frPyObjects([polygon.reshape(-1).tolist()], height, width)
     return mask_util.decode(mask_util.merge(rles)).astype(bool)
 
 
 def mask_to_box(mask: np.ndarray) -> list[float]:
-    """Tight box ``[x, y, width, height]`` in pixels around the true pixels of a mask that has some."""
+    """Return the tight bounding box ``[x, y, width, height]``, in pixels, of a mask that is not empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return [
         float(columns[0]),
@@ -121,13 +120,13 @@ def mask_to_box(mask: np.ndarray) -> list[float]:
 
 
 def compressed_rle(mask: np.ndarray) -> dict:
-    """COCO's compressed run lengths of a ``bool`` mask, with text counts that fit into JSON."""
+    """Encode a ``bool`` mask as a compressed COCO RLE, with counts as text, which JSON can store."""
     rle = mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
 def uncompressed_rle(mask: np.ndarray) -> dict:
-    """COCO's plain run lengths of a ``bool`` mask: column by column, starting with a run of zeros."""
+    """Encode a ``bool`` mask as an uncompressed COCO RLE: column-major, starting with a run of zeros."""
     flat = np.concatenate([[False], mask.flatten(order="F")])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     counts = np.diff(np.concatenate([[0], changes, [mask.size]]))
@@ -135,15 +134,15 @@ def uncompressed_rle(mask: np.ndarray) -> dict:
 
 
 def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
-    """Color in RGB, 0..255, of a hue in degrees and a saturation and value in 0..1."""
+    """Convert HSV (hue in degrees, saturation and value in 0..1) to RGB in 0..255."""
     k = (np.array([5.0, 3.0, 1.0]) + hue / 60.0) % 6.0
     return 255.0 * value * (1.0 - saturation * np.clip(np.minimum(k, 4.0 - k), 0.0, 1.0))
 
 
-def _smooth_noise(random: np.random.RandomState, height: int, width: int, cell: int) -> np.ndarray:
-    """(H, W, 3) noise in -1..1 that varies over about ``cell`` pixels: linear interpolation of a coarse grid."""
-    grid = random.uniform(-1.0, 1.0, (height // cell + 2, width // cell + 2, 3))
-    y, x = np.arange(height) / cell, np.arange(width) / cell
+def _smooth_noise(random: np.random.RandomState, height: int, width: int, spacing: int) -> np.ndarray:
+    """Return (H, W, 3) value noise in -1..1: bilinear interpolation of a random grid with a spacing in pixels."""
+    grid = random.uniform(-1.0, 1.0, (height // spacing + 2, width // spacing + 2, 3))
+    y, x = np.arange(height) / spacing, np.arange(width) / spacing
     top, left = y.astype(int), x.astype(int)
     down, right = (y - top)[:, None, None], (x - left)[None, :, None]
     rows = grid[top] * (1 - down) + grid[top + 1] * down
@@ -151,10 +150,10 @@ def _smooth_noise(random: np.random.RandomState, height: int, width: int, cell: 
 
 
 def _background(random: np.random.RandomState, height: int, width: int) -> np.ndarray:
-    """(H, W, 3) texture: a base color, clouds of other colors at three scales, and pale lines across."""
+    """Return an (H, W, 3) texture: a base color, colored noise at three scales, and faint lines."""
     canvas = np.tile(_rgb(random.uniform(0, 360), 0.25, random.uniform(0.35, 0.75)), (height, width, 1))
-    for cell, strength in ((48, 30.0), (16, 18.0), (5, 10.0)):
-        canvas += strength * _smooth_noise(random, height, width, cell)
+    for spacing, strength in ((48, 30.0), (16, 18.0), (5, 10.0)):
+        canvas += strength * _smooth_noise(random, height, width, spacing)
     y, x = np.mgrid[:height, :width]
     for _ in range(random.randint(0, 5)):
         angle, offset = random.uniform(0, np.pi), random.uniform(0, max(height, width))
@@ -164,7 +163,7 @@ def _background(random: np.random.RandomState, height: int, width: int) -> np.nd
 
 
 def _paint(canvas: np.ndarray, polygon: np.ndarray, color: np.ndarray, shade: float) -> None:
-    """Fills a polygon with a color that gets brighter by ``shade`` from left to right, with smooth edges."""
+    """Fill a polygon, antialiased, with a color that varies by plus or minus ``shade`` from left to right."""
     height, width = canvas.shape[:2]
     left, top = np.maximum(np.floor(polygon.min(axis=0)).astype(int), 0)
     right, bottom = np.minimum(np.ceil(polygon.max(axis=0)).astype(int), [width, height])
@@ -179,40 +178,40 @@ def _paint(canvas: np.ndarray, polygon: np.ndarray, color: np.ndarray, shade: fl
 
 
 def _place(random: np.random.RandomState, height: int, width: int) -> _Shape:
-    """An object of random class, size, rotation and place, of which at most a tenth lies outside the picture."""
+    """Draw an object of random class, size, rotation and position; at most a tenth of its radius lies outside the image."""
     category_id = sorted(CATEGORIES)[random.randint(len(CATEGORIES))]
-    radius = np.exp(random.uniform(np.log(_SMALLEST_RADIUS), np.log(_LARGEST_RADIUS)))
+    radius = np.exp(random.uniform(np.log(_MIN_RADIUS), np.log(_MAX_RADIUS)))
     center = random.uniform([radius * 0.9] * 2, [width - radius * 0.9, height - radius * 0.9])
-    corners = outline(CATEGORIES[category_id], radius, random.uniform(-_LARGEST_TURN, _LARGEST_TURN)) + center
-    corners = corners.clip(0, [width, height]).round(2)
-    return _Shape(category_id, corners, polygon_mask(corners, height, width))
+    vertices = outline(CATEGORIES[category_id], radius, random.uniform(-_MAX_ROTATION, _MAX_ROTATION)) + center
+    vertices = vertices.clip(0, [width, height]).round(2)
+    return _Shape(category_id, vertices, polygon_mask(vertices, height, width))
 
 
 def _crowd(random: np.random.RandomState, height: int, width: int) -> list[_Shape]:
-    """A cluster of small shapes of one class, which is annotated as one region."""
+    """Draw a cluster of small shapes of one class, which is annotated as one crowd region."""
     category_id = sorted(CATEGORIES)[random.randint(len(CATEGORIES))]
     center = random.uniform([24, 24], [width - 24, height - 24])
     members = []
     for _ in range(random.randint(8, 14)):
-        turn = random.uniform(-_LARGEST_TURN, _LARGEST_TURN)
-        corners = outline(CATEGORIES[category_id], random.uniform(3.5, 5.5), turn)
-        corners = (corners + center + random.uniform(-18, 18, 2)).clip(0, [width, height]).round(2)
-        members.append(_Shape(category_id, corners, polygon_mask(corners, height, width), is_crowd=True))
+        angle = random.uniform(-_MAX_ROTATION, _MAX_ROTATION)
+        vertices = outline(CATEGORIES[category_id], random.uniform(3.5, 5.5), angle)
+        vertices = (vertices + center + random.uniform(-18, 18, 2)).clip(0, [width, height]).round(2)
+        members.append(_Shape(category_id, vertices, polygon_mask(vertices, height, width), is_crowd=True))
     return members
 
 
 def _visible(shapes: list[_Shape]) -> list[np.ndarray]:
-    """What of each shape the later ones, which lie in front, leave visible."""
-    hidden = np.zeros_like(shapes[0].mask)
+    """Return the visible part of each shape's mask; later shapes occlude earlier ones."""
+    occluded = np.zeros_like(shapes[0].mask)
     visible = []
     for shape in reversed(shapes):
-        visible.append(shape.mask & ~hidden)
-        hidden |= shape.mask
+        visible.append(shape.mask & ~occluded)
+        occluded |= shape.mask
     return visible[::-1]
 
 
 def _arrange(random: np.random.RandomState, height: int, width: int, number: int, crowded: bool) -> list[_Shape]:
-    """Shapes from back to front, each of which stays visible enough; fewer than ``number`` if there is no room."""
+    """Draw up to ``number`` shapes, ordered from back to front, rejecting those that would occlude another too much."""
     shapes = _crowd(random, height, width) if crowded else []
     objects = 0
     for _ in range(20 * number):
@@ -220,13 +219,13 @@ def _arrange(random: np.random.RandomState, height: int, width: int, number: int
             break
         candidate = shapes + [_place(random, height, width)]
         pairs = zip(candidate, _visible(candidate), strict=True)
-        if all(shape.is_crowd or visible.sum() >= _LEAST_VISIBLE * shape.mask.sum() for shape, visible in pairs):
+        if all(shape.is_crowd or visible.sum() >= _MIN_VISIBLE * shape.mask.sum() for shape, visible in pairs):
             shapes, objects = candidate, objects + 1
     return shapes
 
 
 def _annotate(shapes: list[_Shape]) -> list[Annotation]:
-    """Polygons for objects in full view, compressed RLE for hidden ones, uncompressed RLE for a crowd (as in COCO)."""
+    """Annotate visible objects with polygons, occluded ones with compressed RLE, crowds with uncompressed RLE, as in COCO."""
     if not shapes:
         return []
     annotations = []
@@ -235,8 +234,8 @@ def _annotate(shapes: list[_Shape]) -> list[Annotation]:
         if shape.is_crowd:
             crowd |= visible
             continue
-        hidden = bool((shape.mask & ~visible).any())
-        segmentation = compressed_rle(visible) if hidden else [shape.outline.reshape(-1).tolist()]
+        occluded = bool((shape.mask & ~visible).any())
+        segmentation = compressed_rle(visible) if occluded else [shape.outline.reshape(-1).tolist()]
         box, area = mask_to_box(visible), float(visible.sum())
         annotations.append(Annotation(shape.category_id, segmentation, box, area))
     if crowd.any():
@@ -245,11 +244,11 @@ def _annotate(shapes: list[_Shape]) -> list[Annotation]:
     return annotations
 
 
-def draw_picture(number: int) -> Picture:
-    """Draws a picture with sides of 96 to 160 pixels: usually one to five objects, sometimes a crowd, sometimes none.
+def draw_image(number: int) -> AnnotatedImage:
+    """Generate an image with sides of 96 to 160 pixels and, usually, one to five objects, sometimes a crowd or no object.
 
     Args:
-        number: says which picture; equal numbers give equal pictures.
+        number: seed of the image; equal numbers give equal images.
     """
     random = np.random.RandomState(number)
     height, width = random.randint(96, 161, 2)
@@ -261,4 +260,4 @@ def draw_picture(number: int) -> Picture:
         color = _rgb(hue, random.uniform(0.6, 0.95), random.uniform(0.65, 1.0))
         _paint(canvas, shape.outline, color, random.uniform(0, 22))
     canvas += random.normal(0.0, random.uniform(2.0, 7.0), canvas.shape)
-    return Picture(np.rint(canvas.clip(0, 255)).astype(np.uint8), _annotate(shapes))
+    return AnnotatedImage(np.rint(canvas.clip(0, 255)).astype(np.uint8), _annotate(shapes))

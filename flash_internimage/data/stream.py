@@ -1,11 +1,11 @@
-"""The endless stream of training samples, in which everything random is a function of the seed and the position.
+"""Infinite stream of training samples, in which all randomness is a function of the seed and the position in the stream.
 
-So a run that is resumed at iteration k sees what an uninterrupted run sees from k on, whatever the number of loader
-processes, and no generator state has to be saved. Two things make it so:
+A run that is resumed at iteration k gets the same samples as an uninterrupted run, for any number of loader processes, and no
+generator state is saved:
 
-- the order of images is fixed by the seed, and images are grouped into batches of like orientation by their recorded
-  size, before any is read; to start at iteration k, the first k batches of numbers are drawn and passed over;
-- the draws of a sample's augmentation start from a seed made of the run's seed and the sample's position.
+- the seed determines the order of images, which are grouped into batches of the same orientation by their annotated size,
+  before any image is read; to start at iteration k, the first k batches of indices are drawn and skipped;
+- the generators for a sample's augmentation are seeded with the run's seed and the sample's position.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from flash_internimage.errors import UserError
 
-_MOST_REDRAWS = 100
+_MAX_REDRAWS = 100
 
 
 def shuffled_indices(size: int, seed: int) -> Iterator[int]:
-    """``0..size-1`` in random order, then again in another order, without end."""
+    """Yield ``0..size-1`` in random order, then again in another order, infinitely."""
     generator = torch.Generator()
     generator.manual_seed(seed)
     while True:
@@ -32,19 +32,19 @@ def shuffled_indices(size: int, seed: int) -> Iterator[int]:
 
 
 def grouped_batches(groups: Sequence[int], batch_size: int, seed: int) -> Iterator[list[int]]:
-    """Batches of indices within one group, without end.
+    """Yield batches of indices that belong to one group, infinitely.
 
-    Indices are taken in shuffled order, and a batch is given out once its group has enough; so every index comes
-    once an epoch, but for at most ``batch_size - 1`` of each group that wait for the next epoch.
+    Indices are drawn in shuffled order, and a batch is yielded as soon as its group has ``batch_size`` indices. Every index
+    thus occurs once per epoch, except for at most ``batch_size - 1`` of each group, which are carried over to the next epoch.
 
     Args:
         groups: the group of each index.
-        batch_size: indices in a batch; it may exceed the number of indices, which then come more than once.
-        seed: fixes the order.
+        batch_size: number of indices per batch; if it exceeds the number of indices, a batch contains duplicates.
+        seed: determines the order.
     """
-    waiting: dict[int, list[int]] = {group: [] for group in groups}
+    pending: dict[int, list[int]] = {group: [] for group in groups}
     for index in shuffled_indices(len(groups), seed):
-        batch = waiting[groups[index]]
+        batch = pending[groups[index]]
         batch.append(index)
         if len(batch) == batch_size:
             yield batch[:]
@@ -53,7 +53,7 @@ def grouped_batches(groups: Sequence[int], batch_size: int, seed: int) -> Iterat
 
 @contextlib.contextmanager
 def seeded(*seeds: int) -> Iterator[None]:
-    """Seeds the global generators of Python, numpy and torch (CPU), and restores them afterwards."""
+    """Seed the global generators of Python, numpy and torch (CPU) inside the context, and restore them afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     mixed = np.random.SeedSequence(seeds).generate_state(3)
     random.seed(int(mixed[0]))
@@ -68,18 +68,18 @@ def seeded(*seeds: int) -> Iterator[None]:
 
 
 class TrainingStream(IterableDataset):
-    """Mapped training samples of this process, batch after batch, each batch of landscape or of portrait images only.
+    """Yields the mapped training samples of this process; each batch has only landscape or only portrait images.
 
-    Batch ``j`` of the whole run goes to process ``j % world_size``, and within a process to loader worker
-    ``j // world_size % num_workers``; a loader that takes ``batch_size`` samples at a time from each worker in turn (as
-    torch's does) gives the batches in order.
+    Batch ``j`` of the run goes to process ``j % world_size`` and, within the process, to loader worker
+    ``j // world_size % num_workers``. A loader that takes ``batch_size`` samples at a time from each worker in turn (as
+    torch's does) thus yields the batches in order.
 
     Args:
-        dataset: dataset_dicts with ``width`` and ``height``.
-        mapper: a dataset_dict to a sample, or to ``None`` if another image should be taken.
-        batch_size: samples in a batch of one process.
-        seed: fixes order and augmentation; not negative, equal in all processes.
-        start_iteration: number of batches of each process to pass over.
+        dataset: dataset dicts with ``width`` and ``height``.
+        mapper: maps a dataset dict to a sample, or to ``None`` to have another image drawn.
+        batch_size: batch size per process.
+        seed: determines order and augmentation; not negative, and the same in all processes.
+        start_iteration: number of batches per process to skip.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class TrainingStream(IterableDataset):
         self.groups = [int(dataset_dict["width"] > dataset_dict["height"]) for dataset_dict in dataset]
 
     def batches(self) -> Iterator[tuple[int, list[int]]]:
-        """Number, and indices of images, of each batch that this loader worker makes."""
+        """Yield the number and the image indices of each batch that this loader worker loads."""
         worker = get_worker_info()
         worker_id, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         first = (self.start_iteration + worker_id) * self.world_size + self.rank
@@ -108,18 +108,18 @@ class TrainingStream(IterableDataset):
         return itertools.islice(numbered, first, None, self.world_size * num_workers)
 
     def sample(self, position: int, index: int) -> dict:
-        """The sample at a position of the run.
+        """Return the sample at a position of the stream.
 
         Args:
-            position: seeds the augmentation.
-            index: which image. If the mapper refuses it, others of its group are drawn.
+            position: position in the stream, which seeds the augmentation.
+            index: index of the image. If the mapper returns ``None`` for it, other images of its group are drawn.
 
         Raises:
-            UserError: the mapper refused one image after another.
+            UserError: the mapper returned ``None`` for too many images in a row.
         """
         with seeded(self.seed, position):
             alternatives = None
-            for _ in range(_MOST_REDRAWS):
+            for _ in range(_MAX_REDRAWS):
                 sample = self.mapper(self.dataset[index])
                 if sample is not None:
                     return sample
@@ -127,8 +127,8 @@ class TrainingStream(IterableDataset):
                     alternatives = np.flatnonzero(np.asarray(self.groups) == self.groups[index])
                 index = int(np.random.choice(alternatives))
         raise UserError(
-            f"TrainingStream: no object was left in any of {_MOST_REDRAWS} augmented images drawn one after the other; "
-            "use a gentler crop, or allow_empty=True in the mapper"
+            f"TrainingStream: none of {_MAX_REDRAWS} augmented images in a row contained an object; "
+            "use a larger crop, or allow_empty=True in the mapper"
         )
 
     def __iter__(self) -> Iterator[dict]:

@@ -32,7 +32,7 @@ from flash_internimage.data import (
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation import FastCOCOEvaluator
 from flash_internimage.evaluation.report import REPORT_FILE, write_report
-from flash_internimage.evaluation.validation_pictures import ValidationPictures
+from flash_internimage.evaluation.validation_visualizations import ValidationVisualizer
 from flash_internimage.solver.ema import ema_of_run
 
 from .batch_size import fit_to_batch_size
@@ -141,7 +141,7 @@ def build_hooks(cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, r
         evaluators = [instantiate(cfg.dataloader.evaluator)]
         number = OmegaConf.select(cfg, "train.validation_pictures", default=0)
         if number > 0 and isinstance(evaluators[0], FastCOCOEvaluator):
-            evaluators.append(ValidationPictures(evaluators[0], number))
+            evaluators.append(ValidationVisualizer(evaluators[0], number))
         return evaluate(model, instantiate(cfg.dataloader.test), evaluators)
 
     return [

@@ -1,6 +1,6 @@
-"""COCO's average precision, reported as detectron2 reports it.
+"""COCO evaluator with detectron2's interface and a fast computation of average precision.
 
-detectron2 has a fast path of its own, but in its compiled part, which a pure-Python installation does not have.
+detectron2's own fast implementation is part of its compiled extension, which a pure-Python installation lacks.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from tabulate import tabulate
 from flash_internimage.errors import UserError
 
 from .average_precision import average_precision
-from .record import EVALUATION_FILE, PREDICTIONS_FILE, evaluation_record, write_json
+from .saved import EVALUATION_FILE, PREDICTIONS_FILE, evaluation_to_json, write_json
 from .scores import Scores
 
 logger = logging.getLogger(__name__)
@@ -35,16 +35,16 @@ def _category_table(by_name: Mapping[str, float]) -> str:
 
 
 class FastCOCOEvaluator(COCOEvaluator):
-    """detectron2's COCO evaluator with a fast computation of AP that needs nothing compiled in detectron2.
+    """detectron2's COCO evaluator with a fast computation of AP that does not need detectron2's compiled extension.
 
-    Masks are kept run-length encoded, never as pixels. Without any prediction AP is 0.
+    Masks are stored as RLE. Without predictions AP is 0.
 
     Args:
         dataset_name: a registered dataset.
-        tasks: of ``"bbox"`` and ``"segm"``; by default ``"bbox"``, and ``"segm"`` if there are masks.
+        tasks: ``"bbox"``, ``"segm"``, or both; by default ``"bbox"``, and ``"segm"`` if the predictions have masks.
         distributed: whether to gather the predictions of all processes.
-        output_dir: folder for ``coco_instances_results.json``, the predictions in COCO's result format, and
-            ``evaluation.json``, the figures (:mod:`.record`).
+        output_dir: folder for ``coco_instances_results.json`` (predictions in COCO's result format) and ``evaluation.json``
+            (metrics, see :mod:`.saved`).
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class FastCOCOEvaluator(COCOEvaluator):
         output_dir: str | None = None,
     ) -> None:
         if MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id") is None:
-            DatasetCatalog.get(dataset_name)  # the names and ids of classes are known once a dataset was loaded
+            DatasetCatalog.get(dataset_name)  # loading a dataset sets the names and ids of its classes
         if output_dir is not None and comm.is_main_process():
-            os.makedirs(output_dir, exist_ok=True)  # now, so that it does not fail when hours were spent on predictions
+            os.makedirs(output_dir, exist_ok=True)  # fail now rather than after hours of inference
         super().__init__(
             dataset_name,
             tasks=None if tasks is None else tuple(tasks),
@@ -69,32 +69,32 @@ class FastCOCOEvaluator(COCOEvaluator):
 
     @property
     def output_dir(self) -> str | None:
-        """Where predictions and figures are written."""
+        """Folder for predictions and metrics; None: they are not written."""
         return self._output_dir
 
     @property
     def class_names(self) -> list[str]:
-        """In the model's order."""
+        """Class names in the model's order."""
         return list(self._metadata.thing_classes)
 
     @property
     def class_of(self) -> dict[int, int]:
-        """The model's class of each category id."""
+        """Mapping from category ids to the model's class indices."""
         return dict(self._metadata.thing_dataset_id_to_contiguous_id)
 
     def annotations_of(self, image_id: int) -> list[dict]:
-        """The ground truth of an image, in COCO's format."""
+        """Return the ground truth annotations of an image, in COCO format."""
         return self._coco_api.imgToAnns.get(image_id, [])
 
     def evaluate(self, img_ids: Sequence[int] | None = None) -> OrderedDict[str, dict[str, float]]:
-        """AP of the predictions seen since ``reset``.
+        """Compute the AP of the predictions processed since ``reset``.
 
         Args:
-            img_ids: images to count; by default all of the dataset.
+            img_ids: images to evaluate; by default all images of the dataset.
 
         Returns:
-            ``{"bbox": {"AP": ..., "AP50": ..., ..., "AP-<class>": ...}, "segm": ...}`` in percent in the main process,
-            empty in the others and for data without annotations.
+            ``{"bbox": {"AP": ..., "AP50": ..., ..., "AP-<class>": ...}, "segm": ...}`` in percent on the main process;
+            empty on the others, and for a dataset without annotations.
         """
         predictions = self._predictions
         if self._distributed:
@@ -114,12 +114,11 @@ class FastCOCOEvaluator(COCOEvaluator):
             results = [r for r in results if r["image_id"] in kept]
         scores = average_precision(dataset, results, self._tasks_of(results))
         if self._output_dir:
-            record = evaluation_record(self._metadata, dataset, scores)
-            write_json(Path(self._output_dir) / EVALUATION_FILE, record)
+            write_json(Path(self._output_dir) / EVALUATION_FILE, evaluation_to_json(self._metadata, dataset, scores))
         return OrderedDict((task, self._reported(dataset, found, task)) for task, found in scores.items())
 
     def _restricted(self, img_ids: Sequence[int] | None) -> dict:
-        """The annotation file's content, for some images only if asked."""
+        """Return the content of the annotation file, restricted to ``img_ids`` unless they are None."""
         dataset = self._coco_api.dataset
         if img_ids is None:
             return dataset
@@ -133,12 +132,12 @@ class FastCOCOEvaluator(COCOEvaluator):
     def _tasks_of(self, results: Sequence[dict]) -> list[str]:
         tasks = list(self._tasks or ["bbox", *(["segm"] if any("segmentation" in r for r in results) else [])])
         if "segm" in tasks and not all(a.get("segmentation") for a in self._coco_api.dataset["annotations"]):
-            logger.warning("Annotations lack masks, so the AP of masks is not computed")
+            logger.warning("Annotations have no masks, so mask AP is not computed")
             tasks.remove("segm")
         return tasks
 
     def _to_dataset_ids(self, results: list[dict]) -> list[dict]:
-        """Results with the category ids of the annotation file instead of the model's classes.
+        """Replace the model's class indices in results by the category ids of the annotation file.
 
         Raises:
             UserError: the model has predicted a class that the dataset does not have.

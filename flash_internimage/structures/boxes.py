@@ -1,4 +1,4 @@
-"""Boxes that keep double precision, and the geometry of plain (R, 4) tensors."""
+"""Boxes in double precision, and functions of (R, 4) box tensors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 class PreciseBoxes(Boxes):
     """``detectron2.structures.Boxes`` that keeps float64 coordinates.
 
-    ``Boxes`` rounds whatever it is given to float32, at construction and again at each copy. A model in double precision
-    would then pool its features from rounded boxes. Other dtypes become float32 as they do there.
+    ``Boxes`` converts its coordinates to float32, at construction and at every copy, so that a model in double precision
+    would pool features from rounded boxes. This class converts all other dtypes to float32, as ``Boxes`` does.
 
     Args:
         tensor: (R, 4) XYXY boxes in absolute pixels.
@@ -41,14 +41,14 @@ class PreciseBoxes(Boxes):
 
 
 def clip_boxes(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Move corners outside of an image to its border.
+    """Clip boxes to an image.
 
     Args:
-        boxes: (..., 4) XYXY in absolute pixels.
+        boxes: (..., 4) XYXY boxes in absolute pixels.
         image_size: (height, width) in pixels, without padding.
 
     Returns:
-        A new tensor of the same shape, within 0..width and 0..height. NaN stays NaN.
+        A new tensor of the same shape, with x in 0..width and y in 0..height. NaN stays NaN.
     """
     height, width = image_size
     x = boxes[..., 0::2].clamp(0, width)

@@ -25,7 +25,7 @@ def test_no_predictions(flash_internimage, evaluated, tmp_path):
     arguments = ["--dataset", "shapes_val", "--output", tmp_path / "pictures"]
     done = flash_internimage("draw", *arguments, "--predictions", tmp_path / "none.json")
     assert done.returncode == 1
-    assert "none.json: should hold the predictions of an evaluation" in done.stderr
+    assert "none.json: should contain the predictions of an evaluation" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""A small copy of the shapes dataset, and a way to write small COCO datasets."""
+"""Fixtures: a small shapes dataset, and a writer of small datasets in COCO format."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from flash_internimage.data.shapes import SIZES
 
 @pytest.fixture(scope="session")
 def small_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a shapes dataset of a few pictures, registered as ``small_shapes_train`` and ``small_shapes_val``."""
+    """Folder of a shapes dataset with a few images, registered as ``small_shapes_train`` and ``small_shapes_val``."""
     root = tmp_path_factory.mktemp("datasets") / "shapes"
     make_shapes(root, {"train": 14, "val": 6})
     register_shapes(root, prefix="small_shapes")
@@ -27,7 +27,7 @@ def small_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def write_dataset(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
-    """Writes two images and an annotation file into a folder; the caller may change the content first."""
+    """A function that writes two images and an annotation file, whose content the caller may change first."""
 
     def write(change: Callable[[dict], object] = lambda content: None, name: str = "own data") -> tuple[Path, Path]:
         folder = tmp_path / name

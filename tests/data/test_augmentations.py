@@ -1,4 +1,4 @@
-"""Augmentations: what they do to images, boxes and masks, and how their draws are distributed."""
+"""Augmentations: their effect on images, boxes and masks, and the distributions that they draw from."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,14 @@ from detectron2.data.transforms import AugInput
 from flash_internimage.data import CropRange, ExactResizeTransform, OneOf, ResizeToFit, ScaleJitter
 
 
-def test_resize_moves_boxes_by_the_ratio_of_each_axis():
-    # 427 x 640 becomes 800 x 1199: the ratios of the axes differ because sizes are rounded.
+def test_resize_scales_boxes_separately_along_each_axis():
+    # 427 x 640 becomes 800 x 1199: the scale factors differ because sizes are rounded.
     transform = ResizeToFit([800], 1333).get_transform(np.zeros((427, 640, 3), dtype=np.uint8))
     box = transform.apply_box(np.array([[64.0, 42.7, 320.0, 427.0]]))
     np.testing.assert_allclose(box, [[119.9, 80.0, 599.5, 800.0]], rtol=1e-12)
 
 
-def test_resize_treats_masks_as_nearest():
+def test_resize_of_masks_is_nearest_neighbor():
     transform = ExactResizeTransform(2, 2, 4, 4)
     mask = np.array([[0, 1], [1, 0]], dtype=np.uint8)
     np.testing.assert_array_equal(transform.apply_segmentation(mask), np.kron(mask, np.ones((2, 2))))
@@ -41,7 +41,7 @@ def test_crop_draws_sides_within_the_range_and_independently():
     heights, widths = np.array([(crop.h, crop.w) for crop in crops]).T
     assert (heights.min(), heights.max()) == (384, 390)
     assert (widths.min(), widths.max()) == (384, 600)
-    assert abs(widths.mean() - 492) < 6  # uniform: the middle, within six standard errors
+    assert abs(widths.mean() - 492) < 6  # the mean of a uniform distribution, within six standard errors
     assert abs(np.corrcoef(heights, widths)[0, 1]) < 0.08
 
 
@@ -56,7 +56,7 @@ def test_crop_keeps_a_small_image():
     assert (crop.x0, crop.y0, crop.w, crop.h) == (0, 0, 200, 100)
 
 
-def test_one_of_takes_each_policy_and_applies_all_of_it():
+def test_one_of_draws_every_policy_and_applies_all_of_it():
     small, smaller, large = ResizeToFit([10], 100), ResizeToFit([5], 100), ResizeToFit([40], 100)
     policies = OneOf([[large], [small, smaller]])
     heights = []

@@ -1,4 +1,4 @@
-"""Checking datasets: every fault gets one sentence that names the case, and sound data gets none."""
+"""Dataset validation: each kind of problem is reported in one sentence with its first case, and valid data gives none."""
 
 import json
 import re
@@ -15,7 +15,7 @@ def first(content: dict) -> dict:
     return content["annotations"][0]
 
 
-def test_sound_dataset(write_dataset):
+def test_valid_dataset(write_dataset):
     report = check_dataset(*write_dataset())
     assert (report.errors, report.warnings) == ([], [])
     assert list(report.categories.items()) == [(7, "spoon"), (42, "mug")]  # ascending
@@ -23,26 +23,26 @@ def test_sound_dataset(write_dataset):
     assert (report.num_images, report.num_annotations) == (2, 2)
 
 
-def test_data_without_annotations_is_sound(write_dataset):
+def test_dataset_without_annotations_is_valid(write_dataset):
     report = check_dataset(*write_dataset(lambda c: c.pop("annotations")))
     assert report.errors == []
     assert report.objects == {7: 0, 42: 0}
 
 
-FAULTS = {
+ERRORS = {
     "no categories": (lambda c: c.pop("categories"), "annotations.json has no categories"),
     "empty categories": (lambda c: c.update(categories=[]), "has no categories"),
     "category without a name": (lambda c: c["categories"][0].pop("name"), 'every category needs an integer "id" and a "name"'),
-    "category twice": (lambda c: c["categories"].append({"id": 7, "name": "fork"}), "two categories with the same id"),
+    "duplicate category": (lambda c: c["categories"].append({"id": 7, "name": "fork"}), "two categories with the same id"),
     "no images": (lambda c: c.update(images=[], annotations=[]), 'lists no images under "images"'),
     "image without size": (lambda c: c["images"][0].pop("width"), '1 images lack one of "id", "file_name", "height"'),
-    "image id twice": (lambda c: c["images"][1].update(id=10), r"1 image ids are used twice: 10 \(2.jpg\)"),
+    "duplicate image id": (lambda c: c["images"][1].update(id=10), r"1 image ids are duplicates: 10 \(2.jpg\)"),
     "missing image": (
         lambda c: c["images"][1].update(file_name="sub/gone.jpg"),
-        r"1 image files are missing: .*own data/images/sub/gone.jpg, wanted by image 20",
+        r"1 image files are missing: .*own data/images/sub/gone.jpg, referenced by image 20",
     ),
     "annotation without image": (lambda c: first(c).pop("image_id"), 'annotations lack one of "id", "image_id"'),
-    "annotation id twice": (lambda c: first(c).update(id=2), "annotation ids are used twice: annotation 2 of image 20"),
+    "duplicate annotation id": (lambda c: first(c).update(id=2), "annotation ids are duplicates: annotation 2 of image 20"),
     "unknown category": (
         lambda c: first(c).update(category_id=8),
         r"category that the file does not list: annotation 1 of image 10 with category 8; .* 7 \(spoon\), 42 \(mug\)",
@@ -53,14 +53,14 @@ FAULTS = {
     "no box": (lambda c: first(c).pop("bbox"), "boxes are not four numbers .*: None"),
     "mask of another size": (
         lambda c: first(c).update(segmentation={"size": [80, 60], "counts": [4800]}),
-        r"run-length masks do not fit their image: annotation 1 of image 10, .* size \[60, 80\] but has \[80, 60\]",
+        r"RLE masks do not match the size of their image: annotation 1 of image 10, .* size \[60, 80\], but has \[80, 60\]",
     ),
-    "mask that is text": (lambda c: first(c).update(segmentation="x"), "neither polygons nor run-length masks"),
+    "mask that is a string": (lambda c: first(c).update(segmentation="x"), "neither polygons nor RLE masks"),
 }
 
 
-@pytest.mark.parametrize(("change", "message"), FAULTS.values(), ids=FAULTS.keys())
-def test_fault_is_named(write_dataset, change, message):
+@pytest.mark.parametrize(("change", "message"), ERRORS.values(), ids=ERRORS.keys())
+def test_error_is_reported(write_dataset, change, message):
     file, images = write_dataset(change)
     report = check_dataset(file, images)
     assert len(report.errors) == 1
@@ -68,22 +68,22 @@ def test_fault_is_named(write_dataset, change, message):
     assert re.search(message, report.errors[0])
 
 
-LEFT_OUT = {
+SKIPPED = {
     "thin box": (
         lambda c: first(c).update(bbox=[5, 5, 0.5, 10]),
-        "1 boxes are left out of training.*: annotation 1 of",
+        "1 boxes are skipped in training.*: annotation 1 of",
     ),
-    "box outside": (lambda c: first(c).update(bbox=[80, 5, 10, 10]), "1 boxes are left out of training"),
-    "image not listed": (lambda c: first(c).update(image_id=99), "1 annotations are left out because the file does not list"),
-    "two corners": (
+    "box outside the image": (lambda c: first(c).update(bbox=[80, 5, 10, 10]), "1 boxes are skipped in training"),
+    "image not listed": (lambda c: first(c).update(image_id=99), "1 annotations are skipped because the file does not list"),
+    "polygon of two vertices": (
         lambda c: first(c).update(segmentation=[[1, 2, 3, 4]]),
-        "1 objects are left out because no polygon has",
+        "1 objects are skipped because no polygon has",
     ),
 }
 
 
-@pytest.mark.parametrize(("change", "message"), LEFT_OUT.values(), ids=LEFT_OUT.keys())
-def test_what_is_left_out_is_counted(write_dataset, change, message):
+@pytest.mark.parametrize(("change", "message"), SKIPPED.values(), ids=SKIPPED.keys())
+def test_skipped_annotations_are_counted(write_dataset, change, message):
     report = check_dataset(*write_dataset(change))
     assert report.errors == []
     (warning,) = [warning for warning in report.warnings if "categories have no objects" not in warning]
@@ -93,13 +93,13 @@ def test_what_is_left_out_is_counted(write_dataset, change, message):
 LIKELY_MISTAKES = {
     "box beyond the right side": (
         lambda c: first(c).update(bbox=[65, 5, 20, 30]),
-        r"1 boxes reach out of their image .*: annotation 1 of image 10: \[65, 5, 20, 30\] in an image of 80 x 60 pixels",
+        r"1 boxes extend beyond their image .*: annotation 1 of image 10: \[65, 5, 20, 30\] in an image of 80 x 60 pixels",
     ),
-    "box beyond the upper side": (lambda c: first(c).update(bbox=[5, -2, 20, 30]), "1 boxes reach out of their image"),
-    "no area": (lambda c: first(c).update(area=0), '1 objects have "area": 0.*: annotation 1 of image 10'),
-    "object twice": (
+    "box beyond the top side": (lambda c: first(c).update(bbox=[5, -2, 20, 30]), "1 boxes extend beyond their image"),
+    "area of zero": (lambda c: first(c).update(area=0), '1 objects have "area": 0.*: annotation 1 of image 10'),
+    "duplicate object": (
         lambda c: c["annotations"].append({**first(c), "id": 3}),
-        "1 objects have the category and the box of another one in their image: annotation 3 of image 10",
+        "1 objects have the same category and box as another object in their image: annotation 3 of image 10",
     ),
     "file listed twice": (
         lambda c: c["images"].append({**c["images"][0], "id": 30}),
@@ -109,27 +109,27 @@ LIKELY_MISTAKES = {
         lambda c: c["categories"].append({"id": 9, "name": "fork"}),
         r"1 categories have no objects: 9 \(fork\)",
     ),
-    "two categories of one name": (
+    "two categories with one name": (
         lambda c: c["categories"][0].update(name="spoon"),
-        r"1 categories have the name of another one: 42 and 7 \(spoon\)",
+        r"1 categories have the same name as another category: 42 and 7 \(spoon\)",
     ),
 }
 
 
 @pytest.mark.parametrize(("change", "message"), LIKELY_MISTAKES.values(), ids=LIKELY_MISTAKES.keys())
-def test_what_looks_like_a_mistake_is_told(write_dataset, change, message):
+def test_likely_mistake_is_a_warning(write_dataset, change, message):
     report = check_dataset(*write_dataset(change))
     assert report.errors == []
     assert len(report.warnings) == 1
     assert re.search(message, report.warnings[0])
 
 
-def test_a_rounding_error_beyond_the_border_is_no_mistake(write_dataset):
+def test_box_may_exceed_the_image_by_a_rounding_error(write_dataset):
     report = check_dataset(*write_dataset(lambda c: first(c).update(bbox=[60.5, 30.2, 20, 30])))
     assert report.warnings == []
 
 
-def test_figures(write_dataset):
+def test_statistics(write_dataset):
     def change(content):
         content["images"].append({"id": 30, "file_name": "2.jpg", "height": 200, "width": 300})
         content["annotations"] += [
@@ -145,7 +145,7 @@ def test_figures(write_dataset):
     assert report.num_without_objects == 1
 
 
-def test_kinds_are_counted_and_the_first_is_shown(write_dataset):
+def test_cases_are_counted_and_the_first_is_shown(write_dataset):
     report = check_dataset(*write_dataset(lambda c: [a.update(category_id=5) for a in c["annotations"]]))
     assert re.search("2 annotations have a category .*: the first is annotation 1 of image 10", report.errors[0])
 
@@ -154,9 +154,9 @@ def test_kinds_are_counted_and_the_first_is_shown(write_dataset):
     ("content", "message"),
     [
         (None, "does not exist; check the path"),
-        ('{"images": [', "should be JSON, but it breaks off or has an error"),
+        ('{"images": [', "should be JSON, but it is truncated or malformed"),
         (b"\xff\xfe\x00", "should be JSON"),
-        ("[1, 2]", "should hold a JSON object, got a list"),
+        ("[1, 2]", "should contain a JSON object, got a list"),
     ],
     ids=["missing", "truncated", "not text", "a list"],
 )
@@ -168,20 +168,20 @@ def test_unreadable_annotation_file(tmp_path, content, message):
     assert re.search(rf"annotation file {file} {message}", error)
 
 
-def test_missing_folder_of_images(write_dataset):
+def test_missing_image_folder(write_dataset):
     file, images = write_dataset()
     (error,) = check_dataset(file, images / "typo").errors
-    assert re.search("folder of images does not exist: .*images/typo; check the path", error)
+    assert re.search("image folder does not exist: .*images/typo; check the path", error)
 
 
-def test_missing_files_in_sub_folders(tmp_path):
+def test_missing_files_in_subfolders(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.jpg").touch()
     (tmp_path / "2.jpg").touch()
     assert missing_files(str(tmp_path), ["a/1.jpg", "2.jpg", "a/2.jpg", "b/1.jpg"]) == ["a/2.jpg", "b/1.jpg"]
 
 
-def test_is_checked_again_when_the_file_changes(write_dataset):
+def test_changed_file_is_validated_again(write_dataset):
     file, images = write_dataset()
     assert check_dataset_once(str(file), str(images)) is check_dataset_once(str(file), str(images))
     assert check_dataset_once(str(file), str(images)).errors == []
@@ -190,22 +190,22 @@ def test_is_checked_again_when_the_file_changes(write_dataset):
 
 
 def test_require_valid_raises_all_kinds(write_dataset):
-    def spoil(content):
+    def corrupt(content):
         first(content).update(category_id=5)
         content["images"][1]["file_name"] = "gone.jpg"
 
-    file, images = write_dataset(spoil)
-    MetadataCatalog.get("spoilt").set(json_file=str(file), image_root=str(images))
+    file, images = write_dataset(corrupt)
+    MetadataCatalog.get("corrupt").set(json_file=str(file), image_root=str(images))
     with pytest.raises(ValueError, match=r"(?s)2 kinds of errors in a dataset:.*image files are missing.*does not list"):
-        require_valid("spoilt")
-    MetadataCatalog.remove("spoilt")
+        require_valid("corrupt")
+    MetadataCatalog.remove("corrupt")
 
 
-def test_require_valid_makes_a_dataset_that_makes_itself(small_shapes):
+def test_require_valid_generates_a_missing_dataset(small_shapes):
     require_valid("small_shapes_train")
 
 
-def test_missing_coco_is_one_clear_sentence():
+def test_missing_coco_dataset_is_one_clear_sentence():
     if "coco_2017_val" not in DatasetCatalog.list():
         pytest.fail("detectron2 registers COCO")
     metadata = MetadataCatalog.get("coco_2017_val")
@@ -235,4 +235,4 @@ def test_no_image_is_opened(write_dataset):
     ],
 )
 def test_degenerate_boxes(box, expected):
-    assert is_degenerate(*box, height=60, width=80) is expected
+    assert is_degenerate(box, height=60, width=80) is expected

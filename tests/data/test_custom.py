@@ -113,7 +113,7 @@ def test_damaged_data_is_refused_and_changes_nothing(cfg, write_dataset):
     give(cfg, "train", write_dataset(name="a"))
     give(cfg, "test", write_dataset(lambda c: c["images"][0].update(file_name="gone.jpg"), name="b"))
     before = copy.deepcopy(cfg)
-    with pytest.raises(ValueError, match="gone.jpg, wanted by image 10"):
+    with pytest.raises(ValueError, match="gone.jpg, referenced by image 10"):
         use_custom_data(cfg)
     assert cfg == before
     assert TRAIN_NAME not in DatasetCatalog.list()

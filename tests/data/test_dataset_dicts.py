@@ -1,4 +1,4 @@
-"""Records: what is filtered, what is kept, and what is said about it."""
+"""Dataset dicts: filtering, validation and log messages."""
 
 import copy
 import logging
@@ -8,8 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 
-from flash_internimage.data import test_dataset_dicts as records_to_test
-from flash_internimage.data import training_dataset_dicts
+from flash_internimage.data import evaluation_dataset_dicts, training_dataset_dicts
 from flash_internimage.data.dataset_dicts import filter_training_dataset_dicts
 
 
@@ -32,11 +31,11 @@ def test_crowds_and_degenerate_boxes_are_dropped(caplog):
     assert "Dropped 1 boxes with a side below one pixel or outside their image" in caplog.text
 
 
-def test_boxes_in_corners_are_understood():
-    corners = annotation([5, 5, 5.5, 50], mode=BoxMode.XYXY_ABS)  # as a corner form it is half a pixel wide
-    assert filter_training_dataset_dicts([dataset_dict(corners)]) == []
-    sizes = annotation([5, 5, 5.5, 50])
-    assert len(filter_training_dataset_dicts([dataset_dict(sizes)])) == 1
+def test_box_mode_is_respected():
+    xyxy = annotation([5, 5, 5.5, 50], mode=BoxMode.XYXY_ABS)  # half a pixel wide
+    assert filter_training_dataset_dicts([dataset_dict(xyxy)]) == []
+    xywh = annotation([5, 5, 5.5, 50])
+    assert len(filter_training_dataset_dicts([dataset_dict(xywh)])) == 1
 
 
 @pytest.mark.parametrize(("filter_empty", "count"), [(True, 1), (False, 3)])
@@ -56,7 +55,7 @@ def test_tiny_images_are_dropped():
     assert [r["height"] for r in filter_training_dataset_dicts(dataset_dicts)] == [32]
 
 
-def test_masks_are_demanded_if_the_model_learns_them():
+def test_masks_are_required_if_the_model_learns_them():
     dataset_dicts = [dataset_dict(annotation([5, 5, 10, 10]))]
     assert filter_training_dataset_dicts(dataset_dicts, with_masks=False)
     with pytest.raises(ValueError, match=r"image 1 \(a.jpg\) has no segmentation, but the model learns masks"):
@@ -69,7 +68,7 @@ def test_shapes(small_shapes):
     assert 0 < len(training) < len(everything) == 14
     assert all(r["annotation_file"].endswith("instances_train.json") for r in training)
     assert not any(a["iscrowd"] for r in everything for a in r["annotations"])
-    assert len(records_to_test("small_shapes_val")) == 6
+    assert len(evaluation_dataset_dicts("small_shapes_val")) == 6
     both = training_dataset_dicts(["small_shapes_train", "small_shapes_val"], filter_empty=False)
     assert len(both) == 20
 
@@ -80,9 +79,9 @@ def register(write_dataset):
 
     def call(change) -> str:
         file, images = write_dataset(change)
-        names.append("records_test")
-        register_coco_instances("records_test", {}, str(file), str(images))
-        return "records_test"
+        names.append("written")
+        register_coco_instances("written", {}, str(file), str(images))
+        return "written"
 
     yield call
     for name in names:
@@ -90,21 +89,21 @@ def register(write_dataset):
         MetadataCatalog.remove(name)
 
 
-def test_damaged_data_is_refused_before_it_is_loaded(register):
+def test_invalid_dataset_is_rejected_before_it_is_loaded(register):
     name = register(lambda c: c["annotations"][0].update(category_id=1))
-    for load in (training_dataset_dicts, records_to_test):
+    for load in (training_dataset_dicts, evaluation_dataset_dicts):
         with pytest.raises(ValueError, match="category that the file does not list"):
             load(name)
 
 
-def test_nothing_left_is_an_error(register):
+def test_no_image_left_is_an_error(register):
     name = register(lambda c: [a.update(bbox=[0, 0, 0, 0]) for a in c["annotations"]])
-    with pytest.raises(ValueError, match="records_test: no image is left to train on"):
+    with pytest.raises(ValueError, match="written: no image is left to train on"):
         training_dataset_dicts(name)
-    assert len(records_to_test(name)) == 2
+    assert len(evaluation_dataset_dicts(name)) == 2
 
 
-def test_missing_file_is_named_with_its_annotation(register):
+def test_error_of_a_missing_file_names_the_image(register):
     name = register(lambda c: c["images"][0].update(file_name="gone.jpg"))
-    with pytest.raises(ValueError, match=r"annotations.json: 1 image files are missing: .*gone.jpg, wanted by image 10"):
+    with pytest.raises(ValueError, match=r"annotations.json: 1 image files are missing: .*gone.jpg, referenced by image 10"):
         training_dataset_dicts(name)

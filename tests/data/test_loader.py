@@ -1,4 +1,4 @@
-"""The loaders on real files: the same samples from any number of loader processes, and from any start."""
+"""Data loaders on real files: the samples depend neither on the number of loader processes nor on the start iteration."""
 
 import itertools
 
@@ -14,7 +14,7 @@ from flash_internimage.data import (
     TrainingMapper,
     build_test_loader,
     build_train_loader,
-    test_dataset_dicts,
+    evaluation_dataset_dicts,
     training_dataset_dicts,
 )
 from flash_internimage.data.presets import multi_scale_crop
@@ -50,7 +50,7 @@ def assert_equal(batches, expected):
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 @pytest.mark.parametrize("start", [0, 5])
-def test_loader_processes_and_start_change_nothing(num_workers, start):
+def test_samples_do_not_depend_on_loader_processes_or_start(num_workers, start):
     expected = take(train_loader(), 12)[start:]
     assert_equal(take(train_loader(num_workers, start_iteration=start), 12 - start), expected)
 
@@ -79,7 +79,7 @@ def test_dataset_smaller_than_a_batch():
     assert images < len(batch) == 40
 
 
-def test_crops_without_objects_are_drawn_anew():
+def test_crops_without_objects_are_redrawn():
     crop = [CropRange(20, 20)]
     kept = [len(s["instances"]) for s in itertools.chain(*take(train_loader(augmentations=crop), 30))]
     redrawn = train_loader(augmentations=crop, allow_empty=False)
@@ -104,7 +104,7 @@ def test_bad_arguments(monkeypatch, batch_size, seed, message):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_test_loader_gives_every_image_once(num_workers):
-    dataset_dicts = test_dataset_dicts("small_shapes_val")
+def test_test_loader_yields_every_image_once(num_workers):
+    dataset_dicts = evaluation_dataset_dicts("small_shapes_val")
     batches = list(build_test_loader(dataset_dicts, TestMapper([ResizeToFit([64], 128)]), num_workers))
     assert [[s["image_id"] for s in batch] for batch in batches] == [[r["image_id"]] for r in dataset_dicts]

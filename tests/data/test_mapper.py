@@ -1,4 +1,4 @@
-"""The mappers: pixels, boxes, masks and the errors of unreadable images."""
+"""Mappers: pixels, boxes and masks of samples, and errors for unreadable images."""
 
 import copy
 
@@ -20,7 +20,7 @@ from flash_internimage.errors import UserError
 
 @pytest.fixture
 def dataset_dict(tmp_path) -> dict:
-    """An image of noise, 40 pixels high and 60 wide, with a polygon, an RLE object and a crowd region."""
+    """Dataset dict of a noise image, 40 x 60 pixels, with a polygon, an RLE mask and a crowd region."""
     pixels = np.random.RandomState(5).randint(0, 256, (40, 60, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "noise.png")
     mask = np.zeros((40, 60), dtype=bool)
@@ -63,7 +63,7 @@ def test_without_augmentation(dataset_dict):
     np.testing.assert_array_equal(sample["image"].permute(1, 2, 0).numpy(), pixels_of(dataset_dict))
     instances = sample["instances"]
     assert instances.image_size == (40, 60)
-    assert instances.gt_classes.tolist() == [3, 0]  # the crowd region is left out
+    assert instances.gt_classes.tolist() == [3, 0]  # the crowd region is skipped
     assert instances.gt_boxes.tensor.tolist() == [[2, 4, 12, 24], [30, 10, 50, 20]]
     assert instances.gt_masks.tensor.sum(dim=(1, 2)).tolist() == [10 * 20, 10 * 20 - 2 * 5]
 
@@ -80,17 +80,17 @@ def test_resized_image_boxes_and_masks(dataset_dict):
         np.testing.assert_array_equal(mask.numpy(), resize_nearest(bitmap, 61, 92).astype(bool))
 
 
-def test_flip_mirrors_all_three(dataset_dict):
+def test_flip_applies_to_image_boxes_and_masks(dataset_dict):
     plain = TrainingMapper([])(dataset_dict)
-    mirrored = TrainingMapper([RandomFlip(prob=1.0)])(dataset_dict)
-    torch.testing.assert_close(mirrored["image"], plain["image"].flip(2))
-    torch.testing.assert_close(mirrored["instances"].gt_masks.tensor, plain["instances"].gt_masks.tensor.flip(2))
+    flipped = TrainingMapper([RandomFlip(prob=1.0)])(dataset_dict)
+    torch.testing.assert_close(flipped["image"], plain["image"].flip(2))
+    torch.testing.assert_close(flipped["instances"].gt_masks.tensor, plain["instances"].gt_masks.tensor.flip(2))
     x0, y0, x1, y1 = plain["instances"].gt_boxes.tensor.unbind(1)
-    torch.testing.assert_close(mirrored["instances"].gt_boxes.tensor, torch.stack([60 - x1, y0, 60 - x0, y1], dim=1))
+    torch.testing.assert_close(flipped["instances"].gt_boxes.tensor, torch.stack([60 - x1, y0, 60 - x0, y1], dim=1))
 
 
-def test_crop_cuts_boxes_at_the_window_and_not_to_the_mask(dataset_dict):
-    # The window is 25..60 x 12..40: the first object is outside, of the second two rows are cut off.
+def test_crop_clips_boxes_to_the_window_and_not_to_the_mask(dataset_dict):
+    # The window is 25..60 x 12..40: the first object is outside, and two rows of the second are cropped.
     sample = TrainingMapper([CropTransform(25, 12, 35, 28, 60, 40)])(dataset_dict)
     instances = sample["instances"]
     assert instances.gt_classes.tolist() == [0]
@@ -99,14 +99,14 @@ def test_crop_cuts_boxes_at_the_window_and_not_to_the_mask(dataset_dict):
     assert instances.gt_masks.tensor.sum() == 20 * 8 - 10
 
 
-def test_object_counts_by_its_box_even_if_its_mask_is_cut_off(dataset_dict):
+def test_object_with_an_empty_mask_is_kept_if_its_box_is_not_empty(dataset_dict):
     dataset_dict["annotations"][0]["segmentation"] = [[2, 4, 5, 4, 5, 24, 2, 24]]  # the left part of its box
     instances = TrainingMapper([CropTransform(6, 0, 20, 40, 60, 40)])(dataset_dict)["instances"]
     assert instances.gt_boxes.tensor.tolist() == [[0, 4, 6, 24]]
     assert not instances.gt_masks.tensor.any()
 
 
-@pytest.mark.parametrize("allow_empty", [True, False], ids=["kept", "refused"])
+@pytest.mark.parametrize("allow_empty", [True, False], ids=["kept", "rejected"])
 def test_crop_without_objects(dataset_dict, allow_empty):
     sample = TrainingMapper([CropTransform(13, 0, 10, 40, 60, 40)], allow_empty=allow_empty)(dataset_dict)
     if not allow_empty:
@@ -118,7 +118,7 @@ def test_crop_without_objects(dataset_dict, allow_empty):
     assert instances.gt_masks.tensor.shape == (0, 40, 10)
 
 
-def test_image_that_had_no_objects_is_not_refused(dataset_dict):
+def test_image_without_annotations_is_not_rejected(dataset_dict):
     dataset_dict["annotations"] = []
     assert len(TrainingMapper([], allow_empty=False)(dataset_dict)["instances"]) == 0
 
@@ -128,7 +128,7 @@ def test_boxes_beyond_the_border_are_clipped(dataset_dict):
     assert TrainingMapper([])(dataset_dict)["instances"].gt_boxes.tensor[0].tolist() == [0, 30, 15, 40]
 
 
-def test_without_masks_none_are_made(dataset_dict):
+def test_without_masks_there_is_no_mask_field(dataset_dict):
     assert not TrainingMapper([], with_masks=False)(dataset_dict)["instances"].has("gt_masks")
 
 
@@ -152,7 +152,7 @@ def test_every_kind_of_segmentation(kind):
     np.testing.assert_array_equal(segmentation_to_mask(segmentation, 9, 7), mask)
 
 
-def test_parts_of_one_object_are_united():
+def test_polygons_of_one_object_are_merged():
     parts = [[0, 0, 2, 0, 2, 2, 0, 2], [4, 4, 6, 4, 6, 6, 4, 6]]
     whole = segmentation_to_mask(parts, 8, 8)
     rles = mask_util.frPyObjects(parts, 8, 8)
@@ -160,22 +160,23 @@ def test_parts_of_one_object_are_united():
     assert whole.sum() == 8
 
 
-def test_missing_image_names_file_and_annotation(dataset_dict):
+def test_error_of_a_missing_image_names_file_and_annotation(dataset_dict):
     dataset_dict["file_name"] += "x"
-    with pytest.raises(UserError, match=r"noise\.pngx, wanted by image 9 of notes\.json, does not exist"):
+    with pytest.raises(UserError, match=r"noise\.pngx, referenced by image 9 of notes\.json, does not exist"):
         read_image(dataset_dict)
 
 
-def test_truncated_jpeg_names_file_and_annotation(dataset_dict, tmp_path):
+def test_error_of_a_truncated_jpeg_names_file_and_annotation(dataset_dict, tmp_path):
     file = tmp_path / "cut.jpg"
     Image.open(dataset_dict["file_name"]).save(file, quality=95)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     dataset_dict["file_name"] = str(file)
-    with pytest.raises(ValueError, match=r"cut\.jpg, wanted by image 9 of notes\.json, is not a readable image \(.*truncated"):
+    message = r"cut\.jpg, referenced by image 9 of notes\.json, is not a readable image \(.*truncated"
+    with pytest.raises(ValueError, match=message):
         read_image(dataset_dict)
 
 
-def test_file_that_is_no_image(dataset_dict, tmp_path):
+def test_file_that_is_not_an_image(dataset_dict, tmp_path):
     (tmp_path / "text.jpg").write_text("not an image")
     dataset_dict["file_name"] = str(tmp_path / "text.jpg")
     with pytest.raises(ValueError, match=r"text\.jpg.* is not a readable image"):
@@ -190,17 +191,17 @@ def test_wrong_size_is_an_error(dataset_dict):
 
 def test_exif_orientation_is_applied(dataset_dict, tmp_path):
     exif = Image.Exif()
-    exif[274] = 6  # the camera was turned: rotate by 270 degrees to see it upright
+    exif[274] = 6  # the camera was rotated: the image has to be rotated by 270 degrees
     image = Image.open(dataset_dict["file_name"])
-    image.save(tmp_path / "turned.png", exif=exif)
-    turned = {**dataset_dict, "file_name": str(tmp_path / "turned.png"), "height": 60, "width": 40}
-    np.testing.assert_array_equal(read_image(turned), np.rot90(np.asarray(image), k=-1))
+    image.save(tmp_path / "rotated.png", exif=exif)
+    rotated = {**dataset_dict, "file_name": str(tmp_path / "rotated.png"), "height": 60, "width": 40}
+    np.testing.assert_array_equal(read_image(rotated), np.rot90(np.asarray(image), k=-1))
     with pytest.raises(ValueError, match="EXIF orientation"):
-        read_image({**turned, "height": 40, "width": 60})
+        read_image({**rotated, "height": 40, "width": 60})
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK"])
-def test_other_color_modes_become_rgb(dataset_dict, tmp_path, mode):
+def test_color_modes_are_converted_to_rgb(dataset_dict, tmp_path, mode):
     file = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
     Image.open(dataset_dict["file_name"]).convert(mode).save(file)
     assert read_image({**dataset_dict, "file_name": str(file)}).shape == (40, 60, 3)

@@ -1,4 +1,4 @@
-"""Named augmentations: equal to the published recipes, and chosen with one override."""
+"""Augmentation presets: equal to the published recipes, and selected with one override."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from flash_internimage.data.presets import large_scale_jitter, multi_scale_crop,
 
 
 def describe(augmentation) -> dict:
-    """An augmentation in the words of ``recipes.json``."""
+    """Describe an augmentation in the format of ``recipes.json``."""
     if isinstance(augmentation, RandomFlip):
         return {"op": "flip", "direction": "horizontal", "probability": augmentation.prob}
     if isinstance(augmentation, ResizeToFit):
@@ -24,7 +24,7 @@ def describe(augmentation) -> dict:
 
 
 def reduced(step: dict) -> dict:
-    """A step of ``recipes.json`` without what belongs to the mapper, or describes the original's machinery."""
+    """Drop the keys of a step of ``recipes.json`` that belong to the mapper or to MMDetection's implementation."""
     step = {
         key: value
         for key, value in step.items()
@@ -48,7 +48,7 @@ def reduced(step: dict) -> dict:
 )
 def test_equals_the_published_recipe(reference, recipe, preset):
     steps = reference.recipes[recipe]["data"]["train"]
-    expected = [reduced(step) for step in steps if step["op"] not in ("normalize", "pad")]  # which the model does
+    expected = [reduced(step) for step in steps if step["op"] not in ("normalise", "pad")]  # the model does these
     assert [describe(augmentation) for augmentation in instantiate(preset)] == expected
 
 
@@ -88,7 +88,7 @@ def cfg():
         ("large_scale_jitter", [RandomFlip, ScaleJitter]),
     ],
 )
-def test_is_chosen_by_name(cfg, name, kinds):
+def test_preset_is_selected_by_name(cfg, name, kinds):
     cfg.data.augmentation = name
     use_augmentation_preset(cfg)
     chosen = instantiate(cfg.dataloader.train.mapper.augmentations)

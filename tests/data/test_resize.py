@@ -1,6 +1,6 @@
-"""Resizing: OpenCV's own results to the last bit, and cases to check by hand.
+"""Resizing: bit-exact comparison with OpenCV, and cases computed by hand.
 
-``opencv_resize.npz`` holds what OpenCV 5.0.0 makes of the images that ``RandomState(number)`` draws.
+``opencv_resize.npz`` contains OpenCV 5.0.0's results for the images that ``RandomState(number)`` draws.
 """
 
 from pathlib import Path
@@ -39,19 +39,19 @@ def test_equals_opencv(opencv, number, kind, resize):
 
 
 def test_bilinear_by_hand():
-    # Centers of the new pixels lie at -0.25, 0.25, 0.75, 1.25 of the old ones; outside, the border repeats.
+    # Centers of the new pixels lie at -0.25, 0.25, 0.75, 1.25 in the old image; outside, the border is replicated.
     image = np.array([[[0], [100]]], dtype=np.uint8)
     assert resize_bilinear(image, 1, 4)[0, :, 0].tolist() == [0, 25, 75, 100]
 
 
-def test_bilinear_does_not_average_when_it_reduces():
-    # One new pixel for ten old ones: without antialiasing it is the mean of the two at its center, 4.5.
+def test_bilinear_downsampling_is_not_antialiased():
+    # Ten pixels become one: without antialiasing it is the mean of the two pixels around its center at 4.5.
     image = np.zeros((1, 10, 1), dtype=np.uint8)
     image[0, [0, 9]] = 255
     assert resize_bilinear(image, 1, 1).item() == 0
 
 
-def test_bilinear_refuses_other_dtypes():
+def test_bilinear_rejects_other_dtypes():
     with pytest.raises(UserError, match="uint8, got float32"):
         resize_bilinear(np.zeros((2, 2, 3), dtype=np.float32), 4, 4)
 
@@ -66,7 +66,7 @@ def test_nearest_by_hand():
     [
         ((480, 640), (800, 1067)),  # 1066.67 rounds up
         ((427, 640), (800, 1199)),  # 1199.06 rounds down
-        ((333, 1000), (444, 1333)),  # the long side binds
+        ((333, 1000), (444, 1333)),  # limited by the long side
         ((1000, 333), (1333, 444)),
         ((800, 800), (800, 800)),
     ],
@@ -76,7 +76,7 @@ def test_fit_size_of_the_published_recipe(size, expected):
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 1500), st.integers(1, 2000))
-def test_fit_size_fits_and_touches(height, width, short, long):
+def test_fit_size_is_the_largest_size_within_the_limits(height, width, short, long):
     new = fit_size(height, width, short, long)
     assert min(new) >= 1
     assert min(new) <= short + 0.5 or min(new) == 1

@@ -1,4 +1,4 @@
-"""The shapes dataset: what it holds, that it is the same every time, and that it appears whole or not at all."""
+"""The shapes dataset: its contents, reproducibility, and atomic generation."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from flash_internimage.data.shapes import annotation_file, load_shapes
 from flash_internimage.data.shapes_drawing import (
     CATEGORIES,
     compressed_rle,
-    draw_picture,
+    draw_image,
     inside_polygon,
     mask_to_box,
     outline,
@@ -38,8 +38,8 @@ def digest(root: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def val(tmp_path_factory) -> COCO:
-    """The whole validation split, opened by pycocotools; its images are beside it."""
-    root = tmp_path_factory.mktemp("whole") / "shapes"
+    """The complete validation split, loaded by pycocotools."""
+    root = tmp_path_factory.mktemp("complete") / "shapes"
     shapes.write_split(root, "val", shapes.SIZES["val"])
     return COCO(str(annotation_file(root, "val")))
 
@@ -53,13 +53,13 @@ def test_pycocotools_agrees_on_masks_boxes_and_areas(val):
         assert mask_to_box(mask.astype(bool)) == annotation["bbox"]
 
 
-def test_holds_what_a_real_dataset_holds(val):
+def test_has_the_variety_of_a_real_dataset(val):
     annotations = list(val.anns.values())
     kinds = Counter(
-        "crowd" if a["iscrowd"] else "hidden" if isinstance(a["segmentation"], dict) else "whole" for a in annotations
+        "crowd" if a["iscrowd"] else "occluded" if isinstance(a["segmentation"], dict) else "visible" for a in annotations
     )
-    assert kinds["whole"] > 100
-    assert kinds["hidden"] > 50
+    assert kinds["visible"] > 100
+    assert kinds["occluded"] > 50
     assert kinds["crowd"] >= 5
     objects = Counter(a["category_id"] for a in annotations if not a["iscrowd"])
     assert set(objects) == set(CATEGORIES) == {3, 7, 16, 42}
@@ -75,12 +75,12 @@ def test_holds_what_a_real_dataset_holds(val):
     assert 0.3 < (sides[:, 0] > sides[:, 1]).mean() < 0.7
 
 
-def test_check_finds_no_fault(val, tmp_path):
+def test_is_a_valid_dataset(val, tmp_path):
     make_shapes(tmp_path / "shapes", SIZES)
     for split in SIZES:
         report = check_dataset(annotation_file(tmp_path / "shapes", split), tmp_path / "shapes" / split)
         assert report.errors == []
-        assert all("have no objects" in warning for warning in report.warnings)  # a few images do not show all classes
+        assert all("have no objects" in warning for warning in report.warnings)  # a few images do not contain all classes
         assert report.num_images == SIZES[split]
 
 
@@ -94,7 +94,7 @@ def test_loads_through_detectron2_with_contiguous_classes(small_shapes):
         assert Image.open(dataset_dict["file_name"]).size == (dataset_dict["width"], dataset_dict["height"])
 
 
-def test_splits_share_no_picture(val):
+def test_splits_share_no_image(val):
     train = {shapes._FIRST_NUMBER["train"] + i for i in range(shapes.SIZES["train"])}
     assert not train & set(val.imgs)
 
@@ -106,14 +106,14 @@ def test_same_bytes_every_time(tmp_path):
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
 
 
-def test_pictures_do_not_change():
-    # A change of the drawing must come with a new version number, or datasets drawn before would pass for new ones.
-    pictures = [draw_picture(number).image for number in (5, 100_013)]
-    sums = [int(np.multiply(p.astype(np.int64), np.arange(p.size).reshape(p.shape) % 251).sum()) for p in pictures]
-    assert (shapes._VERSION, [p.shape[:2] for p in pictures], sums) == EXPECTED
+def test_images_do_not_change():
+    # Changed images need a new version number; otherwise datasets generated before would be taken for current ones.
+    images = [draw_image(number).image for number in (5, 100_013)]
+    sums = [int(np.multiply(i.astype(np.int64), np.arange(i.size).reshape(i.shape) % 251).sum()) for i in images]
+    assert (shapes._VERSION, [image.shape[:2] for image in images], sums) == EXPECTED
 
 
-def test_is_not_drawn_again(tmp_path):
+def test_existing_dataset_is_not_generated_again(tmp_path):
     make_shapes(tmp_path / "shapes", SIZES)
     image = next((tmp_path / "shapes" / "val").iterdir())
     before = image.stat().st_mtime_ns
@@ -121,18 +121,18 @@ def test_is_not_drawn_again(tmp_path):
     assert image.stat().st_mtime_ns == before
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
-    def break_off(root, split, size):
+def test_failure_leaves_no_files(tmp_path, monkeypatch):
+    def interrupt(root, split, size):
         Path(root, split).mkdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shapes, "write_split", break_off)
+    monkeypatch.setattr(shapes, "write_split", interrupt)
     with pytest.raises(KeyboardInterrupt):
         make_shapes(tmp_path / "shapes", SIZES)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_processes_that_race_both_succeed(tmp_path):
+def test_concurrent_processes_all_succeed(tmp_path):
     context = multiprocessing.get_context("fork")
     runs = [context.Process(target=make_shapes, args=(tmp_path / "shapes", SIZES)) for _ in range(3)]
     for run in runs:
@@ -145,16 +145,16 @@ def test_processes_that_race_both_succeed(tmp_path):
     assert digest(tmp_path / "shapes") == digest(tmp_path / "alone")
 
 
-def test_loses_a_race_gracefully(tmp_path, monkeypatch):
+def test_lost_race_is_not_an_error(tmp_path, monkeypatch):
     make_shapes(tmp_path / "ready", SIZES)
     write_split = shapes.write_split
 
-    def be_slow(root, split, size):
+    def lose_race(root, split, size):
         write_split(root, split, size)
         if not (tmp_path / "shapes").exists():
             (tmp_path / "ready").rename(tmp_path / "shapes")
 
-    monkeypatch.setattr(shapes, "write_split", be_slow)
+    monkeypatch.setattr(shapes, "write_split", lose_race)
     make_shapes(tmp_path / "shapes", SIZES)
     assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
 
@@ -165,25 +165,25 @@ def other_version(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("corrupt", "message"),
     [
-        (other_version, "instances_val.json is of '0'; delete the folder"),
-        (lambda root: annotation_file(root, "train").unlink(), "instances_train.json is missing or damaged"),
-        (lambda root: annotation_file(root, "train").write_text("{"), "instances_train.json is missing or damaged"),
+        (other_version, "instances_val.json is version '0'; delete the folder"),
+        (lambda root: annotation_file(root, "train").unlink(), "instances_train.json is missing or corrupt"),
+        (lambda root: annotation_file(root, "train").write_text("{"), "instances_train.json is missing or corrupt"),
     ],
-    ids=["another version", "a missing file", "a damaged file"],
+    ids=["another version", "missing file", "corrupt file"],
 )
-def test_what_is_not_this_dataset_is_left_alone(tmp_path, damage, message):
+def test_other_content_is_not_overwritten(tmp_path, corrupt, message):
     root = tmp_path / "shapes"
     make_shapes(root, SIZES)
-    damage(root)
+    corrupt(root)
     before = digest(root)
     with pytest.raises(UserError, match=message):
         make_shapes(root, SIZES)
     assert digest(root) == before
 
 
-def test_is_made_when_it_is_loaded(tmp_path, monkeypatch):
+def test_is_generated_when_it_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "make_shapes", lambda root: make_shapes(root, SIZES))
     dataset_dicts = load_shapes(tmp_path / "shapes", "val", "shapes_made_on_load")
     MetadataCatalog.remove("shapes_made_on_load")
@@ -197,9 +197,9 @@ def test_inside_polygon_by_hand():
 
 
 @pytest.mark.parametrize("name", sorted(CATEGORIES.values()))
-def test_outline_lies_in_its_circle(name):
-    corners = outline(name, 10.0, 0.3)
-    radii = np.hypot(*corners.T)
+def test_outline_has_its_circumscribed_radius(name):
+    vertices = outline(name, 10.0, 0.3)
+    radii = np.hypot(*vertices.T)
     assert radii.max() == pytest.approx(10)
     if name != "star":
         np.testing.assert_allclose(radii, 10)
@@ -211,7 +211,7 @@ def test_shapes_point_upwards():
     np.testing.assert_allclose(abs(outline("square", np.sqrt(2), 0.0)), 1)
 
 
-def test_run_lengths_agree_with_pycocotools():
+def test_rle_agrees_with_pycocotools():
     noise = np.random.RandomState(0).rand(11, 7) > 0.4
     for mask in (noise, ~noise, np.ones((3, 2), dtype=bool), np.zeros((3, 2), dtype=bool)):
         plain = uncompressed_rle(mask)
@@ -226,12 +226,12 @@ def test_polygon_mask_fills_whole_pixels():
     assert mask.sum() == 6
 
 
-def test_picture_shows_its_objects():
-    # Inside a mask colors differ from those around it more than pixels of the background do among themselves.
-    picture = draw_picture(3)
-    assert len(picture.annotations) == 3
-    image = picture.image.astype(float)
-    for annotation in picture.annotations:
+def test_objects_are_visible_in_the_image():
+    # The mean color inside a mask differs from that around it by more than the background varies.
+    drawn = draw_image(3)
+    assert len(drawn.annotations) == 3
+    image = drawn.image.astype(float)
+    for annotation in drawn.annotations:
         mask = mask_util.decode(
             mask_util.merge(mask_util.frPyObjects(annotation.segmentation, *image.shape[:2]))
             if isinstance(annotation.segmentation, list)

@@ -1,4 +1,4 @@
-"""The training stream: its samples depend on the seed and the position and on nothing else."""
+"""The training stream: samples depend on the seed and the position alone."""
 
 import itertools
 import random
@@ -19,7 +19,7 @@ def take(iterable, number):
 
 
 def draw_mapper(dataset_dict: dict) -> dict:
-    """Instead of an augmented image, what an augmentation would draw."""
+    """Return the random numbers that an augmentation would draw, in place of an augmented image."""
     return {**dataset_dict, "draws": (random.random(), np.random.uniform(), torch.rand(1).item())}
 
 
@@ -33,17 +33,17 @@ def dataset_dicts(landscape: int, portrait: int) -> list[dict]:
     batch_size=st.integers(1, 7),
     seed=st.integers(0, 2**31),
 )
-def test_batches_hold_one_group_and_every_index_once_an_epoch(groups, batch_size, seed):
-    # After this many batches every index was drawn at least twice, even if every batch lags behind by all that wait.
+def test_batches_have_one_group_and_every_index_once_per_epoch(groups, batch_size, seed):
+    # After this many batches every index was drawn at least twice, even with the maximum number of pending indices.
     number = 3 * len(groups) + 3 * batch_size
     batches = take(grouped_batches(groups, batch_size, seed), number)
     assert all(len(batch) == batch_size for batch in batches)
     assert all(len({groups[i] for i in batch}) == 1 for batch in batches)
     counts = Counter(itertools.chain(*batches))
     epochs = number * batch_size / len(groups)
-    # What waits in a group is less than a batch; so an index misses at most the epochs that fill one batch.
-    most_missing = 2 + 3 * batch_size
-    assert all(abs(counts[i] - epochs) <= most_missing for i in range(len(groups)))
+    # Fewer indices than a batch are pending in a group; so an index lags by at most the epochs that fill one batch.
+    max_missing = 2 + 3 * batch_size
+    assert all(abs(counts[i] - epochs) <= max_missing for i in range(len(groups)))
 
 
 def test_first_epoch_is_complete_when_batches_divide_it():
@@ -74,11 +74,11 @@ def test_seeded_restores_the_generators():
 
 
 @pytest.mark.parametrize("start", [0, 1, 5, 23])
-def test_started_later_it_goes_on_as_if_never_stopped(start):
+def test_resumed_stream_equals_an_uninterrupted_one(start):
     dataset = dataset_dicts(9, 6)
-    whole = take(TrainingStream(dataset, draw_mapper, batch_size=4, seed=7), 4 * 30)
-    late = take(TrainingStream(dataset, draw_mapper, batch_size=4, seed=7, start_iteration=start), 4 * (30 - start))
-    assert late == whole[4 * start :]
+    complete = take(TrainingStream(dataset, draw_mapper, batch_size=4, seed=7), 4 * 30)
+    resumed = take(TrainingStream(dataset, draw_mapper, batch_size=4, seed=7, start_iteration=start), 4 * (30 - start))
+    assert resumed == complete[4 * start :]
 
 
 def test_an_image_is_augmented_differently_each_time():
@@ -88,7 +88,7 @@ def test_an_image_is_augmented_differently_each_time():
         assert len(set(draws)) == 20
 
 
-def test_samples_do_not_depend_on_the_generators_outside():
+def test_samples_do_not_depend_on_the_global_generators():
     first = take(TrainingStream(dataset_dicts(5, 5), draw_mapper, batch_size=2, seed=0), 8)
     torch.manual_seed(1)
     np.random.seed(1)
@@ -97,7 +97,7 @@ def test_samples_do_not_depend_on_the_generators_outside():
 
 
 @pytest.mark.parametrize("start", [0, 3])
-def test_processes_share_out_the_batches_of_one(monkeypatch, start):
+def test_processes_get_disjoint_batches_of_one_stream(monkeypatch, start):
     dataset = dataset_dicts(7, 8)
     alone = take(TrainingStream(dataset, draw_mapper, batch_size=2, seed=1), 2 * 3 * 20)
     batches = [alone[i : i + 2] for i in range(0, len(alone), 2)]
@@ -109,23 +109,23 @@ def test_processes_share_out_the_batches_of_one(monkeypatch, start):
         assert take(stream, len(expected)) == expected
 
 
-def refuse_mapper(dataset_dict: dict) -> dict | None:
+def reject_mapper(dataset_dict: dict) -> dict | None:
     return draw_mapper(dataset_dict) if dataset_dict["image_id"] in (2, 4, 9) and np.random.uniform() < 0.5 else None
 
 
-def test_refused_images_are_replaced_by_others_of_their_group():
-    stream = TrainingStream(dataset_dicts(5, 5), refuse_mapper, batch_size=2, seed=0)
+def test_rejected_images_are_replaced_by_others_of_their_group():
+    stream = TrainingStream(dataset_dicts(5, 5), reject_mapper, batch_size=2, seed=0)
     samples = take(stream, 60)
     for first, second in zip(samples[::2], samples[1::2], strict=True):
         assert (first["width"] > first["height"]) == (second["width"] > second["height"])
     assert {s["image_id"] for s in samples} == {2, 4, 9}
-    assert take(TrainingStream(dataset_dicts(5, 5), refuse_mapper, 2, 0, start_iteration=10), 40) == samples[20:]
+    assert take(TrainingStream(dataset_dicts(5, 5), reject_mapper, 2, 0, start_iteration=10), 40) == samples[20:]
 
 
-def nothing_mapper(dataset_dict: dict) -> None:
+def reject_all_mapper(dataset_dict: dict) -> None:
     return None
 
 
-def test_gives_up_when_every_image_is_refused():
+def test_error_when_every_image_is_rejected():
     with pytest.raises(UserError, match="100 augmented images"):
-        next(iter(TrainingStream(dataset_dicts(5, 5), nothing_mapper, batch_size=2, seed=0)))
+        next(iter(TrainingStream(dataset_dicts(5, 5), reject_all_mapper, batch_size=2, seed=0)))

@@ -15,7 +15,7 @@ def random_boxes(count: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("box", "expected"),
     [((0, 0, 2, 2), 0.0), ((2, 0, 4, 2), 1.0), ((4, 0, 6, 2), 1 + 1 / 3), ((0, 0, 1, 2), 0.5)],
-    ids=["same", "side by side", "apart", "half"],
+    ids=["equal boxes", "adjacent boxes", "distant boxes", "half of the target"],
 )
 def test_by_hand(box, expected):
     target = torch.tensor([[0.0, 0.0, 2.0, 2.0]])
@@ -31,7 +31,7 @@ def test_gradient():
     assert gradcheck(giou_loss, (random_boxes(5).requires_grad_(), random_boxes(5)))
 
 
-def test_a_point_and_nan():
+def test_empty_boxes_and_nan():
     point = torch.zeros(1, 4, requires_grad=True)
     loss = giou_loss(point, torch.zeros(1, 4))
     loss.sum().backward()

@@ -22,7 +22,7 @@ THIRD = torch.tensor([[1 / 3, 2 / 3, 10 / 3, 20 / 3], [0, 0, 1, 1]], dtype=torch
     ],
     ids=["constructor", "clone", "to", "slice", "mask", "cat", "instances"],
 )
-def test_double_precision_survives(copy):
+def test_every_copy_keeps_double_precision(copy):
     result = copy(PreciseBoxes(THIRD))
     assert isinstance(result, PreciseBoxes)
     assert torch.equal(result.tensor, THIRD)
@@ -39,7 +39,7 @@ def test_no_boxes():
     assert PreciseBoxes.cat([]).tensor.shape == (0, 4)
 
 
-def test_clip_moves_corners_to_the_border_and_leaves_its_input():
+def test_clip_equals_detectron2_and_does_not_modify_its_input():
     boxes = torch.tensor([[-1.0, -2.0, 5.0, 6.0], [2.0, 1.0, 30.0, 40.0]])
     clipped = clip_boxes(boxes, (8, 10))
     assert clipped.tolist() == [[0, 0, 5, 6], [2, 1, 10, 8]]

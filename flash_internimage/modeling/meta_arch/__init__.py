@@ -1,4 +1,4 @@
-"""Meta-architectures: whole detectors, from a list of input dicts to losses or detections, and their families."""
+"""Meta-architectures: complete detectors, which map a list of input dicts to losses or detections, and their families."""
 
 from .cascade_mask_rcnn import CASCADE_MASK_RCNN
 from .mask_rcnn import MASK_RCNN
