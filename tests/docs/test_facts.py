@@ -97,7 +97,7 @@ def test_files_in_the_parity_tables_exist(repository):
 def test_every_file_of_dino_is_in_its_readme(repository):
     text = (repository / "projects/dino/README.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| (`[^|]+`) \|", text, flags=re.MULTILINE))
-    listed = {name for cell in listed for name in re.findall(r"`(\w+\.py)`", cell)}
+    listed = {name for names in listed for name in re.findall(r"`(\w+\.py)`", names)}
     folders = ("projects/dino/dino", "flash_internimage/modeling/detr")
     existing = {file.name for folder in folders for file in (repository / folder).glob("*.py")} - {"__init__.py"}
     assert listed == existing
