@@ -1,4 +1,4 @@
-"""Checkpoints: reading, recognizing, renaming, writing."""
+"""Checkpoints: reading, recognizing, renaming and writing them."""
 
 from .checkpointer import Checkpointer
 from .convert import convert_checkpoint

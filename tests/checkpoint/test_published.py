@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from flash_internimage.checkpoint.published import FAMILIES, detectron2_family, published_family, to_detectron2, to_published
+from flash_internimage.checkpoint.published import (
+    name_table,
+    published_family,
+    published_signature,
+    to_detectron2,
+    to_published,
+)
+from flash_internimage.families import detector_families, detector_family
 
 MANIFESTS = Path(__file__).parents[1] / "reference" / "manifests"
 RECIPES = json.loads((MANIFESTS / "index.json").read_text())
@@ -30,14 +37,17 @@ def test_the_family_is_told_from_either_side(recipe):
     published = manifest(recipe)
     title = {"mask": "Mask R-CNN", "cascade": "Cascade Mask R-CNN", "dino": "DINO"}[recipe.split("_")[0]]
     assert published_family(published).title == title
-    assert detectron2_family(to_detectron2(published)).title == title
-    assert detectron2_family(published) is None
+    assert detector_family(to_detectron2(published)).title == title
+    assert detector_family(published) is None
     assert published_family(to_detectron2(published)) is None
 
 
 def test_a_signature_belongs_to_one_family():
-    for family in FAMILIES:
-        assert [other for other in FAMILIES if other.names.rename(family.signature)] == [family]
+    families = [family for family in detector_families() if family.published_names]
+    assert len(families) == 3
+    for family in families:
+        assert [other for other in families if name_table(other).rename(published_signature(family))] == [family]
+        assert [other for other in families if name_table(other).inverse.rename(family.signature)] == [family]
 
 
 def test_there_and_back_gives_the_same_tensor_objects():
@@ -57,3 +67,8 @@ def test_other_state_dicts_are_refused():
         to_detectron2({"conv1.weight": 0})
     with pytest.raises(ValueError, match="expected the state dict of one of this project's detectors .* nothing"):
         to_published({})
+
+
+def test_a_detector_without_published_checkpoints_has_no_published_names():
+    with pytest.raises(ValueError, match="RetinaNet state dict: this detector has no published checkpoints"):
+        to_published({"head.cls_score.weight": 0})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -15,17 +14,14 @@ import pytest
 import torch
 from torch import nn
 
+from flash_internimage.cli import analyze
+
 NANO = "configs/shapes/mask_rcnn_flash_internimage_nano.py"
 
 
 @pytest.fixture(scope="module")
-def tool(repository: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("analyze_model", repository / "tools/analyze_model.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["analyze_model"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["analyze_model"]
+def tool() -> ModuleType:
+    return analyze
 
 
 class Part(nn.Module):
@@ -48,10 +44,12 @@ class Part(nn.Module):
 @pytest.fixture
 def pyramid_model() -> Part:
     backbone = Part(20, bottom_up=Part(40))
-    return Part(10, backbone=backbone, proposal_generator=Part(30), roi_heads=Part(60, box_head=Part(5)))
+    box_predictor = Part(5, cls_score=Part())
+    box_predictor.cls_score.weight = nn.Parameter(torch.zeros(1))  # the signature of Mask R-CNN
+    return Part(10, backbone=backbone, proposal_generator=Part(30), roi_heads=Part(60, box_predictor=box_predictor))
 
 
-def test_modules_belong_to_the_parts_of_either_family(tool, pyramid_model):
+def test_modules_belong_to_the_parts_of_the_detector_family(tool, pyramid_model):
     assert tool.part_of_module(pyramid_model) == {
         "backbone": "neck",
         "backbone.bottom_up": "backbone",
@@ -59,6 +57,7 @@ def test_modules_belong_to_the_parts_of_either_family(tool, pyramid_model):
         "roi_heads": "heads",
     }
     transformer = Part(0, encoder=Part(), query_selection=Part(), decoder=Part())
+    transformer.level_embeds = nn.Parameter(torch.zeros(1))
     assert tool.part_of_module(Part(0, backbone=Part(), neck=Part(), transformer=transformer)) == {
         "backbone": "backbone",
         "neck": "neck",
@@ -98,8 +97,8 @@ def test_with_one_thread_other_programs_do_not_count(tool):
 
 MEMORY_PROGRAM = """
 import json, sys
-sys.path.insert(0, sys.argv[1])
-import analyze_model as tool, torch
+import flash_internimage.cli.analyze as tool
+import torch
 device = torch.device("cpu")
 tool.forget_peak(device)
 before = tool.peak_memory(device)
@@ -116,7 +115,7 @@ print(json.dumps([before, peak, tool.peak_memory(device)]))
 
 def test_peak_memory_is_what_was_held_at_once(repository: Path):
     # In a process of its own: what earlier tests left for reuse would hide what these tensors take.
-    command = [sys.executable, "-c", MEMORY_PROGRAM, str(repository / "tools")]
+    command = [sys.executable, "-c", MEMORY_PROGRAM]
     output = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout
     before, peak, forgotten = json.loads(output.splitlines()[-1])
     if peak is None:
@@ -178,6 +177,20 @@ def test_compiled_parts_compute_the_same(tool, nano, monkeypatch):
     assert compiled == [nano.backbone.bottom_up]
     with torch.inference_mode():
         torch.testing.assert_close(nano(image)[0]["instances"].scores, before)
+
+
+def test_a_row_of_a_detector_of_detectron2(tool, repository, capsys):
+    tool.main([str(repository / "configs/shapes/retinanet_flash_internimage_nano.py"), "--size", "256", "256"])
+    header, _, row = capsys.readouterr().out.splitlines()
+    assert row.startswith("| retinanet_flash_internimage_nano | 2.0 | ")
+    cells = dict(zip(header.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))
+    assert (cells["proposals (GFLOPs)"], cells["heads (GFLOPs)"]) == ("0.0", "0.3")
+    model = tool.build(str(repository / "configs/shapes/retinanet_flash_internimage_nano.py"))
+    counted = tool.count_flops(model, 64, 96)
+    # The head: two towers of two 3 x 3 convolutions of 64 channels, then 9 anchors of 4 classes and 4 deltas each, on
+    # feature maps of 8 x 12, 4 x 6, 2 x 3, 1 x 2 and 1 x 1 pixels.
+    assert counted["heads"] == (96 + 24 + 6 + 2 + 1) * 64 * 9 * (4 * 64 + 9 * (4 + 4))
+    assert counted[""] == sum(counted[part] for part in tool.PARTS)
 
 
 @pytest.mark.parametrize(

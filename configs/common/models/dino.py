@@ -6,18 +6,8 @@ A model config replaces ``model.backbone``; everything that depends on its width
 from detectron2.config import LazyCall as L
 
 from flash_internimage.modeling.backbone.flash_internimage import stage_channels
-from flash_internimage.projects.dino import (
-    DINO,
-    ChannelMapper,
-    ContrastiveDenoising,
-    Decoder,
-    DINOCriterion,
-    DINOTransformer,
-    Encoder,
-    HungarianMatcher,
-    QuerySelection,
-    SinePositionEncoding,
-)
+from flash_internimage.modeling.detr import ChannelMapper, Encoder, HungarianMatcher, SinePositionEncoding
+from flash_internimage.projects.dino import DINO, ContrastiveDenoising, Decoder, DINOCriterion, DINOTransformer, QuerySelection
 
 from .flash_internimage import flash_intern_image_t
 

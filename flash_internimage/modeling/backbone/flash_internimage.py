@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from flash_internimage.errors import UserError
+from flash_internimage.families import BackboneFamily, ParameterRules, register
 from flash_internimage.layers import DCNv4
 
 # Of every layer norm in the backbone; PyTorch's own default is 1e-5.
@@ -419,3 +420,16 @@ def layer_ids(names: Sequence[str]) -> dict[str, int]:
         return 0 if _STEM.search(name) else sum(depths) + 1
 
     return {name: layer_id(name) for name in names}
+
+
+FLASH_INTERNIMAGE = register(
+    BackboneFamily(
+        title="FlashInternImage",
+        signature="patch_embed.conv1.weight",
+        classifier=("head.", "conv_head.", "fc_norm.", "avgpool."),
+        parameters=ParameterRules(
+            offset_layers=("offset_mask.",),  # with the dot: the published rule leaves out "offset_mask_dw"
+            undecayed=("relative_position",),
+        ),
+    )
+)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from flash_internimage.projects.dino import ChannelMapper
+from flash_internimage.modeling.detr.channel_mapper import ChannelMapper
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ import torch
 from torch.testing import assert_close
 from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
 
-from flash_internimage.modeling.detr.matcher import focal_cost
+from flash_internimage.modeling.detr.matcher import HungarianMatcher, focal_cost
 from flash_internimage.modeling.detr.targets import Target
-from flash_internimage.projects.dino import HungarianMatcher
 
 
 def make_target(count: int, size: tuple[int, int] = (200, 300), num_classes: int = 6) -> Target:
