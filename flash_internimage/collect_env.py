@@ -63,7 +63,7 @@ def _detectron2() -> str:
         module = importlib.import_module("detectron2")
     except ImportError as error:
         return f"cannot be imported: {error}"
-    return f"{module.__version__} in {os.path.dirname(module.__file__)}"
+    return f"{module.__version__} in {os.path.dirname(str(module.__file__))}"
 
 
 def _extension() -> dict[str, str]:

@@ -60,9 +60,9 @@ def test_versions_of_the_lint_tools_are_pinned_in_one_file(repository: Path) -> 
     pins = [
         (pin, (repository / file).name)
         for file in files
-        for pin in re.findall(r"\b(ruff|clang-format)\s*[=~<>]=", (repository / file).read_text())
+        for pin in re.findall(r"\b(clang-format|mypy|ruff)\s*[=~<>]=", (repository / file).read_text())
     ]
-    assert sorted(pins) == [("clang-format", "constraints.txt"), ("ruff", "constraints.txt")]
+    assert sorted(pins) == [(tool, "constraints.txt") for tool in ("clang-format", "mypy", "ruff")]
 
 
 def test_commit_hooks_run_the_tools_that_make_lint_runs(repository: Path) -> None:

@@ -123,7 +123,8 @@ def _absolute(path: str | None) -> str | None:
 
 
 def _as_json(scores: Scores) -> dict[str, Any]:
-    precision = np.where(np.isnan(scores.precision), None, scores.precision.round(2).astype(object))
+    precision = scores.precision.round(2).astype(object)
+    precision[np.isnan(scores.precision)] = None
     return {
         "metrics": _without_nan(scores.metrics),
         "by_category": {str(id_): _without_nan(found) for id_, found in scores.by_category.items()},

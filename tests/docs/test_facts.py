@@ -41,9 +41,14 @@ def test_error_messages_that_are_headings_are_given_by_the_code(repository, mess
     [
         ("faq.md", "was built without CUDA kernels, got a CUDA tensor; reinstall it where a CUDA toolkit is found, or with"),
         ("faq.md", "lower optimizer.lr, set train.clip_grad.max_norm, or look at these images and their boxes"),
+        ("faq.md", ", PyTorch sees "),
         ("custom_data.md", "re-initialized for another number of classes ("),
+        ("custom_data.md", ", of them without objects "),
+        ("custom_data.md", ", of them to train on "),
+        ("custom_data.md", " images with their objects: "),
+        ("overrides.md", "unknown config key "),
     ],
-    ids=["CUDA kernels", "loss", "classes"],
+    ids=["CUDA kernels", "loss", "GPU", "classes", "images", "annotations", "grid", "key"],
 )
 def test_messages_in_blocks_are_given_by_the_code(repository, messages, page, message):
     assert message in " ".join((repository / "docs" / page).read_text(encoding="utf-8").split())
