@@ -25,6 +25,7 @@ from PIL import Image, ImageDraw, ImageOps
 from tqdm import tqdm
 
 from flash_internimage.cli.errors import reported
+from flash_internimage.data import Categories
 from flash_internimage.data.check import OBJECT_SIZES, DatasetReport, check_dataset, read_json
 from flash_internimage.data.mapper import read_image
 from flash_internimage.evaluation.drawing import draw_annotations, grid
@@ -120,14 +121,13 @@ def choose(dataset_dicts: Sequence[dict], limit: int) -> list[dict]:
     return [shuffled[number] for number in list(chosen)[:limit]]
 
 
-def tile(dataset_dict: dict, categories: dict[int, str], side: int = 320) -> np.ndarray:
+def tile(dataset_dict: dict, categories: Categories, side: int = 320) -> np.ndarray:
     """An image with its objects, fitted into a square of (side, side) pixels, over the name of its file."""
-    class_of = {id_: number for number, id_ in enumerate(categories)}
     objects = (
         drawable(annotation, dataset_dict["height"], dataset_dict["width"]) for annotation in dataset_dict["annotations"]
     )
     annotations = [annotation for annotation in objects if annotation is not None]
-    picture = draw_annotations(read_image(dataset_dict), annotations, list(categories.values()), class_of)
+    picture = draw_annotations(read_image(dataset_dict), annotations, categories.names, categories.class_of)
     fitted = Image.fromarray(picture)
     fitted.thumbnail((side, side))
     square = Image.new("RGB", (side, side + 16), "white")

@@ -91,7 +91,7 @@ class Demo:
     def __init__(self, predictor: Predictor, output: Path) -> None:
         self.predictor = predictor
         self.output = output
-        self.detections = Detections(predictor.class_names)
+        self.detections = Detections(predictor.categories)
 
     def picture(self, source: Source, image: np.ndarray) -> None:
         """Write an image with its detections as ``NAME.jpg``."""

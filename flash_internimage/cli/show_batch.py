@@ -19,7 +19,13 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from flash_internimage.cli.errors import reported
-from flash_internimage.data import class_names, require_registered, require_valid, use_augmentation_preset, use_custom_data
+from flash_internimage.data import (
+    dataset_categories,
+    require_registered,
+    require_valid,
+    use_augmentation_preset,
+    use_custom_data,
+)
 from flash_internimage.data.resize import fit_size, resize_nearest
 from flash_internimage.engine.config import load_config
 from flash_internimage.evaluation.drawing import draw_objects, grid
@@ -30,15 +36,16 @@ _SIDE = 480  # of a cell of the grid, in pixels
 
 def names_of_classes(cfg: DictConfig) -> list[str]:
     """Of the training data, which is checked; the config is pointed at data of the user's own if it names some."""
-    names = use_custom_data(cfg) if "data" in cfg else None
-    if names is not None:
-        return names
+    categories = use_custom_data(cfg) if "data" in cfg else None
+    if categories is not None:
+        return categories.names
     datasets = cfg.dataloader.train.dataset.names
     datasets = [datasets] if isinstance(datasets, str) else list(datasets)
     for dataset in datasets:
         require_registered(dataset)
         require_valid(dataset)
-    return class_names(datasets[0]) or []
+    categories = dataset_categories(datasets[0])
+    return [] if categories is None else categories.names
 
 
 def draw_sample(sample: dict[str, Any], names: Sequence[str]) -> np.ndarray:
