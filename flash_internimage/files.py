@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
     """Let ``write`` make a file beside ``path``, then put it in the place of ``path`` in one step.
 
     A reader, or a process that is killed at any moment, sees the old file or the new one, never a part of either.

@@ -133,7 +133,7 @@ def _refusal(path: Path, is_zip: bool) -> str:
     if set(needed) <= set(HARMLESS_TYPES):
         return (
             f"{refused}; these types are harmless: "
-            f"`python tools/convert_checkpoint.py {path} OUT.pth --allow {' '.join(needed)}` reads exactly them"
+            f"`flash-internimage convert {path} OUT.pth --allow {' '.join(needed)}` reads exactly them"
         )
     return f"{refused}; ask the publisher for a file of tensors alone (.safetensors)"
 

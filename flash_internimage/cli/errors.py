@@ -1,4 +1,4 @@
-"""What a user sees when a run cannot go on: one line for a mistake of theirs, the whole traceback for one of ours."""
+"""How the programs report errors: one line for a mistake of the user's, a traceback for a bug."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ import re
 import sys
 from collections.abc import Iterator
 
-import torch
-
 from flash_internimage.errors import UserError
 
+PROGRAM = "flash-internimage"
 SHOW_TRACEBACK = "FLASH_INTERNIMAGE_TRACEBACK"
 """Environment variable: when set to anything but 0, every error is shown with its traceback."""
 
 
+class UsageError(UserError):
+    """Raised for a command line whose arguments do not go together; the exit code is 2, as for argparse's own errors."""
+
+
 @contextlib.contextmanager
 def reported(program: str, silent: bool = False) -> Iterator[None]:
-    """End the program with one line on stderr and exit code 1 where the error inside is one of the user's.
+    """Turn a user's mistake inside the block into one line on stderr and the end of the program.
 
-    Other errors pass through, with their traceback.
+    Exit codes are 2 for a :class:`UsageError`, 130 for an interrupt, and 1 otherwise. Errors that are not the user's pass
+    through, with their traceback.
 
     Args:
         program: what the line starts with.
@@ -36,15 +40,17 @@ def reported(program: str, silent: bool = False) -> Iterator[None]:
             raise
         if not silent:
             print(f"{program}: error: {message}", file=sys.stderr, flush=True)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
 
 
 def message_for_user(error: BaseException) -> str | None:
-    """The one line that explains ``error``, or None if it needs its traceback to be understood.
+    """Return the one line that explains ``error``, or None if it needs its traceback to be understood.
 
-    Explained by their text are :class:`~flash_internimage.errors.UserError`, also when a data loading worker raised it, an
-    error of the file system that names its file, and a GPU that is out of memory.
+    One line explains a :class:`~flash_internimage.errors.UserError`, also when a data loader worker raised it, an error of the
+    file system that names its file, and a GPU that is out of memory.
     """
+    import torch  # here, so that `flash-internimage --help` does not wait for it
+
     if isinstance(error, UserError):
         return _without_traceback(str(error))
     if isinstance(error, torch.cuda.OutOfMemoryError):

@@ -1,42 +1,42 @@
-"""Starting the processes of a run."""
+"""Train the detector that a config describes, or resume its training.
+
+Examples:
+
+  a small model on the generated shapes dataset, on a CPU or one GPU:
+    flash-internimage train --config-file mask_rcnn_flash_internimage_nano
+
+  the published recipe on eight GPUs, with mixed precision:
+    flash-internimage train --config-file mask_rcnn_flash_intern_image_t_fpn_1x_coco --num-gpus 8 \\
+        train.amp.enabled=true
+
+  your own dataset, in COCO format:
+    flash-internimage train --config-file mask_rcnn_flash_intern_image_t_fpn_1x_coco \\
+        data.train.json=train.json data.train.images=train data.test.json=val.json data.test.images=val
+
+  resume a run from its last checkpoint:
+    flash-internimage train --config-file output/config.yaml --resume
+
+  start the processes with torchrun (or, in a SLURM job, with srun):
+    torchrun --nproc_per_node 8 -m flash_internimage train --config-file mask_rcnn_flash_intern_image_t_fpn_1x_coco
+
+Checkpoints, logs and the config are written to train.output_dir (./output).
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
 
-import torch
-from detectron2.utils import comm
-
-from flash_internimage.engine.config import load_config
-from flash_internimage.engine.distributed import launch
-from flash_internimage.engine.run import run
-
-from .errors import reported
+from .arguments import add_config, add_overrides, add_processes
+from .errors import PROGRAM
+from .processes import start
 
 
-def start(args: argparse.Namespace, program: str) -> None:
-    """Train or evaluate, in as many processes as the arguments or the environment say.
-
-    Args:
-        args: the flags of ``train_net.py``.
-        program: what error messages start with.
-    """
-    first_process = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
-    with reported(program, silent=not first_process):
-        cfg = load_config(args.config_file, args.overrides, args.eval_only)  # report a mistake before processes start
-        launch(
-            _in_process,
-            args=(args, program),
-            device=cfg.train.device,
-            num_processes=args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-        )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in train.output_dir")
+    add_processes(parser)
+    add_overrides(parser)
 
 
-def _in_process(device: torch.device, args: argparse.Namespace, program: str) -> None:
-    rank = comm.get_rank()
-    with reported(program if rank == 0 else f"{program} (process {rank})"):
-        run(device, args.config_file, args.overrides, eval_only=args.eval_only, resume=args.resume)
+def run(args: argparse.Namespace) -> int:
+    return start(f"{PROGRAM} train", args, args.overrides, eval_only=False)

@@ -4,7 +4,7 @@ from .augmentations import CropRange, ExactResizeTransform, OneOf, ResizeToFit, 
 from .categories import Categories
 from .check import DatasetReport, check_dataset, require_valid
 from .custom import dataset_categories, literal_num_classes, require_num_classes, require_registered, use_custom_data
-from .dataset_dicts import test_dataset_dicts, training_dataset_dicts
+from .dataset_dicts import evaluation_dataset_dicts, training_dataset_dicts
 from .loader import build_test_loader, build_train_loader
 from .mapper import TestMapper, TrainingMapper
 from .presets import use_augmentation_preset
@@ -28,13 +28,13 @@ __all__ = [
     "build_train_loader",
     "check_dataset",
     "dataset_categories",
+    "evaluation_dataset_dicts",
     "literal_num_classes",
     "make_shapes",
     "register_shapes",
     "require_num_classes",
     "require_registered",
     "require_valid",
-    "test_dataset_dicts",
     "training_dataset_dicts",
     "use_augmentation_preset",
     "use_custom_data",

@@ -1,20 +1,20 @@
 """Boxes as annotation files give them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from detectron2.structures import BoxMode
 
 
-def is_degenerate(x: float, y: float, box_width: float, box_height: float, height: int, width: int) -> bool:
+def is_degenerate(box: Sequence[float], height: int, width: int) -> bool:
     """Whether a box has a side below one pixel, or lies outside its image: the published recipes do not train on it.
 
     Args:
-        x: left side of the box, in pixels.
-        y: upper side of the box, in pixels.
-        box_width: width of the box in pixels.
-        box_height: height of the box in pixels.
+        box: (x, y, width, height) in pixels, (x, y) being the top left corner.
         height: height of the image in pixels.
         width: width of the image in pixels.
     """
+    x, y, box_width, box_height = box
     # Written so that NaN, for which no comparison holds, counts as degenerate.
     within = min(x + box_width, width) > max(x, 0) and min(y + box_height, height) > max(y, 0)
     return not (box_width >= 1 and box_height >= 1 and within)

@@ -170,7 +170,7 @@ def _check_segmentation(segmentation: object, image: dict, label: str, errors: _
 def _check_box(annotation: dict, image: dict, label: str, warnings: _Tally) -> bool:
     """Whether an object's box is one to train on; what is odd about it is a warning."""
     x, y, width, height = annotation["bbox"]
-    if is_degenerate(x, y, width, height, image["height"], image["width"]):
+    if is_degenerate((x, y, width, height), image["height"], image["width"]):
         warnings.add(
             "boxes are left out of training, with a side below one pixel or outside their image",
             f"{label}: {annotation['bbox']}",

@@ -41,7 +41,7 @@ def filter_training_dataset_dicts(
             continue
         objects = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
         boxes = boxes_of(objects, BoxMode.XYWH_ABS).tolist()
-        sound = [a for a, box in zip(objects, boxes, strict=True) if not is_degenerate(*box, height, width)]
+        sound = [a for a, box in zip(objects, boxes, strict=True) if not is_degenerate(box, height, width)]
         degenerate += len(objects) - len(sound)
         if with_masks and not all("segmentation" in a for a in sound):
             raise UserError(
@@ -97,9 +97,6 @@ def training_dataset_dicts(
     return dataset_dicts
 
 
-def test_dataset_dicts(names: str | Sequence[str]) -> list[dict]:
+def evaluation_dataset_dicts(names: str | Sequence[str]) -> list[dict]:
     """Records to evaluate on: all images, tiny and empty ones too."""
     return _load(names)
-
-
-test_dataset_dicts.__test__ = False  # for pytest: not a test, in spite of its name

@@ -62,9 +62,7 @@ def read_record(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Path]:
     candidates = [path / INFERENCE_FOLDER / EVALUATION_FILE, path / EVALUATION_FILE] if path.is_dir() else [path]
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:
-        raise UserError(
-            f"{path}: holds no {EVALUATION_FILE}; give the output folder of an evaluation (train_net.py --eval-only …)"
-        )
+        raise UserError(f"{path}: holds no {EVALUATION_FILE}; give the output folder of an evaluation (flash-internimage eval)")
     try:
         record = json.loads(file.read_text())
         for task in record["tasks"].values():
@@ -126,7 +124,8 @@ def _absolute(path: str | None) -> str | None:
 
 
 def _as_json(scores: Scores) -> dict[str, Any]:
-    precision = np.where(np.isnan(scores.precision), None, scores.precision.round(2).astype(object))
+    precision = scores.precision.round(2).astype(object)
+    precision[np.isnan(scores.precision)] = None
     return {
         "metrics": _without_nan(scores.metrics),
         "by_category": {str(id_): _without_nan(found) for id_, found in scores.by_category.items()},

@@ -152,8 +152,9 @@ def _raise_score_thresholds(model: torch.nn.Module, min_score: float) -> None:
     """
     just_below = min_score - 1e-6  # they keep what is above their thresholds, here the threshold itself counts too
     for module in model.modules():
-        if hasattr(module, "test_score_thresh"):
-            module.test_score_thresh = max(module.test_score_thresh, just_below)
+        threshold: Any = getattr(module, "test_score_thresh", None)
+        if threshold is not None:
+            module.test_score_thresh = max(threshold, just_below)
 
 
 def _to_array(image: ImageLike) -> np.ndarray:

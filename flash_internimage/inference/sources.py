@@ -1,4 +1,4 @@
-"""What the demo looks at: images and videos, from files, folders, patterns and standard input."""
+"""The images and videos that files, folders, patterns and standard input name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Source:
 
 
 def find_sources(inputs: Iterable[str]) -> tuple[list[Source], list[str]]:
-    """The images and videos that ``--input`` names.
+    """The images and videos that ``--source`` names.
 
     Args:
         inputs: files, which need not exist, for reading them says so; folders, of which the images and videos directly in
@@ -54,11 +54,11 @@ def find_sources(inputs: Iterable[str]) -> tuple[list[Source], list[str]]:
             found, others = _in_folder(path)
             passed_over += others
             if not found:
-                raise UserError(f"--input {text}: no images or videos in this folder ({len(others)} other files)")
+                raise UserError(f"--source {text}: no images or videos in this folder ({len(others)} other files)")
         elif text != STDIN and not path.exists() and glob.has_magic(text):
             found = sorted(name for name in glob.glob(text, recursive=True) if Path(name).is_file())
             if not found:
-                raise UserError(f"--input {text}: no file matches this pattern")
+                raise UserError(f"--source {text}: no file matches this pattern")
         else:
             found = [text]
         paths += found

@@ -19,6 +19,11 @@ class SyncBatchNorm(nn.BatchNorm2d):
         eps, momentum: as in ``torch.nn.BatchNorm2d``.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
         if not self.training:

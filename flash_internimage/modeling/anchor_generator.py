@@ -30,7 +30,7 @@ def cell_anchors(sizes: Tensor, aspect_ratios: Tensor) -> Tensor:
     return torch.stack([-widths, -heights, widths, heights], dim=1) * 0.5
 
 
-def grid_anchors(cell: Tensor, grid_size: tuple[int, int], stride: int) -> Tensor:
+def grid_anchors(cell: Tensor, grid_size: Sequence[int], stride: int) -> Tensor:
     """Repeat the anchors of one cell over a map, each cell's anchors around its top left corner.
 
     Args:
@@ -49,7 +49,7 @@ def grid_anchors(cell: Tensor, grid_size: tuple[int, int], stride: int) -> Tenso
     return (corners + cell).reshape(-1, 4)
 
 
-def cells_within(grid_size: tuple[int, int], stride: int, size: tuple[int, int], device: torch.device) -> Tensor:
+def cells_within(grid_size: Sequence[int], stride: int, size: tuple[int, int], device: torch.device) -> Tensor:
     """Which cells of a map have their top left corner within an area that starts at the map's.
 
     Args:

@@ -129,12 +129,7 @@ def _fake_forward(
         output_size(width, kernel_size[1], stride[1], padding[1], dilation[1]),
     ]
     for axis, (name, size) in enumerate(zip(("batch size", "height", "width"), expected, strict=True)):
-        torch._check_value(
-            offset_mask.shape[axis] == size,
-            lambda name=name, size=size, axis=axis: (
-                f"dcnv4: offset_mask needs a {name} of {size}, got {offset_mask.shape[axis]} in shape {list(offset_mask.shape)}"
-            ),
-        )
+        _check_size(offset_mask, axis, name, size)
     points = kernel_size[0] * kernel_size[1] - int(remove_center)
     torch._check_value(
         offset_mask.shape[3] >= 3 * points * groups,
@@ -144,6 +139,15 @@ def _fake_forward(
         ),
     )
     return value.new_empty((*expected, channels))
+
+
+def _check_size(offset_mask: Tensor, axis: int, name: str, size: int) -> None:
+    torch._check_value(
+        offset_mask.shape[axis] == size,
+        lambda: (
+            f"dcnv4: offset_mask needs a {name} of {size}, got {offset_mask.shape[axis]} in shape {list(offset_mask.shape)}"
+        ),
+    )
 
 
 def _fake_backward(

@@ -163,7 +163,7 @@ def stripped(operation: dict[str, Any]) -> dict[str, Any]:
 
 def test_augmentation(pair):
     cfg, recipe = pair
-    theirs = [stripped(step) for step in recipe["data"]["train"] if step["op"] not in ("normalize", "pad")]
+    theirs = [stripped(step) for step in recipe["data"]["train"] if step["op"] not in ("normalise", "pad")]
     assert [described(step) for step in cfg.dataloader.train.mapper.augmentations] == theirs
     crops = [step for policy in _policies(recipe) for step in policy if step["op"] == "crop"]
     for crop in crops:

@@ -8,8 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 
-from flash_internimage.data import test_dataset_dicts as records_to_test
-from flash_internimage.data import training_dataset_dicts
+from flash_internimage.data import evaluation_dataset_dicts, training_dataset_dicts
 from flash_internimage.data.dataset_dicts import filter_training_dataset_dicts
 
 
@@ -69,7 +68,7 @@ def test_shapes(small_shapes):
     assert 0 < len(training) < len(everything) == 14
     assert all(r["annotation_file"].endswith("instances_train.json") for r in training)
     assert not any(a["iscrowd"] for r in everything for a in r["annotations"])
-    assert len(records_to_test("small_shapes_val")) == 6
+    assert len(evaluation_dataset_dicts("small_shapes_val")) == 6
     both = training_dataset_dicts(["small_shapes_train", "small_shapes_val"], filter_empty=False)
     assert len(both) == 20
 
@@ -92,7 +91,7 @@ def register(write_dataset):
 
 def test_damaged_data_is_refused_before_it_is_loaded(register):
     name = register(lambda c: c["annotations"][0].update(category_id=1))
-    for load in (training_dataset_dicts, records_to_test):
+    for load in (training_dataset_dicts, evaluation_dataset_dicts):
         with pytest.raises(ValueError, match="category that the file does not list"):
             load(name)
 
@@ -101,7 +100,7 @@ def test_nothing_left_is_an_error(register):
     name = register(lambda c: [a.update(bbox=[0, 0, 0, 0]) for a in c["annotations"]])
     with pytest.raises(ValueError, match="records_test: no image is left to train on"):
         training_dataset_dicts(name)
-    assert len(records_to_test(name)) == 2
+    assert len(evaluation_dataset_dicts(name)) == 2
 
 
 def test_missing_file_is_named_with_its_annotation(register):

@@ -48,7 +48,7 @@ def reduced(step: dict) -> dict:
 )
 def test_equals_the_published_recipe(reference, recipe, preset):
     steps = reference.recipes[recipe]["data"]["train"]
-    expected = [reduced(step) for step in steps if step["op"] not in ("normalize", "pad")]  # which the model does
+    expected = [reduced(step) for step in steps if step["op"] not in ("normalise", "pad")]  # which the model does
     assert [describe(augmentation) for augmentation in instantiate(preset)] == expected
 
 

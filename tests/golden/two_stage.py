@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from flash_internimage.checkpoint import Checkpointer
 from flash_internimage.checkpoint.published import to_published
-from flash_internimage.modeling import PreciseBoxes, sampling
+from flash_internimage.modeling import sampling
+from flash_internimage.structures.boxes import PreciseBoxes
 from tests.golden.comparison import Comparison, compare
 from tests.reference import Reference
 from tests.reference.deterministic import draw_image

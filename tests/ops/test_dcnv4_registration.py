@@ -267,7 +267,7 @@ import torch
 from flash_internimage.ops import dcnv4
 try:
     dcnv4(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 3), 1)
-except RuntimeError as error:
+except ValueError as error:
     print(error)
 """
     run = subprocess.run([sys.executable, "-c", script], cwd=repository, capture_output=True, text=True, check=True)

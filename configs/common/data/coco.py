@@ -9,7 +9,7 @@ from flash_internimage.data import (
     TrainingMapper,
     build_test_loader,
     build_train_loader,
-    test_dataset_dicts,
+    evaluation_dataset_dicts,
     training_dataset_dicts,
 )
 from flash_internimage.data.presets import single_scale
@@ -38,7 +38,7 @@ dataloader.train = L(build_train_loader)(
 )
 
 dataloader.test = L(build_test_loader)(
-    dataset=L(test_dataset_dicts)(names="coco_2017_val"),
+    dataset=L(evaluation_dataset_dicts)(names="coco_2017_val"),
     mapper=L(TestMapper)(augmentations=[L(ResizeToFit)(short_sides=[800], long_side=1333)]),
     num_workers=4,
 )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -355,10 +356,11 @@ class FlashInternImage(Backbone):
         if self.freeze_at == 0:
             return []
         frozen: list[nn.Module] = [self.patch_embed]
-        for index, stage in enumerate(self.levels[: self.freeze_at - 1]):
+        stages = cast("list[Stage]", list(self.levels))
+        for index, stage in enumerate(stages[: self.freeze_at - 1]):
             # The way down belongs to the stage that it leads to.
-            frozen += [self.levels[index - 1].downsample] if index > 0 else []
-            frozen += [stage.blocks] if stage.norm is None else [stage.blocks, stage.norm]
+            before = stages[index - 1].downsample if index > 0 else None
+            frozen += [module for module in (before, stage.blocks, stage.norm) if module is not None]
         return frozen
 
 

@@ -8,6 +8,7 @@ for each class, sample anew at each stage, average logits, and have a mask head 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.modeling.roi_heads import StandardROIHeads, select_foreground_proposals
@@ -202,7 +203,7 @@ class CascadeRoIHeads(StandardROIHeads):
 
     def _detect(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
         """Detections from the mean logits of all stages and the boxes of the last."""
-        total = 0
+        total: Any = 0
         for stage in range(self.num_stages):
             logits, deltas = self._run_stage(features, proposals, stage)
             total = total + logits
@@ -230,7 +231,7 @@ class CascadeRoIHeads(StandardROIHeads):
             return instances
         levels = [features[name] for name in self.mask_in_features]
         regions = self.mask_pooler(levels, [image.pred_boxes for image in instances])
-        total = 0
+        total: Any = 0
         for head in self.mask_head:
             total = total + torch.cat([image.pred_masks for image in head(regions, instances)])
         for image, masks in zip(instances, (total / self.num_stages).split([len(i) for i in instances]), strict=True):

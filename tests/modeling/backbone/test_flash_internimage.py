@@ -6,7 +6,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from flash_internimage.layers import DCNv4
-from flash_internimage.modeling import FlashInternImage, flash_intern_image
+from flash_internimage.modeling import FlashInternImage
+from flash_internimage.modeling.backbone import flash_internimage
 from flash_internimage.modeling.backbone.flash_internimage import layer_ids, stage_depths
 
 SMALL = {"channels": 16, "depths": (1, 2, 1, 1), "groups": (1, 2, 4, 8), "drop_path_rate": 0.0}
@@ -127,7 +128,7 @@ def test_evaluation_in_pieces_equals_the_whole(arguments: dict, monkeypatch: pyt
     net = randomize(FlashInternImage(**arguments)).double().eval()
     image = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     whole = net(image)
-    monkeypatch.setattr(flash_intern_image, "CELLS_AT_ONCE", 100)  # not a divisor of the 768 cells of the first stage
+    monkeypatch.setattr(flash_internimage, "CELLS_AT_ONCE", 100)  # not a divisor of the 768 cells of the first stage
     sizes = []
     net.levels[0].blocks[0].mlp.register_forward_hook(lambda mlp, inputs, output: sizes.append(output.shape[1]))
     with torch.no_grad():

@@ -5,8 +5,8 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch.testing import assert_close
 
-from flash_internimage.modeling import cascade
 from flash_internimage.modeling.box_regression import BoxTransform
+from flash_internimage.modeling.roi_heads import cascade_rcnn
 from flash_internimage.modeling.roi_heads.cascade_rcnn import CascadeRoIHeads, refine_boxes, refinement_classes
 from flash_internimage.structures.boxes import PreciseBoxes
 from tests.modeling.detectors import CONFIGS, shrink, targets
@@ -48,16 +48,16 @@ def test_the_background_is_refined_as_its_likeliest_class():
 
 def test_a_stage_trains_on_what_the_one_before_refined(heads: CascadeRoIHeads, monkeypatch: pytest.MonkeyPatch):
     seen, sampled = [], []
-    original = cascade.sample_proposals
+    original = cascade_rcnn.sample_proposals
 
     def recording(boxes, *arguments):
         seen.append(boxes)
         sampled.append(original(boxes, *arguments))
         return sampled[-1]
 
-    monkeypatch.setattr(cascade, "sample_proposals", recording)
+    monkeypatch.setattr(cascade_rcnn, "sample_proposals", recording)
     refined = []
-    monkeypatch.setattr(cascade, "refine_boxes", lambda boxes, *_: refined.append(boxes + 1) or refined[-1])
+    monkeypatch.setattr(cascade_rcnn, "refine_boxes", lambda boxes, *_: refined.append(boxes + 1) or refined[-1])
     start = proposals(20)
     with EventStorage():
         heads.train()(None, pyramid(), start, targets(SIZE, [[8.0, 8.0, 40.0, 40.0]]))

@@ -7,8 +7,9 @@ from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
 from torch.testing import assert_close
 
-from flash_internimage.modeling import MaskHead, PreciseBoxes
+from flash_internimage.modeling import MaskHead
 from flash_internimage.modeling.roi_heads.mask_head import mask_loss
+from flash_internimage.structures.boxes import PreciseBoxes
 from flash_internimage.structures.masks import SharedMasks
 
 SIZE = (32, 32)
