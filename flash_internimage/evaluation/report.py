@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from flash_internimage.data.categories import Categories
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 
@@ -102,16 +103,16 @@ def load(evaluation: str | os.PathLike[str]) -> Evaluated:
     truth = read_json(Path(record["annotation_file"]), "the annotations of the evaluated dataset")
     predictions = read_predictions(folder / PREDICTIONS_FILE)
     image_number = {image["id"]: i for i, image in enumerate(truth["images"])}
-    class_number = {category["id"]: k for k, category in enumerate(record["categories"])}
+    categories = Categories.from_coco(record["categories"])
     root = Path(record["image_root"] or "")
     return Evaluated(
         dataset=record["dataset"],
-        names=[category["name"] for category in record["categories"]],
+        names=categories.names,
         files=[root / image["file_name"] for image in truth["images"]],
         num_objects=np.array([category["objects"] for category in record["categories"]]),
         scores={task: scores_of(found) for task, found in record["tasks"].items()},
-        detections=Boxes.of(predictions, image_number, class_number),
-        objects=Boxes.of(truth["annotations"], image_number, class_number),
+        detections=Boxes.of(predictions, image_number, categories.class_of),
+        objects=Boxes.of(truth["annotations"], image_number, categories.class_of),
     )
 
 

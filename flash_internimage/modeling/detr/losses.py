@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from .box_ops import generalized_iou, to_corners
+from flash_internimage.structures.boxes import generalized_iou
+
+from .box_ops import to_corners
 from .targets import Match, Target
 
 

@@ -11,7 +11,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from .box_ops import generalized_iou, to_corners
+from flash_internimage.structures.boxes import generalized_iou
+
+from .box_ops import to_corners
 from .targets import Match, Target
 
 

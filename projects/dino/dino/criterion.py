@@ -8,11 +8,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from flash_internimage.modeling.detr.denoising import DenoisingQueries
 from flash_internimage.modeling.detr.losses import set_losses
 from flash_internimage.modeling.detr.matcher import HungarianMatcher
 from flash_internimage.modeling.detr.targets import Match, Target
 
-from .denoising import DenoisingQueries
 from .transformer import TransformerOutput
 
 

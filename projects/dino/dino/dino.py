@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from flash_internimage.errors import UserError
 from flash_internimage.modeling.detr.box_ops import to_corners
 from flash_internimage.modeling.detr.channel_mapper import ChannelMapper
+from flash_internimage.modeling.detr.denoising import DenoisingQueries
 from flash_internimage.modeling.detr.feature_levels import padding_mask, resize_mask
 from flash_internimage.modeling.detr.position_encoding import SinePositionEncoding
 from flash_internimage.modeling.detr.targets import Target, target_of
 from flash_internimage.structures.boxes import PreciseBoxes, clip_boxes
 
 from .criterion import DINOCriterion
-from .denoising import ContrastiveDenoising, DenoisingQueries
+from .denoising import ContrastiveDenoising
 from .transformer import DINOTransformer, TransformerOutput
 
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from flash_internimage.modeling.detr.box_ops import inverse_sigmoid
+from flash_internimage.modeling.detr.denoising import DenoisingQueries
 from flash_internimage.modeling.detr.encoder import Encoder
 from flash_internimage.modeling.detr.feature_levels import cell_centers, flatten_levels, valid_ratios, valid_sizes
 from flash_internimage.modeling.detr.mlp import mlp
 
 from .decoder import Decoder, DecoderOutput
-from .denoising import DenoisingQueries
 from .query_selection import QuerySelection, Selection
 
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
+from flash_internimage.modeling.detr.denoising import DenoisingQueries
 from flash_internimage.projects.dino import DINO
 from flash_internimage.projects.dino.criterion import mean_over_processes
-from flash_internimage.projects.dino.denoising import DenoisingQueries
 from flash_internimage.projects.dino.dino import detect, rescale
 from tests.projects.dino.small import CONFIG, NUM_CLASSES, NUM_QUERIES, image, small_config, small_dino, total
 
