@@ -101,11 +101,11 @@ def test_files_in_the_parity_tables_exist(repository):
 
 def test_every_file_of_dino_is_in_its_readme(repository):
     text = (repository / "projects/dino/README.md").read_text(encoding="utf-8")
-    listed = set(re.findall(r"^\| (`[^|]+`) \|", text, flags=re.MULTILINE))
-    listed = {name for names in listed for name in re.findall(r"`(\w+\.py)`", names)}
-    folders = ("projects/dino/dino", "flash_internimage/modeling/detr")
-    existing = {file.name for folder in folders for file in (repository / folder).glob("*.py")} - {"__init__.py"}
-    assert listed == existing
+    sections = re.findall(r"^In `([\w/]+)/`.*?:\n\n((?:\|.*\n)+)", text, flags=re.MULTILINE)
+    assert [folder for folder, _ in sections] == ["projects/dino/dino", "flash_internimage/modeling/detr"]
+    for folder, table in sections:
+        listed = {name for row in table.splitlines() for name in re.findall(r"`(\w+\.py)`", row.split("|")[1])}
+        assert listed == {file.name for file in (repository / folder).glob("*.py")} - {"__init__.py"}
 
 
 def _resolve(name: str) -> object:
