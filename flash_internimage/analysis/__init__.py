@@ -1,1 +1,1 @@
-"""What detectors cost and what datasets contain, measured; behind ``flash-internimage analyze`` and ``check-data``."""
+"""Analysis of detectors (complexity, speed, memory) and of datasets, for ``flash-internimage analyze`` and ``check-data``."""

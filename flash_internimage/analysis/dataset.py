@@ -1,4 +1,4 @@
-"""Opens the images of a dataset in COCO format: which cannot be read, and what the annotated objects look like."""
+"""Finds the unreadable images of a dataset in COCO format, and draws its annotated objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments that several commands share: each is named, described and checked here once."""
+"""Arguments that several commands share; each is named, described and checked here once."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _CONFIG = "a LazyConfig file (.py), the config.yaml of a run, or the name of a c
 
 
 def add_config(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """``--config-file``: which detector, trained how, on which data. :func:`config_path` turns its value into a file."""
+    """Add ``--config-file``; :func:`config_path` turns its value into the path of a file."""
     count = {"nargs": "+"} if several else {}
     parser.add_argument("--config-file", required=True, metavar="CONFIG", help=_CONFIG, **count)
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """``key=value`` settings of the config, before, between or after the flags."""
+    """Add ``key=value`` overrides of the config, which may stand before, between and after the flags."""
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values, for instance train.max_iter=1000")
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
-    """``--weights``: the checkpoint to load. :func:`overrides_with_weights` makes it an override."""
+    """Add ``--weights``, the checkpoint to load; :func:`overrides_with_weights` turns it into an override."""
     parser.add_argument(
         "--weights",
         metavar="CHECKPOINT",
@@ -33,23 +33,23 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
 
 
 def add_output(parser: argparse.ArgumentParser, contents: str, *, required: bool = False) -> None:
-    """``--output``: a folder, which is created if necessary."""
+    """Add ``--output``, a folder, which the command creates if necessary."""
     parser.add_argument("--output", required=required, type=Path, metavar="FOLDER", help=f"folder for {contents}")
 
 
 def add_threshold(parser: argparse.ArgumentParser, effect: str) -> None:
-    """``--threshold``: a score between 0 and 1, 0.5 by default."""
+    """Add ``--threshold``, a score from 0 to 1."""
     parser.add_argument("--threshold", type=score, default=0.5, metavar="SCORE", help=f"lowest score that is {effect} (0.5)")
 
 
 def add_own_data(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
-    """``--json`` and ``--images``: a dataset in COCO format."""
+    """Add ``--json`` and ``--images``, a dataset in COCO format."""
     parser.add_argument("--json", required=required, metavar="FILE", help="annotation file in COCO format")
     parser.add_argument("--images", required=required, metavar="FOLDER", help="folder of its images")
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """detectron2's flags for the number of processes; under torchrun, SLURM or on a CPU none is needed."""
+    """Add detectron2's flags for several processes; under torchrun, under SLURM and on a CPU none is needed."""
     parser.add_argument(
         "--num-gpus",
         type=process_count,
@@ -64,7 +64,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def config_path(text: str) -> str:
-    """Return the file that ``--config-file`` means: that of a config in the package, if ``text`` can be a name, or ``text``.
+    """Return the path of the config that ``--config-file`` names: a file, or a config in the package.
 
     Raises:
         UserError: the package has no config of that name.
@@ -73,7 +73,10 @@ def config_path(text: str) -> str:
 
 
 def overrides_with_weights(args: argparse.Namespace) -> list[str]:
-    """Return the overrides of the command line, with ``--weights``, or the checkpoint of a published detector, among them."""
+    """Return the overrides, with ``train.init_checkpoint`` set by ``--weights`` or by the name of a published detector.
+
+    ``--weights`` takes precedence over an override, an override over the published checkpoint.
+    """
     if args.weights is not None:
         return [*args.overrides, f"train.init_checkpoint={args.weights}"]
     if args.config_file in model_zoo.list():

@@ -2,10 +2,10 @@
 
 Examples:
 
-  of two evaluations:
+  two evaluations:
     flash-internimage compare output/before output/after
 
-  of the ten classes whose AP50 differs most:
+  only the ten classes whose AP50 differs most:
     flash-internimage compare output/before output/after --metric AP50 --classes 10
 
 FOLDER_A and FOLDER_B are output folders of `flash-internimage eval`, or their evaluation.json.
@@ -24,8 +24,8 @@ from flash_internimage.errors import UserError
 from flash_internimage.evaluation.record import read_record, scores_of
 from flash_internimage.evaluation.scores import METRICS, TASK_NAMES, Scores
 
+from . import PROGRAM
 from .arguments import positive
-from .errors import PROGRAM
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

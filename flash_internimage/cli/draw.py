@@ -1,14 +1,14 @@
-"""Draw the detections of an evaluation beside the ground truth, in one image per image of the dataset.
+"""Draw the detections of an evaluation beside the ground truth, one visualization per image.
 
 Examples:
 
-  of an evaluation on the generated shapes dataset:
+  an evaluation on the generated shapes dataset:
     flash-internimage draw --dataset shapes_val \\
-        --predictions output/inference/coco_instances_results.json --output output/drawn
+        --predictions output/inference/coco_instances_results.json --output output/visualizations
 
-  of an evaluation on your own dataset, with more detections and more images:
+  an evaluation on your own dataset, with more detections and more images:
     flash-internimage draw --json val.json --images val --threshold 0.3 --limit 50 \\
-        --predictions output/inference/coco_instances_results.json --output output/drawn
+        --predictions output/inference/coco_instances_results.json --output output/visualizations
 
 `flash-internimage eval` writes the predictions to train.output_dir.
 """
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--predictions", required=True, type=Path, metavar="FILE", help="coco_instances_results.json of an evaluation"
     )
-    add_output(parser, "the drawn images", required=True)
+    add_output(parser, "the visualizations", required=True)
     add_threshold(parser, "drawn")
     parser.add_argument("--limit", type=positive, default=20, metavar="N", help="number of images (20)")
     parser.add_argument("--scale", type=float, default=2.0, metavar="FACTOR", help="magnification of the images (2)")
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             dataset_dict, by_image[dataset_dict["image_id"]], MetadataCatalog.get(name), args.scale
         )
         Image.fromarray(drawn).save(args.output / f"{Path(dataset_dict['file_name']).stem}.png")
-    print(f"{len(dataset_dicts)} images in {args.output}: ground truth on the left, detections on the right")
+    print(f"{len(dataset_dicts)} visualizations in {args.output}: ground truth on the left, detections on the right")
     return 0
 
 

@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import argparse
 
+from . import PROGRAM
 from .arguments import add_config, add_overrides, add_processes, add_weights, overrides_with_weights
-from .errors import PROGRAM
 from .processes import start
 
 

@@ -1,10 +1,10 @@
-"""The program ``flash-internimage``: one command per task, each in a module of this package.
+"""The program ``flash-internimage``: one command per task, each in its own module of this package.
 
-A command's module has a docstring, which is its ``--help`` text, and two functions: ``add_arguments(parser)`` and
+The docstring of a command's module is its ``--help`` text. The module has two functions: ``add_arguments(parser)``, and
 ``run(args)``, which returns the exit code.
 
-Exit codes: 0 for success; 1 for a mistake of the user's (one line on stderr), for data that is not sound or for files that were
-skipped; 2 for a wrong command line.
+Exit codes are 0 for success; 1 for an error that the user can fix (one line on stderr), for an invalid dataset and for a
+skipped source; 2 for wrong arguments.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from types import ModuleType
 
 from flash_internimage import __version__
 
-from .errors import PROGRAM, reported
+from . import PROGRAM
+from .errors import reported
 
 COMMANDS = {
     "train": "train a detector, or resume its training",
@@ -32,7 +33,14 @@ COMMANDS = {
     "draw": "draw the detections of an evaluation beside the ground truth",
     "env": "print versions and build flags, for a bug report",
 }
-"""Each command with a description of one line. Only the module of the command that is called is imported: most import torch."""
+"""One-line description of each command. Only the module of the called command is imported, since most import torch."""
+
+_EXAMPLES = f"""
+examples:
+  {PROGRAM} train --config-file mask_rcnn_flash_internimage_nano
+  {PROGRAM} eval --config-file mask_rcnn_flash_internimage_nano --weights output/model_final.pth
+  {PROGRAM} predict --help    # the arguments of a command, with more examples
+"""
 
 
 def command_module(command: str) -> ModuleType:
@@ -55,15 +63,16 @@ def command_parser(command: str) -> argparse.ArgumentParser:
 
 def program_parser() -> argparse.ArgumentParser:
     """Build the parser of the program's first argument, the command."""
+    commands = "\n".join(f"  {name:<12} {description}" for name, description in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Train, evaluate and use FlashInternImage detectors.",
-        epilog=f"'{PROGRAM} COMMAND --help' describes a command, with examples.",
+        usage=f"{PROGRAM} [-h] [--version] COMMAND ...",
+        description=f"Train, evaluate and use FlashInternImage detectors.\n\ncommands:\n{commands}",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    for name, description in COMMANDS.items():
-        commands.add_parser(name, help=description, add_help=False)
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     return parser
 
 
@@ -75,6 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     command = program_parser().parse_args(argv[:1]).command
-    args = command_parser(command).parse_intermixed_args(argv[1:])
     with reported(f"{PROGRAM} {command}"):
+        args = command_parser(command).parse_intermixed_args(argv[1:])
         return command_module(command).run(args)

@@ -1,4 +1,4 @@
-"""Detect objects in images and videos, draw them, and list them in COCO format.
+"""Detect objects in images and videos; write visualizations and a list of the detections in COCO format.
 
 Examples:
 
@@ -13,8 +13,8 @@ Examples:
     cat street.jpg | flash-internimage predict --config-file mask_rcnn_flash_intern_image_t_fpn_1x_coco \\
         --source - --output found
 
-The output folder gets an image for each image (.jpg), a video for each video (.mp4), and detections.json: images, categories
-and annotations as in a COCO annotation file, with scores.
+The output folder gets a visualization of each image (.jpg) and video (.mp4), and detections.json: images, categories and
+annotations as in a COCO annotation file, with scores.
 
 A source that cannot be read is skipped with a line on stderr, and the exit code is then 1.
 """
@@ -35,6 +35,7 @@ from flash_internimage.inference.sources import find_sources
 from flash_internimage.inference.video import UnreadableVideo
 from flash_internimage.inference.writer import DetectionWriter, read_source, require_separate_output
 
+from . import PROGRAM
 from .arguments import (
     add_config,
     add_output,
@@ -44,7 +45,6 @@ from .arguments import (
     config_path,
     overrides_with_weights,
 )
-from .errors import PROGRAM
 
 _OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)+=.*", re.DOTALL)
 
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source", required=True, nargs="+", metavar="PATH", help="images, videos, folders, patterns, or - for standard input"
     )
-    add_output(parser, "the drawn images and detections.json", required=True)
+    add_output(parser, "the visualizations and detections.json", required=True)
     add_weights(parser)
     add_threshold(parser, "kept")
     add_overrides(parser)
@@ -76,20 +76,20 @@ def run(args: argparse.Namespace) -> int:
                 contents = read_source(source)
             except (OSError, UnreadableImage, UnreadableVideo) as error:
                 reason = f"{source.path}: {error.strerror}" if isinstance(error, OSError) else str(error)
-                tell(f"skipped {reason}")
+                print_above_bar(f"skipped {reason}")
                 skipped += 1
                 continue
             writer.write(source, contents)
     finally:
-        writer.write_detections()  # also after an interrupt, since the drawn images so far exist
+        writer.write_detections()  # also after an interrupt: the visualizations up to then exist
     if passed_over:
-        tell(f"{len(passed_over)} files are neither images nor videos: {', '.join(passed_over[:3])}")
+        print_above_bar(f"{len(passed_over)} files are neither images nor videos: {', '.join(passed_over[:3])}")
     done = f"{len(sources) - skipped} of {len(sources)} sources" if skipped else f"{len(sources)} sources"
     objects = writer.detections.number_of_objects
-    print(f"{done}, {objects} objects: the drawn images and detections.json are in {args.output}")
+    print(f"{done}, {objects} objects: visualizations and detections.json are in {args.output}")
     return 1 if skipped else 0
 
 
-def tell(message: str) -> None:
-    """Print a message on stderr, above the progress bar."""
+def print_above_bar(message: str) -> None:
+    """Print a message on stderr without breaking the progress bar."""
     tqdm.write(f"{PROGRAM} predict: {message}", file=sys.stderr)

@@ -21,7 +21,7 @@ def start(program: str, args: argparse.Namespace, overrides: Sequence[str], *, e
     """Train or evaluate in as many processes as the arguments or the environment say, and return the exit code.
 
     Args:
-        program: what error messages start with.
+        program: name of the program, with which error messages start.
         args: ``config_file``, ``resume`` and the flags of :func:`~flash_internimage.cli.arguments.add_processes`.
         overrides: ``key=value`` settings of the config.
         eval_only: evaluate instead of training.

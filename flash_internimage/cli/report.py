@@ -2,11 +2,11 @@
 
 Examples:
 
-  of an evaluation:
+  the report of an evaluation:
     flash-internimage report output
 
   with more detections and more images, into another folder:
-    flash-internimage report output --threshold 0.3 --pictures 12 --output reports
+    flash-internimage report output --threshold 0.3 --limit 12 --output reports
 
 `flash-internimage eval` writes the same page unless train.report=false.
 """
@@ -26,14 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of an evaluation")
     add_output(parser, f"{REPORT_FILE} (default: FOLDER)")
     add_threshold(parser, "shown")
-    parser.add_argument("--pictures", type=int, default=6, metavar="N", help="images shown of each kind of mistake (6)")
+    parser.add_argument("--limit", type=int, default=6, metavar="N", help="number of images for each kind of mistake (6)")
 
 
 def run(args: argparse.Namespace) -> int:
     _, folder = read_record(args.folder)
     target = (args.output or (args.folder if args.folder.is_dir() else folder)) / REPORT_FILE
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_report(args.folder, target, config=saved_config(folder), min_score=args.threshold, num_pictures=args.pictures)
+    write_report(args.folder, target, config=saved_config(folder), min_score=args.threshold, num_pictures=args.limit)
     print(target)
     return 0
 

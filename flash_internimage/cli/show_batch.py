@@ -1,15 +1,15 @@
-"""Draw the first training batch of a config as the model gets it: after augmentation, with boxes and masks.
+"""Draw the first training batch of a config after augmentation, as the model gets it, with boxes and masks.
 
 Examples:
 
-  of a config:
+  the batch of a config in the package:
     flash-internimage show-batch --config-file mask_rcnn_flash_internimage_nano --output batch
 
-  with your own dataset and another seed:
-    flash-internimage show-batch --config-file mask_rcnn_flash_intern_image_t_fpn_3x_coco --output batch --images 8 \\
+  your own dataset, with another seed:
+    flash-internimage show-batch --config-file mask_rcnn_flash_intern_image_t_fpn_3x_coco --output batch --limit 8 \\
         data.train.json=train.json data.train.images=train data.test.json=val.json data.test.images=val train.seed=1
 
-The image is FOLDER/batch.png.
+The visualization is written to FOLDER/batch.png.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SIDE = 480  # of a cell of the grid, in pixels
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     add_output(parser, "batch.png", required=True)
-    parser.add_argument("--images", type=positive, default=16, metavar="N", help="limit to the number of images (16)")
+    parser.add_argument("--limit", type=positive, default=16, metavar="N", help="number of images (16)")
     add_overrides(parser)
 
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     use_augmentation_preset(cfg)
     cfg.dataloader.train.num_workers = 0
     batch = next(iter(instantiate(cfg.dataloader.train)))
-    shown = batch[: args.images]
+    shown = batch[: args.limit]
     page = Image.fromarray(grid([draw_sample(sample, names) for sample in shown]))
     args.output.mkdir(parents=True, exist_ok=True)
     file = args.output / "batch.png"

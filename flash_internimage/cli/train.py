@@ -26,8 +26,8 @@ from __future__ import annotations
 
 import argparse
 
+from . import PROGRAM
 from .arguments import add_config, add_overrides, add_processes
-from .errors import PROGRAM
 from .processes import start
 
 

@@ -1,4 +1,4 @@
-"""Runs a predictor on images and videos, and writes what it finds: drawn images and videos, and a COCO annotation file."""
+"""Runs a predictor on images and videos, and writes visualizations and a COCO annotation file."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .video import Video, write_video
 
 
 class DetectionWriter:
-    """Detects objects in one source after the other, draws them, and collects them for ``detections.json``.
+    """Detects objects in one source after the other, writes visualizations, and collects detections for ``detections.json``.
 
     Args:
         output: folder for the files, which exists.
 
     Attributes:
-        detections: all that was found so far.
+        detections: the detections so far.
     """
 
     def __init__(self, predictor: Predictor, output: Path) -> None:
@@ -38,7 +38,7 @@ class DetectionWriter:
         self.detections = Detections(predictor.categories)
 
     def write(self, source: Source, contents: np.ndarray | Video) -> None:
-        """Write an image or a video with its detections.
+        """Write the visualization of an image or a video.
 
         Args:
             contents: what :func:`read_source` returned for ``source``.
@@ -88,7 +88,7 @@ def read_source(source: Source) -> np.ndarray | Video:
 
 
 def require_separate_output(output: Path, sources: Sequence[Source]) -> None:
-    """Raise an error if a drawn image could overwrite an input.
+    """Raise an error if a visualization could overwrite an input.
 
     Raises:
         UserError: an input lies in the output folder.

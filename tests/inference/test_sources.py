@@ -1,12 +1,14 @@
-"""What the demo's ``--input`` means."""
+"""Which images and videos files, folders, patterns and standard input name."""
 
 from pathlib import Path
 
 import pytest
 
+from flash_internimage.inference.sources import Source, find_sources
+
 
 @pytest.fixture
-def find(demo_modules, tmp_path, monkeypatch):
+def find(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in (
         "b.JPG",
@@ -23,7 +25,7 @@ def find(demo_modules, tmp_path, monkeypatch):
         Path(name).touch()
 
     def find(*inputs):
-        sources, passed_over = demo_modules["sources"].find_sources(inputs)
+        sources, passed_over = find_sources(inputs)
         return [(source.path, source.name) for source in sources], passed_over
 
     return find
@@ -49,7 +51,6 @@ def test_other_files_of_a_folder_are_told(find):
     assert find(".")[1] == ["notes.txt", "report.pdf"]
 
 
-def test_videos_are_told_by_their_suffix(demo_modules):
-    source = demo_modules["sources"].Source
-    assert source("a/clip.MP4", "clip").is_video
-    assert not source("a/clip.jpg", "clip").is_video
+def test_videos_are_told_by_their_suffix():
+    assert Source("a/clip.MP4", "clip").is_video
+    assert not Source("a/clip.jpg", "clip").is_video
