@@ -175,7 +175,7 @@ def checkpoint(tmp_path):
 
 
 def test_file_that_is_no_checkpoint(refused, checkpoint):
-    assert "model.pth: not a file that torch.save wrote" in refused(TINY, checkpoint(b"not a checkpoint at all"))
+    assert "model.pth: not a file of torch.save" in refused(TINY, checkpoint(b"not a checkpoint at all"))
 
 
 def test_checkpoint_of_another_model(refused, checkpoint):

@@ -1,4 +1,4 @@
-"""Boxes in the three spaces that a DETR-like detector moves between: corners, center and size, and logits."""
+"""Conversions between the three representations of boxes in DETR-like detectors: corners, center and size, and logits."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def to_center_and_size(boxes: Tensor) -> Tensor:
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
-    """The logit of ``x`` in 0..1, finite everywhere.
+    """The logit of ``x`` in 0..1, clamped so that it is finite.
 
     Args:
-        eps: both ``x`` and ``1 - x`` count as at least this much, which keeps a box at the border within reach of the
-            next layer's correction: |logit| <= log(1 / eps).
+        eps: lower bound of ``x`` and ``1 - x``. It bounds the result, |logit| <= log(1 / eps), so that the next layer can
+            still correct a box at the border of the image.
     """
     x = x.clamp(min=0, max=1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))

@@ -18,7 +18,7 @@ def test_a_quarter_of_the_labels_is_replaced():
     assert torch.equal(noisy_labels(labels, draws, scale=0.0), labels)
 
 
-def test_draws_repeat_with_the_seed_and_cover_both_directions():
+def test_noise_repeats_with_the_seed_and_has_both_signs():
     like = torch.zeros((), dtype=torch.float64)
     torch.manual_seed(3)
     first = draw_noise((2, 4, 2, 3), NUM_CLASSES, like)

@@ -25,7 +25,7 @@ def make_denoising(**arguments) -> ContrastiveDenoising:
 @pytest.mark.parametrize(
     ("counts", "groups"), [([2, 5], 20), ([3, 0], 33), ([60, 1], 1), ([150], 1)], ids=["two", "one empty", "60", "150"]
 )
-def test_there_are_as_many_groups_as_fit_the_fullest_image(counts, groups):
+def test_number_of_groups_follows_the_image_with_the_most_boxes(counts, groups):
     queries = make_denoising(num_queries=100)([make_target(count) for count in counts])
     assert queries.num_groups == groups
     assert queries.count == groups * 2 * max(counts)
@@ -33,7 +33,7 @@ def test_there_are_as_many_groups_as_fit_the_fullest_image(counts, groups):
     assert queries.box_logits.shape == (len(counts), queries.count, 4)
 
 
-def test_slots_hold_positives_then_negatives_and_zeros_where_an_image_has_no_box():
+def test_groups_have_positives_then_negatives_and_zeros_in_empty_slots():
     targets = [make_target(1), make_target(3)]
     denoising = make_denoising(num_queries=6, label_noise=0.0, box_noise=0.0)
     queries = denoising(targets)
