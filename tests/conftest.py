@@ -81,12 +81,12 @@ def nano_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from flash_internimage import model_zoo
     from flash_internimage.checkpoint import Checkpointer
-    from flash_internimage.engine.classes import ClassNames
+    from flash_internimage.data import Categories
 
     cfg = model_zoo.get_config("mask_rcnn_flash_internimage_nano")
     cfg.model.roi_heads.num_classes = 3
     torch.manual_seed(0)
     checkpointer = Checkpointer(instantiate(cfg.model), str(tmp_path_factory.mktemp("nano")))
-    checkpointer.add_checkpointable("classes", ClassNames(["mug", "spoon", "US$ fork"]))
+    checkpointer.add_checkpointable("classes", Categories.from_names(["mug", "spoon", "US$ fork"]))
     checkpointer.save("model")
     return Path(checkpointer.save_dir) / "model.pth"

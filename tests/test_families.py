@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from flash_internimage import families
+from flash_internimage.analysis.parts import part_of_module
+from flash_internimage.analysis.speed import compile_parts
 from flash_internimage.checkpoint.matching import match
 from flash_internimage.checkpoint.published import to_detectron2, to_published
-from flash_internimage.cli.analyze import compile_parts, part_of_module
 from flash_internimage.families import (
     BackboneFamily,
     DetectorFamily,

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 from tqdm import tqdm
 
+from flash_internimage.data import Categories
 from flash_internimage.data.check import DatasetReport
 from flash_internimage.data.mapper import read_image
 from flash_internimage.evaluation.drawing import draw_annotations, grid
@@ -67,7 +68,7 @@ def problem_of_image(dataset_dict: dict) -> str | None:
     return None
 
 
-def draw_examples(dataset_dicts: Sequence[dict], categories: dict[int, str], limit: int) -> Image.Image:
+def draw_examples(dataset_dicts: Sequence[dict], categories: Categories, limit: int) -> Image.Image:
     """Draw up to ``limit`` images with their annotations, in a grid.
 
     Args:
@@ -94,14 +95,13 @@ def choose(dataset_dicts: Sequence[dict], limit: int) -> list[dict]:
     return [shuffled[number] for number in list(chosen)[:limit]]
 
 
-def tile(dataset_dict: dict, categories: dict[int, str], side: int = 320) -> np.ndarray:
+def tile(dataset_dict: dict, categories: Categories, side: int = 320) -> np.ndarray:
     """Draw an image with its objects, scaled to fit a square of ``side`` pixels, above the name of its file."""
-    class_of = {id_: number for number, id_ in enumerate(categories)}
     objects = (
         drawable(annotation, dataset_dict["height"], dataset_dict["width"]) for annotation in dataset_dict["annotations"]
     )
     annotations = [annotation for annotation in objects if annotation is not None]
-    picture = draw_annotations(read_image(dataset_dict), annotations, list(categories.values()), class_of)
+    picture = draw_annotations(read_image(dataset_dict), annotations, categories.names, categories.class_of)
     fitted = Image.fromarray(picture)
     fitted.thumbnail((side, side))
     square = Image.new("RGB", (side, side + 16), "white")

@@ -1,4 +1,4 @@
-"""Converting checkpoint files between the published names and this project's."""
+"""Converting checkpoint files between the published tensor names and this project's."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
-from flash_internimage.data import require_registered
+from flash_internimage.data import Categories, require_registered
 from flash_internimage.data.custom import register_in_place
 from flash_internimage.data.images import read_rgb
 from flash_internimage.evaluation.drawing import draw_annotations, side_by_side
@@ -77,7 +77,6 @@ def group_by_image(predictions: list[dict], threshold: float) -> dict[object, li
 def ground_truth_and_detections(dataset_dict: dict, predictions: list[dict], metadata: Metadata, scale: float) -> np.ndarray:
     """Draw an image twice: with its ground truth on the left, with its detections on the right; RGB."""
     image = read_rgb(dataset_dict["file_name"])
-    names = metadata.thing_classes
-    truth = draw_annotations(image, dataset_dict["annotations"], names, scale=scale)
-    class_of = metadata.thing_dataset_id_to_contiguous_id
-    return side_by_side(truth, draw_annotations(image, predictions, names, class_of, scale=scale))
+    categories = Categories.from_metadata(metadata)
+    truth = draw_annotations(image, dataset_dict["annotations"], categories.names, scale=scale)
+    return side_by_side(truth, draw_annotations(image, predictions, categories.names, categories.class_of, scale=scale))

@@ -25,7 +25,7 @@ from PIL import Image
 from flash_internimage.data import use_augmentation_preset
 from flash_internimage.data.resize import fit_size, resize_nearest
 from flash_internimage.engine.config import load_config
-from flash_internimage.engine.run import classes_of_data
+from flash_internimage.engine.run import categories_of_data
 from flash_internimage.evaluation.drawing import draw_objects, grid
 from flash_internimage.files import write_atomically
 
@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     cfg = load_config(config_path(args.config_file), args.overrides)
-    names = classes_of_data(cfg, "train") or []
+    categories = categories_of_data(cfg, "train")
+    names = [] if categories is None else categories.names
     use_augmentation_preset(cfg)
     cfg.dataloader.train.num_workers = 0
     batch = next(iter(instantiate(cfg.dataloader.train)))

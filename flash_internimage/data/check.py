@@ -18,6 +18,7 @@ from detectron2.utils.file_io import PathManager
 from flash_internimage.errors import UserError
 
 from .boxes import is_degenerate
+from .categories import Categories, read_categories
 
 _MAX_LISTED = 10  # categories that a message lists
 _TOLERANCE = 1.0  # pixels by which a box may extend beyond its image: rounding errors, which COCO has too
@@ -33,7 +34,7 @@ class DatasetReport:
     Attributes:
         annotation_file: path as given.
         image_root: path as given.
-        categories: category id -> name, in ascending order of ids, which is the order of the model's classes.
+        categories: empty if the file has none that can be used.
         objects: category id -> number of objects, without crowd regions.
         num_images: number of images listed.
         num_annotations: number of annotations listed, including crowd regions.
@@ -47,7 +48,7 @@ class DatasetReport:
 
     annotation_file: str
     image_root: str
-    categories: dict[int, str] = field(default_factory=dict)
+    categories: Categories = field(default_factory=lambda: Categories({}))
     objects: dict[int, int] = field(default_factory=dict)
     num_images: int = 0
     num_annotations: int = 0
@@ -96,28 +97,6 @@ def read_json(path: str) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"annotation file {path} should contain a JSON object, got a {type(content).__name__}")
     return content
-
-
-def read_categories(content: dict, path: str) -> dict[int, str]:
-    """Return the name of each category id, in ascending order of ids.
-
-    Args:
-        content: content of an annotation file.
-        path: path of the file, for messages.
-
-    Raises:
-        UserError: there are no categories, or they lack an id or a name, or share an id.
-    """
-    categories = content.get("categories")
-    if not categories or not isinstance(categories, list):
-        raise UserError(f'annotation file {path} has no categories; list them under "categories" as [{{"id", "name"}}]')
-    try:
-        names = {int(category["id"]): str(category["name"]) for category in categories}
-    except (TypeError, KeyError, ValueError):
-        raise UserError(f'annotation file {path}: every category needs an integer "id" and a "name"') from None
-    if len(names) < len(categories):
-        raise UserError(f"annotation file {path} lists two categories with the same id")
-    return dict(sorted(names.items()))
 
 
 def missing_files(image_root: str, file_names: Iterable[str]) -> list[str]:
@@ -208,7 +187,7 @@ def _check_box(annotation: dict, image: dict, label: str, warnings: _Tally) -> b
     return True
 
 
-def _check_annotations(content: dict, images: dict, categories: dict[int, str], errors: _Tally, warnings: _Tally) -> list[dict]:
+def _check_annotations(content: dict, images: dict, categories: Categories, errors: _Tally, warnings: _Tally) -> list[dict]:
     """Return the annotations to train on: valid objects without crowd regions."""
     objects = []
     ids = set()
@@ -270,7 +249,7 @@ def _count(report: DatasetReport, images: dict, objects: list[dict]) -> None:
         report.objects_by_size[next(size for size, end in OBJECT_SIZES.items() if area < end)] += 1
 
 
-def _listed(categories: dict[int, str]) -> str:
+def _listed(categories: Categories) -> str:
     shown = [f"{id_} ({name})" for id_, name in list(categories.items())[:_MAX_LISTED]]
     return ", ".join(shown) + (", ..." if len(categories) > _MAX_LISTED else "")
 

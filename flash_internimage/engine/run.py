@@ -22,7 +22,8 @@ from torch.optim.swa_utils import AveragedModel
 from flash_internimage.checkpoint import Checkpointer, remove_unfinished
 from flash_internimage.collect_env import collect_env, format_table
 from flash_internimage.data import (
-    class_names,
+    Categories,
+    dataset_categories,
     require_num_classes,
     require_registered,
     require_valid,
@@ -36,7 +37,6 @@ from flash_internimage.evaluation.validation_visualizations import ValidationVis
 from flash_internimage.solver.ema import ema_of_run
 
 from .batch_size import fit_to_batch_size
-from .classes import ClassNames, require_same_classes
 from .config import load_config
 from .distributed import distribute
 from .evaluation import evaluate
@@ -75,7 +75,7 @@ def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> N
     """Train from ``train.init_checkpoint``, or, with ``resume``, from the last checkpoint in ``train.output_dir``."""
     output_dir = cfg.train.output_dir
     check_writable(output_dir)
-    classes = classes_of_data(cfg, "train", "test")
+    categories = categories_of_data(cfg, "train", "test")
     use_augmentation_preset(cfg)
     fit_to_batch_size(cfg, comm.get_world_size())
     model = instantiate(cfg.model).to(device)
@@ -86,7 +86,8 @@ def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> N
     state = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resumed)
     if resumed:
         require_state_of_run(state, output_dir)
-        require_same_classes(state.get("classes"), classes)
+        if categories is not None:
+            categories.require_names(state.get("classes"))
     start = state["iteration"] + 1 if resumed else 0
     average = ema_of_run(cfg.train.ema, model, state if resumed else {})
     trainer = build_trainer(cfg, model, device, average, start)
@@ -96,8 +97,8 @@ def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> N
     checkpointer.add_checkpointable("trainer", trainer)
     if average is not None:
         checkpointer.add_checkpointable("ema", average)
-    if classes is not None:
-        checkpointer.add_checkpointable("classes", ClassNames(classes))
+    if categories is not None:
+        checkpointer.add_checkpointable("classes", categories)
     trainer.register_hooks(build_hooks(cfg, model if average is None else average.module, checkpointer, resumed))
     if comm.is_main_process():
         os.makedirs(output_dir, exist_ok=True)
@@ -159,11 +160,12 @@ def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool) -> No
 
     The averaged weights are evaluated if ``train.ema.enabled`` is set.
     """
-    classes = classes_of_data(cfg, "test")
+    categories = categories_of_data(cfg, "test")
     model = instantiate(cfg.model).to(device)
     checkpointer = Checkpointer(model, cfg.train.output_dir)
     state = checkpointer.load_complete(checkpointer.get_checkpoint_file() if last else cfg.train.init_checkpoint)
-    require_same_classes(state.get("classes"), classes)
+    if categories is not None:
+        categories.require_names(state.get("classes"))
     average = ema_of_run(cfg.train.ema, model, state)
     evaluator = instantiate(cfg.dataloader.evaluator)
     evaluate(model if average is None else average.module, instantiate(cfg.dataloader.test), [evaluator])
@@ -187,15 +189,15 @@ def report_evaluation(cfg: DictConfig, folder: str) -> None:
     logger.info("Report: %s", target)
 
 
-def classes_of_data(cfg: DictConfig, *splits: str) -> list[str] | None:
+def categories_of_data(cfg: DictConfig, *splits: str) -> Categories | None:
     """Apply ``data.*`` to the config if it is set, and validate the datasets of ``splits`` (``train``, ``test``).
 
     Returns:
-        The class names of the datasets; None if a dataset does not name its classes.
+        The categories of the datasets; None if a dataset does not name them.
     """
-    names = use_custom_data(cfg) if "data" in cfg else None
-    if names is not None:
-        return names
+    categories = use_custom_data(cfg) if "data" in cfg else None
+    if categories is not None:
+        return categories
     given = [OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") for split in splits]
     datasets = [name for names in given if names is not None for name in ([names] if isinstance(names, str) else names)]
     for dataset in datasets:
@@ -203,4 +205,4 @@ def classes_of_data(cfg: DictConfig, *splits: str) -> list[str] | None:
         if comm.is_main_process():
             require_valid(dataset)
         require_num_classes(cfg, dataset)
-    return class_names(datasets[0]) if datasets else None
+    return dataset_categories(datasets[0]) if datasets else None

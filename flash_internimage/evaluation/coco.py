@@ -17,6 +17,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 
+from flash_internimage.data.categories import Categories
 from flash_internimage.errors import UserError
 
 from .average_precision import average_precision
@@ -73,14 +74,9 @@ class FastCOCOEvaluator(COCOEvaluator):
         return self._output_dir
 
     @property
-    def class_names(self) -> list[str]:
-        """Class names in the model's order."""
-        return list(self._metadata.thing_classes)
-
-    @property
-    def class_of(self) -> dict[int, int]:
-        """Mapping from category ids to the model's class indices."""
-        return dict(self._metadata.thing_dataset_id_to_contiguous_id)
+    def categories(self) -> Categories | None:
+        """Categories of the dataset; None if it does not name them."""
+        return Categories.from_metadata(self._metadata)
 
     def annotations_of(self, image_id: int) -> list[dict]:
         """Return the ground truth annotations of an image, in COCO format."""
@@ -142,17 +138,16 @@ class FastCOCOEvaluator(COCOEvaluator):
         Raises:
             UserError: the model has predicted a class that the dataset does not have.
         """
-        contiguous = self._metadata.get("thing_dataset_id_to_contiguous_id")
-        if contiguous is None:
+        if self.categories is None:
             return results
-        dataset_ids = {class_: id_ for id_, class_ in contiguous.items()}
-        unknown = {r["category_id"] for r in results} - dataset_ids.keys()
+        ids = self.categories.ids
+        unknown = {r["category_id"] for r in results} - set(range(len(ids)))
         if unknown:
             raise UserError(
-                f"the model predicts class {min(unknown)}, but dataset {self._metadata.name} has {len(dataset_ids)} classes; "
+                f"the model predicts class {min(unknown)}, but dataset {self._metadata.name} has {len(ids)} classes; "
                 "evaluate on data with the classes that the model was trained for"
             )
-        return [{**r, "category_id": dataset_ids[r["category_id"]]} for r in results]
+        return [{**r, "category_id": ids[r["category_id"]]} for r in results]
 
     def _reported(self, dataset: Mapping, scores: Scores, task: str) -> dict[str, float]:
         logger.info("Evaluation results for %s:\n%s", task, create_small_table(scores.metrics))
@@ -160,7 +155,7 @@ class FastCOCOEvaluator(COCOEvaluator):
             logger.info("NaN: there are no objects of that size")
         if len(scores.by_category) == 1:
             return scores.metrics
-        names = {category["id"]: category["name"] for category in dataset["categories"]}
+        names = Categories.from_coco(dataset["categories"])
         by_name = {names[id_]: found["AP"] for id_, found in scores.by_category.items()}
         logger.info("%s AP of each category:\n%s", task, _category_table(by_name))
         return {**scores.metrics, **{f"AP-{name}": ap for name, ap in by_name.items()}}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from detectron2.data import Metadata
 
+from flash_internimage.data.categories import Categories
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 
@@ -37,13 +38,13 @@ def evaluation_to_json(metadata: Metadata, dataset: Mapping[str, Any], scores: M
         ``tasks``; for each task ``metrics`` in percent, the same ``by_category``, and ``precision`` as in :class:`.Scores`.
     """
     objects = Counter(a["category_id"] for a in dataset.get("annotations", []) if not a.get("iscrowd"))
-    names = {category["id"]: category["name"] for category in dataset["categories"]}
+    categories = Categories.from_coco(dataset["categories"])
     return {
         "dataset": metadata.name,
         "annotation_file": _absolute(metadata.get("json_file")),
         "image_root": _absolute(metadata.get("image_root")),
         "num_images": len({image["id"] for image in dataset["images"]}),
-        "categories": [{"id": id_, "name": names[id_], "objects": objects[id_]} for id_ in sorted(names)],
+        "categories": [{"id": id_, "name": name, "objects": objects[id_]} for id_, name in categories.items()],
         "tasks": {task: _as_json(found) for task, found in scores.items()},
     }
 

@@ -36,7 +36,7 @@ class DetectionWriter:
     def __init__(self, predictor: Predictor, output: Path) -> None:
         self.predictor = predictor
         self.output = output
-        self.detections = Detections(predictor.class_names)
+        self.detections = Detections(predictor.categories)
 
     def write(self, source: Source, contents: np.ndarray | Video) -> None:
         """Write the visualization of an image or a video.

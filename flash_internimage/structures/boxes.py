@@ -1,4 +1,4 @@
-"""Boxes in double precision, and functions of (R, 4) box tensors."""
+"""Boxes in double precision, and functions of (..., 4) box tensors."""
 
 from __future__ import annotations
 
@@ -54,3 +54,33 @@ def clip_boxes(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     x = boxes[..., 0::2].clamp(0, width)
     y = boxes[..., 1::2].clamp(0, height)
     return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1)
+
+
+def generalized_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-6) -> Tensor:
+    """Generalized intersection over union, element by element.
+
+    Leading dimensions broadcast: ``generalized_iou(a[:, None], b[None])`` compares all pairs. The losses are one minus this.
+    fvcore's loss adds a constant to every area, and fails an assertion on NaN, where a NaN loss is more informative.
+
+    Source: Rezatofighi et al., "Generalized Intersection over Union", arXiv:1902.09630.
+
+    Args:
+        boxes1, boxes2: (..., 4) XYXY in absolute pixels.
+        eps: lower bound of the areas of union and enclosing box, in square pixels: two boxes without area give 0, not NaN.
+
+    Returns:
+        (...), in -1..1 for boxes whose sides are not negative.
+    """
+    intersection = _area(
+        (torch.minimum(boxes1[..., 2:], boxes2[..., 2:]) - torch.maximum(boxes1[..., :2], boxes2[..., :2])).clamp(min=0)
+    )
+    # Without clamp, whose gradient at a side of exactly 0 would be 0.
+    union = _area(boxes1[..., 2:] - boxes1[..., :2]) + _area(boxes2[..., 2:] - boxes2[..., :2]) - intersection
+    enclosure = _area(torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(boxes1[..., :2], boxes2[..., :2]))
+    union, enclosure = union.clamp(min=eps), enclosure.clamp(min=eps)
+    return intersection / union - (enclosure - union) / enclosure
+
+
+def _area(sizes: Tensor) -> Tensor:
+    # Not prod(), whose gradient takes a slow path where a side is zero.
+    return sizes[..., 0] * sizes[..., 1]

@@ -1,4 +1,4 @@
-"""The tables of published names against the published models' manifests: bijections, and every bit kept."""
+"""The tables of published names are bijections on the tensor names of the published models."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def manifest(recipe: str) -> dict:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_names_of_every_recipe_are_renamed_one_to_one_and_back(recipe):
+def test_renaming_is_one_to_one_and_invertible_for_every_recipe(recipe):
     published = manifest(recipe)
     ours = to_detectron2(published)
     assert len(ours) == len(published)
@@ -33,7 +33,7 @@ def test_the_names_of_every_recipe_are_renamed_one_to_one_and_back(recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_family_is_told_from_either_side(recipe):
+def test_the_family_is_recognized_by_either_set_of_names(recipe):
     published = manifest(recipe)
     title = {"mask": "Mask R-CNN", "cascade": "Cascade Mask R-CNN", "dino": "DINO"}[recipe.split("_")[0]]
     assert published_family(published).title == title
@@ -50,13 +50,13 @@ def test_a_signature_belongs_to_one_family():
         assert [other for other in families if name_table(other).inverse.rename(family.signature)] == [family]
 
 
-def test_there_and_back_gives_the_same_tensor_objects():
+def test_a_round_trip_returns_the_same_tensor_objects():
     tensors = {name: torch.empty(1) for name in manifest("mask_rcnn_flash_intern_image_t_fpn_1x_coco")}
     back = to_published(to_detectron2(tensors))
     assert all(back[name] is tensor for name, tensor in tensors.items())
 
 
-def test_a_name_without_counterpart_is_named():
+def test_the_message_has_the_name_without_counterpart():
     tensors = {**manifest("mask_rcnn_flash_intern_image_t_fpn_1x_coco"), "surprise.weight": 0}
     with pytest.raises(ValueError, match=r"published Mask R-CNN checkpoint: 1 names have no counterpart.*'surprise\.weight'"):
         to_detectron2(tensors)

@@ -14,8 +14,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from flash_internimage.checkpoint.published import to_published
+from flash_internimage.modeling.detr.denoising import NoiseDraws
 from flash_internimage.projects.dino import DINO
-from flash_internimage.projects.dino.denoising import NoiseDraws
 from tests.reference.deterministic import draw_image
 
 # (height, width) of the generated images, which form the batches "ab" and "cd". Each batch has one padded image.

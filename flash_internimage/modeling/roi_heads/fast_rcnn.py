@@ -16,9 +16,8 @@ from torch import Tensor
 
 from flash_internimage.errors import UserError
 from flash_internimage.modeling.box_regression import BoxTransform
-from flash_internimage.modeling.losses import giou_loss
 from flash_internimage.modeling.nms import batched_nms
-from flash_internimage.structures.boxes import PreciseBoxes, clip_boxes
+from flash_internimage.structures.boxes import PreciseBoxes, clip_boxes, generalized_iou
 
 
 def select_detections(
@@ -113,7 +112,7 @@ class BoxPredictor(FastRCNNOutputLayers):
         deltas = class_deltas(pred_deltas[positive], gt_classes[positive])
         references, targets = proposal_boxes[positive], gt_boxes[positive]
         if self.box_reg_loss_type == "giou":
-            loss = giou_loss(self.box2box_transform.apply_deltas(deltas, references), targets).sum()
+            loss = (1 - generalized_iou(self.box2box_transform.apply_deltas(deltas, references), targets)).sum()
         else:
             target_deltas = self.box2box_transform.get_deltas(references, targets)
             loss = smooth_l1_loss(deltas, target_deltas, beta=0.0, reduction="sum")

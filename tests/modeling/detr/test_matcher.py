@@ -1,4 +1,4 @@
-"""Hungarian matching against all permutations, and the costs against the losses they stand for."""
+"""Hungarian matching is optimal among all permutations, and its costs follow the losses."""
 
 import itertools
 
@@ -66,7 +66,7 @@ def test_no_other_assignment_costs_less(queries, count):
     assert_close(matrix[match.queries, match.targets].sum(), best)
 
 
-def test_predictions_that_are_not_finite_still_get_an_assignment():
+def test_predictions_that_are_not_finite_are_assigned_too():
     logits, boxes = predictions(1, 4)
     logits[0, 1], boxes[0, 2] = float("nan"), float("inf")
     (match,) = HungarianMatcher()(logits, boxes, [make_target(2)])
