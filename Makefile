@@ -105,10 +105,12 @@ bench: install ## Measure operators and backbone on the CPU beside their peers; 
 	$(on_one_thread)/backbone_cpu.py --dtype bfloat16 | tee $(results)/backbone_cpu_bfloat16.md
 
 .PHONY: lint
-lint: install ## Check style: ruff and clang-format.
+lint: install ## Check style and types: ruff, clang-format and mypy.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(clang_format) --dry-run --Werror $(formatted_sources)
+	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy train_net.py tools $(wildcard projects/*/*/)
 
 .PHONY: format
 format: install ## Apply what lint asks for, where that can be done.

@@ -77,6 +77,6 @@ def group_by_image(predictions: list[dict], threshold: float) -> dict[object, li
 def ground_truth_and_detections(dataset_dict: dict, predictions: list[dict], metadata: Metadata, scale: float) -> np.ndarray:
     """Draw an image twice: with its ground truth on the left, with its detections on the right; RGB."""
     image = read_rgb(dataset_dict["file_name"])
-    categories = Categories.from_metadata(metadata)
+    categories = Categories.required(metadata)
     truth = draw_annotations(image, dataset_dict["annotations"], categories.names, scale=scale)
     return side_by_side(truth, draw_annotations(image, predictions, categories.names, categories.class_of, scale=scale))
