@@ -41,19 +41,6 @@ class Categories(Mapping[int, str]):
         return cls({id_: names[number] for id_, number in sorted(class_of.items(), key=lambda item: item[1])})
 
     @classmethod
-    def required(cls, metadata: Metadata) -> Categories:
-        """The same, for a dataset that has to name its categories.
-
-        Raises:
-            UserError: it does not.
-        """
-        categories = cls.from_metadata(metadata)
-        if categories is None:
-            name = metadata.get("name")
-            raise UserError(f"dataset {name!r} does not name its classes; set MetadataCatalog.get({name!r}).thing_classes")
-        return categories
-
-    @classmethod
     def from_names(cls, names: Sequence[str]) -> Categories:
         """The categories of a checkpoint, which holds names only: COCO's ids for COCO's classes, otherwise 1, 2, …."""
         coco = cls.from_metadata(MetadataCatalog.get("coco_2017_val"))

@@ -66,7 +66,7 @@ def test_what_only_shows_when_images_are_opened(run, content, tmp_path):
     first, second, total = output.splitlines()[-3:]
     assert first.startswith(f"error: {tmp_path}/own images/1.png, referenced by image 5 of ")
     assert "is not a readable image" in first
-    assert "should be 60 x 80 pixels as annotated, but is 80 x 60 (turned by a quarter" in second
+    assert "should be 60 x 80 pixels as annotated, but is 80 x 60 (rotated by 90 degrees: it was annotated" in second
     assert total == "2 errors, 0 warnings"
 
 
