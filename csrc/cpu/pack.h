@@ -12,6 +12,9 @@
 #include <type_traits>
 #include <utility>
 
+/// For lambdas in inner loops: whether compilers inline them depends on what else is in the file.
+#define FLASH_INTERNIMAGE_INLINE __attribute__((always_inline))
+
 namespace flash_internimage::FLASH_INTERNIMAGE_ISA {
 
 template <typename scalar_t, int lanes>

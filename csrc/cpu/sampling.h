@@ -59,7 +59,7 @@ class SampleSum {
   template <bool interior, typename value_t>
   C10_ALWAYS_INLINE void add_points(const PointBlock<acc_t>& block, const value_t* map, int64_t cell_stride) {
     for (int i = 0; i < block.count; ++i) {
-      for_each_corner<interior>(block, i, cell_stride, [&](int corner, int64_t offset) {
+      for_each_corner<interior>(block, i, cell_stride, [&](int corner, int64_t offset) FLASH_INTERNIMAGE_INLINE {
         sums_[corner % kSums].add(block.weight[corner][i], pack_t::load_any_order(map + offset));
       });
     }
@@ -95,7 +95,7 @@ C10_ALWAYS_INLINE void differentiate_points(
   using pack_t = Pack<acc_t, width>;
   for (int i = 0; i < block.count; ++i) {
     lanes_t<acc_t, pack_t::kLanes> products[kCorners] = {};
-    for_each_corner<interior>(block, i, cell_stride, [&](int corner, int64_t offset) {
+    for_each_corner<interior>(block, i, cell_stride, [&](int corner, int64_t offset) FLASH_INTERNIMAGE_INLINE {
       if constexpr (wants_dots) {
         products[corner] = grad_any_order.multiply(pack_t::load_any_order(map + offset));
       }

@@ -28,7 +28,7 @@ class Recipe(NamedTuple):
     """How a program is compiled, beside what all are."""
 
     flags: str  # of every source, and of the program
-    sources: dict[Path, str]  # beside SHARED_SOURCES, with flags of their own
+    objects: dict[str, tuple[Path, str]]  # beside SHARED_OBJECTS: the source of each object and its own flags
 
 
 class Variant(Protocol):
@@ -38,7 +38,7 @@ class Variant(Protocol):
         """For kernels from the folder `csrc`; `operators` are those that the program can run."""
 
 
-SHARED_SOURCES = {SOURCES / "main.cpp": "-O1", SOURCES / "request.cpp": "-O1"}
+SHARED_OBJECTS = {name: (SOURCES / f"{name}.cpp", "-O1") for name in ("main", "request")}
 
 
 def obstacle() -> str | None:
@@ -70,10 +70,10 @@ def ninja_file(recipe: Recipe, csrc: Path) -> str:
         "rule link",
         f"  command = {compiler} -fsanitize=undefined {recipe.flags} $in -o $out",
     ]
-    sources = recipe.sources | SHARED_SOURCES
-    for source, more in sources.items():
-        lines += [f"build {source.stem}.o: compile {source}", f"  more = {more}"]
-    lines.append(f"build program: link {' '.join(f'{source.stem}.o' for source in sources)}")
+    objects = recipe.objects | SHARED_OBJECTS
+    for name, (source, more) in objects.items():
+        lines += [f"build {name}.o: compile {source}", f"  more = {more}"]
+    lines.append(f"build program: link {' '.join(f'{name}.o' for name in objects)}")
     return "\n".join(lines) + "\n"
 
 

@@ -203,8 +203,6 @@ def check(draw: Draw, call: Call) -> None:
 class AnyProcess:
     """A process of each variant, one of which answers the next calls."""
 
-    takes_empty = True
-
     def __init__(self, variants: Sequence[Variant]) -> None:
         self.processes = {str(variant): variant.start(executable(variant)) for variant in variants}
 
@@ -217,7 +215,6 @@ class AnyProcess:
         """Draw one that is able, and, whichever else there are, the same about it; says which and what."""
         name = random.Random(f"{seed} process").choice(self.able(call))
         self.chosen = self.processes[name]
-        self.takes_empty = self.chosen.takes_empty
         return name, self.chosen.vary(random.Random(f"{seed} variation"))
 
     def call(self, fields: Fields, buffers: dict[str, Buffer]) -> None:

@@ -34,7 +34,7 @@ class Mutant(NamedTuple):
 
 
 SAMPLING, VECTOR = "cuda/sampling.cuh", "cuda/vector.cuh"
-DCNV4, ATTENTION = "dcnv4/dcnv4_points.cuh", "ms_deform_attn/ms_deform_attn_points.cuh"
+DCNV4, ATTENTION = "dcnv4/dcnv4_points_cuda.cuh", "ms_deform_attn/ms_deform_attn_points_cuda.cuh"
 POINT_BLOCK = "cpu/point_block.h"
 
 CUDA_MUTANTS = [
@@ -51,7 +51,7 @@ CUDA_MUTANTS = [
         "const bool works = own < units &&",
         "const bool works = own <= units &&",
     ),
-    Mutant("bound: channels beyond the last", SAMPLING, "own < units && channel < points.channels", "own < units"),
+    Mutant("bound: channels beyond the last", SAMPLING, "own < units && channel < problem.channels", "own < units"),
     Mutant(
         "barrier dropped: before samples are replaced",
         SAMPLING,
@@ -73,8 +73,8 @@ CUDA_MUTANTS = [
     Mutant(
         "barrier dropped: before gradients are read",
         SAMPLING,
-        "if (wants_points) {\n        __syncthreads();",
-        "if (wants_points) {",
+        "if (needs_points) {\n        __syncthreads();",
+        "if (needs_points) {",
     ),
     Mutant("barrier dropped: of the warp", SAMPLING, "__syncwarp(); // until every lane has read y and x", ""),
     Mutant(
@@ -101,13 +101,13 @@ CUDA_MUTANTS = [
     Mutant(
         "x and y swapped: location",
         ATTENTION,
-        "coordinate(static_cast<acc_t>(sampling_locations[2 * at + 1]), grid.height)",
-        "coordinate(static_cast<acc_t>(sampling_locations[2 * at]), grid.height)",
+        "coordinate(static_cast<acc_t>(location[1]), level.height)",
+        "coordinate(static_cast<acc_t>(location[0]), level.height)",
     ),
     Mutant(
         "int instead of int64: unit of a thread",
         SAMPLING,
-        "static_cast<typename points_t::index_t>(first_unit + i / count);\n    fill",
+        "static_cast<typename problem_t::index_t>(first_unit + i / count);\n    fill",
         "static_cast<int32_t>(first_unit + i / count);\n    fill",
     ),
     Mutant(
@@ -160,7 +160,7 @@ CPU_MUTANTS = [
     ),
     Mutant(
         "CPU, over-read: the end of the offsets' buffer, one too far",
-        "dcnv4/dcnv4_cpu_points.h",
+        "dcnv4/dcnv4_points_cpu.h",
         "end_(offset_mask_ + ",
         "end_(offset_mask_ + 1 + ",
     ),
@@ -178,15 +178,15 @@ CPU_MUTANTS = [
     ),
     Mutant(
         "CPU, x and y swapped: location",
-        "ms_deform_attn/ms_deform_attn_cpu_points.h",
-        "y[i] = coordinate(y[i], block.height[i])",
-        "y[i] = coordinate(x[i], block.height[i])",
+        "ms_deform_attn/ms_deform_attn_points_cpu.h",
+        "y[i] = ms_deform_attn::coordinate(y[i], block.height[i])",
+        "y[i] = ms_deform_attn::coordinate(x[i], block.height[i])",
     ),
     Mutant(
         "CPU, race: each slice writes the gradients of the rows before its own",
-        "dcnv4/dcnv4_cpu_kernel.h",
-        "const bool owns_row = row >= slice.first_output_row &&",
-        "const bool owns_row =",
+        "cpu/kernels.h",
+        "const bool owns_output = output >= first_owned &&",
+        "const bool owns_output =",
     ),
 ]
 

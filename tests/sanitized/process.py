@@ -56,8 +56,6 @@ class KernelProcess:
         executable: what build.py built.
     """
 
-    takes_empty = True  # whether kernels are called where there is no element to write
-
     def __init__(self, executable: Path) -> None:
         self.executable = executable
         self._process: subprocess.Popen | None = None

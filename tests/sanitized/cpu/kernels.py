@@ -24,25 +24,13 @@ def ranges(choose: random.Random, length: int) -> list[tuple[int, int]]:
     return list(zip([0, *cuts], [*cuts, length], strict=True))
 
 
-def as_many_ranges(choose: random.Random, length: int, count: int) -> list[tuple[int, int]]:
-    """[0, length) in `count` parts, of which some may be empty."""
-    cuts = sorted(choose.randint(0, length) for _ in range(count - 1))
-    return list(zip([0, *cuts], [*cuts, length], strict=True))
-
-
 def slices(choose: random.Random, fields: Fields) -> list[Piece]:
-    """What the threads of a backward may own, all of it together: the members of csrc's BackwardSlice."""
+    """What the threads of a backward may own, all of it together: the members of csrc's Slice."""
     pieces = []
     for image in range(fields["batch"]):
-        if fields["operator"] == "dcnv4":
-            for groups in ranges(choose, fields["groups"]):
-                rows = ranges(choose, fields["height"][0])
-                outputs = as_many_ranges(choose, fields["height"][1], len(rows))
-                pieces += [(image, *groups, *own, *output) for own, output in zip(rows, outputs, strict=True)]
-        else:
-            for heads in ranges(choose, fields["heads"]):
-                levels = ranges(choose, len(fields["spatial_shapes"]) // 2)
-                pieces += [(image, *heads, *own) for own in levels]
+        for groups in ranges(choose, fields["groups"]):
+            parts = choose.randint(1, fields["most_parts"])
+            pieces += [(image, *groups, part, parts) for part in range(parts)]
     return pieces
 
 
@@ -72,8 +60,7 @@ class CpuKernels(KernelProcess):
         """The pieces, one number after the other."""
         choose = random.Random(self.split)
         if fields["direction"] == "forward":
-            outputs = fields["height"][1] * fields["width"][1] if fields["operator"] == "dcnv4" else fields["queries"]
-            pieces = ranges(choose, fields["batch"] * outputs)
+            pieces = ranges(choose, fields["batch"] * fields["outputs"])
         else:
             pieces = slices(choose, fields)
         choose.shuffle(pieces)
@@ -98,9 +85,10 @@ class InstructionSet(NamedTuple):
                 for values, points in sorted(self.pairs, key=str)
             )
             kernels += f" -include {HERE / 'some_dtypes.h'} -DSOME_DTYPES='{dtypes}'"
-        sources = {HERE / f"{name}.cpp": f"-O0 -DINSTRUCTION_SET={self.name}" for name in operators}
-        sources |= {csrc / name / f"{name}_cpu_{self.name}.cpp": kernels for name in operators}
-        return Recipe(flags="-fsanitize=address", sources=sources)
+        objects = {"kernels": (csrc / "cpu" / f"kernels_{self.name}.cpp", kernels)}
+        for name in operators:
+            objects[name] = (HERE / "operator.cpp", f"-O0 -DOPERATOR={name} -DINSTRUCTION_SET={self.name}")
+        return Recipe(flags="-fsanitize=address", objects=objects)
 
     def start(self, executable: Path) -> CpuKernels:
         """A process of the program that `recipe` makes."""

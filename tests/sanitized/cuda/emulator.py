@@ -35,8 +35,6 @@ class Emulator(KernelProcess):
         blocks: the first of the grid's to run, and the one after the last.
     """
 
-    takes_empty = False
-
     def __init__(
         self,
         executable: Path,
@@ -83,11 +81,11 @@ class Variant(NamedTuple):
         """As in build.py."""
         kernels = f"-O1 -I{HERE / 'include'} -include cuda_runtime.h {CATCH_UNDEFINED} {KERNELS_ONLY[self.checks]}"
         kernels += f" -DCUDA_EMULATOR_ARCHITECTURE={self.architecture}"
-        sources = {HERE / f"{name}.cpp": kernels for name in operators}
-        return Recipe(
-            flags=WHOLE_PROGRAM[self.checks],
-            sources=sources | {HERE / "accesses.cpp": "-O2", HERE / "machine.cpp": "-O2"},
-        )
+        objects = {"accesses": (HERE / "accesses.cpp", "-O2"), "machine": (HERE / "machine.cpp", "-O2")}
+        for name in operators:
+            points = f"-include {name}/{name}_points_cuda.cuh -DOPERATOR={name}"
+            objects[name] = (HERE / "operator.cpp", f"{kernels} {points}")
+        return Recipe(flags=WHOLE_PROGRAM[self.checks], objects=objects)
 
     def start(self, executable: Path) -> Emulator:
         """A process of the program that `recipe` makes."""

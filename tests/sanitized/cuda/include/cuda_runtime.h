@@ -10,6 +10,7 @@
 #include <ATen/OpMathType.h>
 #include <c10/core/ScalarType.h>
 #include <c10/macros/Macros.h>
+#include <c10/util/ArrayRef.h>
 
 #include <source_location>
 #include <tuple>
