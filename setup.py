@@ -1,13 +1,13 @@
-"""Builds ``flash_internimage._C`` and says which folders make up the package; everything else is in pyproject.toml.
+"""Builds the extension ``flash_internimage._C`` and lists the package's folders; the other metadata is in pyproject.toml.
 
     pip install --no-build-isolation -e .     # builds against the torch that is installed
-    python setup.py build_ext --inplace       # after a change in csrc: compiles what changed
+    python setup.py build_ext --inplace       # after a change in csrc: incremental
 
 Environment:
-    FORCE_CUDA            1: build the CUDA kernels or fail. 0: do not build them. Unset: build them where torch is a CUDA
+    FORCE_CUDA            1: build the CUDA kernels or fail. 0: do not build them. Unset: build them if torch is a CUDA
                           build and a working CUDA toolkit is found, with or without a GPU.
     TORCH_CUDA_ARCH_LIST  GPU architectures, such as "8.0;9.0+PTX". Unset: those of the GPUs in this machine, or, without
-                          one, what covers every GPU that the toolkit knows.
+                          one, all that the toolkit supports.
     CUDA_HOME, CC, CXX, MAX_JOBS: as for every PyTorch extension.
 """
 
@@ -26,15 +26,15 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 
-# Code for x.0 runs on every later x.y, so one entry for each generation serves all of its GPUs, and PTX the coming ones.
+# Code for x.0 runs on every later x.y, so one entry covers each generation; PTX covers future ones.
 GPU_GENERATIONS = [(7, 5), (8, 0), (9, 0), (10, 0), (12, 0)]
 
-# What PyTorch's CUDA headers include from the toolkit; a toolkit installed in parts may lack some.
+# The toolkit headers that PyTorch's CUDA headers include; a partly installed toolkit may lack some.
 TOOLKIT_HEADERS = ["cuda_runtime.h", "cublas_v2.h", "cublasLt.h", "cusparse.h", "cusolverDn.h"]
 
 
 def cuda_home() -> str | None:
-    """The CUDA toolkit's folder, None where there is none. ``nvcc`` on the PATH may be a script that calls the real one."""
+    """The CUDA toolkit's folder, or None. ``nvcc`` on the PATH may be a script that calls the real one."""
     named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     if named:
         return named
@@ -47,19 +47,19 @@ def cuda_home() -> str | None:
 
 
 def version_tuple(text: str) -> tuple[int, ...]:
-    """``"13.0"`` -> ``(13, 0)``, so that versions compare as numbers."""
+    """Parse ``"13.0"`` to ``(13, 0)``, so that versions compare as numbers."""
     return tuple(int(number) for number in re.findall(r"\d+", text))
 
 
 def nvidia_wheel_includes() -> list[str]:
-    """Include folders of NVIDIA's Python packages, which PyTorch's wheels bring: they complete a partial toolkit."""
+    """Include folders of NVIDIA's Python packages, which PyTorch depends on: they complete a partial toolkit."""
     spec = importlib.util.find_spec("nvidia")
     folders = list(spec.submodule_search_locations or []) if spec else []
     return sorted(str(path) for folder in folders for path in Path(folder).glob("*/include"))
 
 
 def cuda_obstacle(home: str | None) -> str | None:
-    """Why the CUDA sources cannot be compiled here, or None if they can."""
+    """The reason why the CUDA sources cannot be compiled on this machine, or None."""
     if torch.version.hip is not None:
         return "torch is a ROCm build, for which there are no kernels"
     if torch.version.cuda is None:
@@ -80,12 +80,12 @@ def cuda_obstacle(home: str | None) -> str | None:
         source.write_text("".join(f"#include <{header}>\n" for header in TOOLKIT_HEADERS))
         includes = [flag for folder in nvidia_wheel_includes() for flag in ("-isystem", folder)]
         probe = subprocess.run([nvcc, "-M", *includes, str(source)], capture_output=True, text=True, check=False)
-    # nvcc says on stderr which header is missing, or that the host compiler is too new for it.
+    # nvcc's stderr names the missing header, or says that the host compiler is too new.
     return None if probe.returncode == 0 else f"{nvcc} cannot compile: {probe.stderr.strip()}"
 
 
 def wants_cuda(home: str | None) -> bool:
-    """Whether to build the CUDA sources, by FORCE_CUDA and by what stands in the way; says so on stdout."""
+    """Decide by FORCE_CUDA and `cuda_obstacle` whether to build the CUDA sources, and print the decision."""
     forced = os.environ.get("FORCE_CUDA", "")
     if forced not in ("", "0", "1"):
         raise SystemExit(f"setup.py: FORCE_CUDA should be 0, 1 or unset, got {forced!r}")
@@ -99,7 +99,7 @@ def wants_cuda(home: str | None) -> bool:
 
 
 def default_architectures(home: str) -> str:
-    """A value for TORCH_CUDA_ARCH_LIST that covers every GPU the toolkit can compile for."""
+    """A TORCH_CUDA_ARCH_LIST that covers every GPU that the toolkit supports."""
     nvcc = os.path.join(home, "bin", "nvcc")
     listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
     known = [int(number) for number in re.findall(r"compute_(\d+)", listed)]
@@ -108,13 +108,13 @@ def default_architectures(home: str) -> str:
 
 
 def visible_architectures() -> str:
-    """The architectures of the GPUs in this machine, which PyTorch compiles for unless told otherwise."""
+    """The architectures of the GPUs in this machine, PyTorch's default."""
     capabilities = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
     return ";".join(f"{major}.{minor}" for major, minor in sorted(capabilities)) + "+PTX"
 
 
 def glob_sources(pattern: str) -> list[str]:
-    """Sources below csrc, relative to the repository as setuptools wants them."""
+    """Sources in csrc, relative to the repository, as setuptools requires."""
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob(pattern))
 
 
@@ -127,33 +127,33 @@ def extension_and_command():
         if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
             os.environ["TORCH_CUDA_ARCH_LIST"] = default_architectures(home)
 
-    # Reads CUDA_HOME when it is imported.
+    # Imported here, because it reads CUDA_HOME on import.
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     cxx = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unknown-pragmas"]
     nvcc = ["-O3", "--expt-relaxed-constexpr", "--expt-extended-lambda"]
     macros = []
     if sys.platform == "linux":
-        # Only compiled for OpenMP, not linked with it: the runtime is then whichever libtorch has loaded, never a second.
+        # Compiled for OpenMP but not linked with it, so that libtorch's runtime is used and no second one is loaded.
         cxx.append("-fopenmp")
     if with_cuda:
         macros.append(("WITH_CUDA", None))
         architectures = os.environ.get("TORCH_CUDA_ARCH_LIST") or visible_architectures()
         macros.append(("FLASH_INTERNIMAGE_CUDA_ARCHITECTURES", f'"{architectures.replace(" ", ";")}"'))
-        # After the toolkit's own folder, so that a complete toolkit is used as it is.
+        # After the toolkit's own folder, so that its headers take precedence.
         for folder in nvidia_wheel_includes():
             cxx += ["-isystem", folder]
             nvcc += ["-isystem", folder]
 
     class BuildKernels(BuildExtension):
-        """Compiles what is out of date, also when pip calls it."""
+        """Builds incrementally, also if called by pip."""
 
         def finalize_options(self) -> None:
             super().finalize_options()
-            # Ninja knows what is out of date; setuptools would not notice that FORCE_CUDA changed.
+            # Ninja decides what is out of date; setuptools would ignore a change of FORCE_CUDA.
             self.force = True
             if self.editable_mode:
-                # pip would have it in a temporary folder and compile everything each time.
+                # pip's default is a temporary folder, where everything would be compiled each time.
                 self.build_temp = str(ROOT / "build" / f"temp.{get_platform()}-{sys.implementation.cache_tag}")
 
     kind = CUDAExtension if with_cuda else CppExtension
@@ -169,7 +169,7 @@ def extension_and_command():
 
 
 def package_folders() -> dict[str, str]:
-    """Packages that do not lie where their names say: {"flash_internimage.projects.dino": "projects/dino/dino", ...}."""
+    """Packages whose folder does not follow from their name: {"flash_internimage.projects.dino": "projects/dino/dino", ...}."""
     folders = {}
     for project in sorted((ROOT / "projects").glob("*/")):
         for package in find_packages(str(project)):

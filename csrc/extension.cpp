@@ -32,7 +32,7 @@ std::string compiler() {
 #endif
 }
 
-/// How this library was built and what it uses of the machine it runs on.
+/// How this library was built, and the CPU instruction set that it uses on this machine.
 pybind11::dict build_info() {
   pybind11::dict info;
 #ifdef WITH_CUDA
@@ -83,7 +83,7 @@ pybind11::dict plan_cuda_launch(
 }
 
 #ifndef WITH_CUDA
-/// Stands in for every CUDA kernel of a build without them, so that the error says what to do.
+/// In place of every CUDA kernel in a build without them: an error that says what to do.
 void refuse_cuda(const c10::OperatorHandle& op, torch::jit::Stack*) {
   TORCH_CHECK(
       false, op.schema().name(),

@@ -37,15 +37,16 @@ setting_t to_points_dtype(const setting_t& setting, const at::Tensor&) {
   return setting;
 }
 
-/// What a backward needs of value. Sampling is linear in it, so its own gradient needs only its shape, dtype and device.
+/// What a backward needs of value. Sampling is linear in it, so its own gradient needs only its shape, dtype and
+/// device.
 inline at::Tensor keep_as_needed(const at::Tensor& value, bool points_need_gradients) {
   return points_need_gradients || !value.requires_grad()
       ? value
       : at::empty({}, value.options()).expand_symint(value.sym_sizes());
 }
 
-/// Whether anything of a call is differentiated. If not, autograd's bookkeeping, which can cost more than a small kernel,
-/// is skipped.
+/// Whether anything of a call is differentiated. If not, autograd's bookkeeping, which can cost more than a small
+/// kernel, is skipped.
 template <typename... tensors_t>
 bool is_differentiated(const tensors_t&... tensors) {
   return torch::autograd::compute_requires_grad(tensors...) || (torch::autograd::isFwGradDefined(tensors) || ...);
@@ -92,8 +93,8 @@ struct Saved {
   }
 };
 
-/// Everything between Python and kernels for the operator `op_t`. `rest_t` are its arguments after value, and `tensor` are
-/// the numbers of its tensors, 0 for value.
+/// Everything between Python and kernels for the operator `op_t`. `rest_t` are its arguments after value, and `tensor`
+/// are the numbers of its tensors, 0 for value.
 template <
     typename op_t,
     typename check_t = decltype(op_t::check),

@@ -17,8 +17,8 @@
 
 namespace flash_internimage::autograd {
 
-/// The kernels of the operator `op_t` for the dispatch key of `device_t`: cpu/device.h or cuda/device.h. `rest_t` are its
-/// arguments after value, and `tensor` are the numbers of its tensors, 0 for value.
+/// The kernels of the operator `op_t` for the dispatch key of `device_t`: cpu/device.h or cuda/device.h. `rest_t` are
+/// its arguments after value, and `tensor` are the numbers of its tensors, 0 for value.
 template <
     typename op_t,
     typename device_t,

@@ -41,9 +41,9 @@ struct Device {
     });
   }
 
-  /// Distributes each image's groups over the threads, and parts of their feature maps as well if the groups are too few.
-  /// Every element is summed in the order of outputs whichever thread owns it, so the result does not depend on the number
-  /// of threads.
+  /// Distributes each image's groups over the threads, and parts of their feature maps as well if the groups are too
+  /// few. Every element is summed in the order of outputs whichever thread owns it, so the result does not depend on
+  /// the number of threads.
   template <typename op_t>
   static void backward(const Call<op_t>& call) {
     const auto& geometry = call.geometry;

@@ -8,8 +8,8 @@
 
 namespace flash_internimage::cpu {
 
-/// What one thread of a backward owns. It alone writes the gradients of these groups of one image, as far as they belong to
-/// this part of the groups' feature maps; Geometry::parts chooses their number.
+/// What one thread of a backward owns. It alone writes the gradients of these groups of one image, as far as they
+/// belong to this part of the groups' feature maps; Geometry::parts chooses their number.
 struct Slice {
   int64_t image;
   int32_t first_group;

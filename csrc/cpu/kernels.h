@@ -7,15 +7,15 @@
 
 namespace flash_internimage::FLASH_INTERNIMAGE_ISA {
 
-/// The sampling points of the operator `op_t`, located in blocks: each operator specializes this in <op>_points_cpu.h, with
+/// The sampling points of the operator `op_t`, in blocks. Each operator specializes this in <op>_points_cpu.h, with
 ///
-///     explicit Points(const Call<op_t>& call, int32_t part = 0, int32_t parts = 1);   all of the points, or those of a part
-///     void move_to(int64_t output);          chooses an output, numbered through the batch
-///     void advance();                        chooses the next one
-///     void locate(int32_t group);            fills the blocks for a group of that output
+///     explicit Points(const Call<op_t>& call, int32_t part = 0, int32_t parts = 1);   all points, or those of a part
+///     void move_to(int64_t output);   selects an output, numbered through the batch
+///     void advance();                 selects the next output
+///     void locate(int32_t group);     computes the sampling locations of a group of that output, in the blocks
 ///     void write_gradients(const PointGradients<acc_t>& gradients, int32_t group, size_t block) const;
 ///
-/// and, in place of the defaults of PointBlocks, what else it does differently.
+/// and overrides the members of PointBlocks whose defaults do not fit.
 template <typename op_t, typename acc_t, typename points_t>
 class Points;
 
@@ -108,7 +108,8 @@ void backward_slice(const Call<op_t>& call, const cpu::Slice& slice) {
   Points<op_t, acc_t, points_t> points(call, slice.part, slice.parts);
   constexpr int kWidest = points.kWidestPack;
 
-  // Points of any output may reach the slice's part of a feature map, but it owns the point gradients of some outputs only.
+  // Points of any output may reach the slice's part of a feature map, but it owns the point gradients of some outputs
+  // only.
   const int64_t first_owned = points.first_owned(geometry.outputs);
   const int64_t last_owned = points.last_owned(geometry.outputs);
   const int64_t first = needs_value ? 0 : first_owned;

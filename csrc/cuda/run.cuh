@@ -1,5 +1,5 @@
-// From a call to the kernels of sampling.cuh: which instance, how many threads. No tensors, so that the tests compile all of
-// this for an emulated GPU.
+// From a call to the kernels of sampling.cuh: which instance, how many threads. No tensors, so that the tests compile
+// all of this for an emulated GPU.
 
 #pragma once
 
@@ -53,7 +53,8 @@ void run_width(const problem_t& problem, const Call<op_t>& call, const Queue& qu
   }
 }
 
-/// Launches the forward or backward with indices of type `index_t`, and vectors of channels if all addresses allow them.
+/// Launches the forward or backward with indices of type `index_t`, and vectors of channels if all addresses allow
+/// them.
 template <bool is_forward, typename index_t, typename op_t>
 void run_indexed(const Call<op_t>& call, const Queue& queue) {
   for_dtypes(call.value_dtype, call.points_dtype, [&](auto dtypes) {

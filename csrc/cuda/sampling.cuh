@@ -1,7 +1,8 @@
-// Weighted sums of bilinear samples, forward and backward, for every operator: they differ only in their points.
+// The CUDA kernels of every operator: weighted sums of bilinear samples, forward and backward.
 //
-// A unit is one group of channels of one output. Its points are located once, by any thread of the block, into shared
-// memory; then the unit's lanes, neighbors in a warp, walk over the points, each with its own channels.
+// A unit is one group of channels of one output. The threads of a block first compute the sampling locations of its
+// units together, into shared memory. Then the lanes of each unit, neighbors in a warp, loop over its points, each lane
+// with its own channels.
 //
 // The output of unit u starts at element u * channels.
 
@@ -13,7 +14,7 @@
 
 namespace flash_internimage::cuda {
 
-/// A point on the map whose cell (0, 0) lies `origin` elements into the values.
+/// A point on the feature map whose cell (0, 0) starts at element `origin` of value.
 template <typename acc_t, typename index_t>
 struct Located {
   BilinearPoint<acc_t> point;
@@ -49,7 +50,7 @@ struct Problem {
 template <typename op_t>
 struct Points;
 
-/// A point as lanes need it to sample.
+/// A point in shared memory, as a forward needs it.
 template <typename acc_t, typename index_t>
 struct alignas(16) Sample {
   acc_t weight[kCorners]; // modulation x corner weight
@@ -58,7 +59,7 @@ struct alignas(16) Sample {
   int32_t corners;
 };
 
-/// And what they need beyond to differentiate. Once a point's gradient is known, it takes the place of y, x, modulation.
+/// A point in shared memory, as a backward needs it. The point's gradient then overwrites y, x and modulation.
 template <typename acc_t, typename index_t>
 struct alignas(16) DifferentiableSample : Sample<acc_t, index_t> {
   acc_t y;
@@ -66,7 +67,7 @@ struct alignas(16) DifferentiableSample : Sample<acc_t, index_t> {
   acc_t modulation;
 };
 
-/// What `launch.h` decided, as far as a kernel needs it.
+/// The part of a `Launch` that kernels need.
 struct Shares {
   int32_t lanes;
   int32_t units_per_block;
@@ -93,7 +94,8 @@ __device__ __forceinline__ void fill(
   sample.modulation = located.modulation;
 }
 
-/// Locates points [first_point, first_point + count) of the block's units, with all threads of the block.
+/// Computes the sampling locations of points [first_point, first_point + count) of the block's units, with all its
+/// threads.
 template <typename sample_t, typename problem_t>
 __device__ __forceinline__ void locate_pass(
     const problem_t& problem,
@@ -132,7 +134,7 @@ __global__ void forward_kernel(
   for (int64_t first_unit = static_cast<int64_t>(blockIdx.x) * shares.units_per_block; first_unit < problem.units;
        first_unit += units_per_grid) {
     const int32_t units = min(static_cast<int64_t>(shares.units_per_block), problem.units - first_unit);
-    // All threads take every turn, because the passes contain barriers.
+    // All threads take part in every turn, because the passes contain barriers.
     for (int32_t turn = 0; turn < problem.channels; turn += stride) {
       const int32_t channel = turn + lane * width;
       const bool works = own < units && channel < problem.channels;
@@ -168,7 +170,7 @@ __global__ void forward_kernel(
   }
 }
 
-/// `grad_value` or the gradients of points are left out where their pointer or flag says so.
+/// Without gradients of value if `grad_value` is null, or without those of points unless `needs_points`.
 template <int width, typename problem_t>
 __global__ void backward_kernel(
     problem_t problem,
@@ -201,7 +203,7 @@ __global__ void backward_kernel(
       __syncthreads(); // until the gradients before these are written
       locate_pass(problem, first_unit, units, first_point, count, samples);
       __syncthreads();
-      // All threads take every point, because sums over lanes are warp-wide.
+      // All threads take part in every point, because sums over lanes are warp-wide.
       for (int32_t i = 0; i < count; ++i) {
         acc_t dots[kCorners] = {};
         sample_t& sample = samples[own * count + i];
@@ -238,7 +240,7 @@ __global__ void backward_kernel(
           const acc_t sampled = sum_over_lanes(interpolate(point, dots[0], dots[1], dots[2], dots[3]), shares.lanes);
           __syncwarp(); // until every lane has read y and x
           if (has_unit && lane == 0) {
-            // Points that do not count get exact zeros, whatever their modulation holds.
+            // Points outside the feature map get exact zeros, even if their modulation is infinite or NaN.
             sample.y = corners != 0 ? y * sample.modulation : acc_t(0);
             sample.x = corners != 0 ? x * sample.modulation : acc_t(0);
             sample.modulation = corners != 0 ? sampled : acc_t(0);

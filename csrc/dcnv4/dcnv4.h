@@ -4,8 +4,8 @@
 //     offset_mask  (N, Ho, Wo, P)  group g owns [3Kg, 3K(g + 1)): K pairs (x, y) of offsets, then K modulations
 //     output       (N, Ho, Wo, C)  for each group the sum over its K points of modulation x sample
 //
-// offset_mask has the dtype of value, or float32 if value is float16 or bfloat16. Channels of offset_mask after those of
-// the last group are ignored; their gradient is zero.
+// offset_mask has the dtype of value, or float32 if value is float16 or bfloat16. Channels of offset_mask after those
+// of the last group are ignored; their gradient is zero.
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// The sampling points of DCNv4 as cpu/kernels.h asks for them.
+// The sampling points of DCNv4 for cpu/kernels.h.
 
 namespace flash_internimage::FLASH_INTERNIMAGE_ISA {
 
@@ -65,8 +65,8 @@ class Points<dcnv4::Operator, acc_t, offset_t> : public PointBlocks<acc_t> {
         });
   }
 
-  /// Prefetches the cell below the window, if the feature map has one: learned offsets make the order in which points first
-  /// reach a row unpredictable to the hardware's prefetchers.
+  /// Prefetches the cell below the window, if the feature map has one: learned offsets make the order in which points
+  /// first reach a row unpredictable to the hardware's prefetchers.
   template <bool is_written, typename scalar_t>
   C10_ALWAYS_INLINE void prefetch(const scalar_t* map) const {
     const int64_t y = window_center(geometry_.height, row_) + geometry_.height.center() + kRowsAhead;

@@ -1,4 +1,4 @@
-// The sampling points of DCNv4 as cuda/sampling.cuh asks for them.
+// The sampling points of DCNv4 for cuda/sampling.cuh.
 
 #pragma once
 

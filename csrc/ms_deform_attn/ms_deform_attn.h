@@ -7,7 +7,8 @@
 //     attention_weights   (N, Q, heads, L, points)            used as they are, without a softmax
 //     output              (N, Q, heads * D)
 //
-// sampling_locations and attention_weights have the same dtype: that of value, or float32 if value is float16 or bfloat16.
+// sampling_locations and attention_weights have the same dtype: that of value, or float32 if value is float16 or
+// bfloat16.
 
 #pragma once
 
@@ -52,8 +53,8 @@ struct Geometry : Sizes {
   int64_t unused_point_elements() const {
     return 0;
   }
-  /// The number of parts that a backward divides a head's feature maps into if it would like `wanted`: all levels, or one
-  /// part for each.
+  /// The number of parts that a backward divides a head's feature maps into if it would like `wanted`: all levels, or
+  /// one part for each.
   int64_t parts(int64_t wanted) const {
     return wanted > 1 ? levels : 1;
   }

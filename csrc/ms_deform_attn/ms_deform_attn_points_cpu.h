@@ -1,4 +1,4 @@
-// The sampling points of multi-scale deformable attention as cpu/kernels.h asks for them.
+// The sampling points of multi-scale deformable attention for cpu/kernels.h.
 
 namespace flash_internimage::FLASH_INTERNIMAGE_ISA {
 

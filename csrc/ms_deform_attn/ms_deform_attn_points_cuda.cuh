@@ -1,4 +1,4 @@
-// The sampling points of multi-scale deformable attention as cuda/sampling.cuh asks for them.
+// The sampling points of multi-scale deformable attention for cuda/sampling.cuh.
 
 #pragma once
 
