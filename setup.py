@@ -110,7 +110,7 @@ def extension_and_command():
 
     cxx = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unknown-pragmas"]
     nvcc = ["-O3", "--expt-relaxed-constexpr", "--expt-extended-lambda"]
-    macros = []
+    macros = [("FLASH_INTERNIMAGE_CUDA_COMPILER", f'"{cuda_toolkit.requirement()}"')]
     if sys.platform == "linux":
         # Compiled for OpenMP but not linked with it, so that libtorch's runtime is used and no second one is loaded.
         cxx.append("-fopenmp")

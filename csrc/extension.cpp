@@ -82,13 +82,19 @@ pybind11::dict plan_cuda_launch(
   return plan;
 }
 
+extern "C" {
+/// flash_internimage/ops/_extension.py reads this from the file, to say why a library for another PyTorch does not load.
+__attribute__((used)) const char flash_internimage_built_for[] = "flash_internimage built for torch " TORCH_VERSION;
+}
+
 #ifndef WITH_CUDA
-/// In place of every CUDA kernel in a build without them: an error that says what to do.
+/// Replaces the CUDA kernels in a build without them: an error that says how to build them.
 void refuse_cuda(const c10::OperatorHandle& op, torch::jit::Stack*) {
   TORCH_CHECK(
       false, op.schema().name(),
-      ": flash_internimage was built without CUDA kernels, got a CUDA tensor; reinstall it where a "
-      "CUDA toolkit is found, or with FORCE_CUDA=1 to see what is missing");
+      ": flash_internimage was built without CUDA kernels, got a CUDA tensor; install a CUDA compiler with "
+      "`pip install \"" FLASH_INTERNIMAGE_CUDA_COMPILER "\"`, unless there is one, and build again with "
+      "`FORCE_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps .`");
 }
 #endif
 
