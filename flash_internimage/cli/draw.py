@@ -23,7 +23,7 @@ from tqdm import tqdm
 from flash_internimage.cli.errors import reported
 from flash_internimage.data import require_registered
 from flash_internimage.data.custom import register_in_place
-from flash_internimage.data.images import read_rgb
+from flash_internimage.images import read_rgb
 from flash_internimage.evaluation.drawing import draw_annotations, side_by_side
 from flash_internimage.evaluation.record import read_predictions
 

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from flash_internimage import Predictor
 from flash_internimage.cli.errors import reported
-from flash_internimage.data.images import UnreadableImage, decode_rgb, read_rgb
+from flash_internimage.images import UnreadableImage, decode_rgb, read_rgb
 from flash_internimage.engine.config import load_config
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation.drawing import draw_instances

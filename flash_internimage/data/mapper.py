@@ -16,9 +16,9 @@ from detectron2.data.transforms import AugInput, Augmentation, AugmentationList,
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 
 from flash_internimage.errors import UserError
+from flash_internimage.images import UnreadableImage, has_exif_rotation, read_rgb
 
 from .boxes import boxes_of
-from .images import UnreadableImage, read_rgb
 
 
 def read_image(dataset_dict: dict) -> np.ndarray:
@@ -31,7 +31,7 @@ def read_image(dataset_dict: dict) -> np.ndarray:
         (H, W, 3) ``uint8`` array in RGB, with the EXIF orientation applied.
 
     Raises:
-        UserError: the file does not exist, is corrupt, or its size differs from the annotated one.
+        UserError: the file cannot be opened, is not an image that is supported, or its size differs from the annotated one.
     """
     file_name = dataset_dict["file_name"]
     source = f"image {dataset_dict.get('image_id')} of {dataset_dict.get('annotation_file', 'its dataset')}"
@@ -40,16 +40,20 @@ def read_image(dataset_dict: dict) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"{file_name}, referenced by {source}, does not exist") from None
     except UnreadableImage as error:
-        raise UserError(
-            f"{file_name}, referenced by {source}, is not a readable image ({error.reason}); replace the file"
-        ) from error
+        raise UserError(f"{file_name}, referenced by {source}, {error.problem}") from error
+    except OSError as error:
+        raise UserError(f"{file_name}, referenced by {source}, cannot be opened ({error.strerror})") from error
     height, width = image.shape[:2]
     expected = (dataset_dict.get("height", height), dataset_dict.get("width", width))
     if (height, width) != expected:
-        rotated = " (rotated by 90 degrees: it was annotated without applying its EXIF orientation)"
+        reason = ""
+        if (width, height) == expected:
+            reason = " (width and height are swapped)"
+            if has_exif_rotation(file_name):
+                reason = " (rotated by 90 degrees: it was annotated without applying its EXIF orientation)"
         raise UserError(
             f"{file_name}, referenced by {source}, should be {expected[1]} x {expected[0]} pixels as annotated, "
-            f"but is {width} x {height}{rotated if (width, height) == expected else ''}; "
+            f"but is {width} x {height}{reason}; "
             "correct the annotation or replace the file"
         )
     return image
@@ -99,7 +103,7 @@ def transform_instances(
         masks = torch.zeros((len(kept), *new_size), dtype=torch.bool)
         for mask, i in zip(masks, kept, strict=True):
             bitmap = segmentation_to_mask(annotations[i]["segmentation"], *size)
-            mask.copy_(torch.from_numpy(np.ascontiguousarray(transforms.apply_segmentation(bitmap))))
+            mask.numpy()[:] = transforms.apply_segmentation(bitmap)  # PIL's arrays are read-only, which torch warns of
         instances.gt_masks = BitMasks(masks)
     return instances
 
