@@ -23,9 +23,9 @@ from tqdm import tqdm
 from flash_internimage.cli.errors import reported
 from flash_internimage.data import require_registered
 from flash_internimage.data.custom import register_in_place
-from flash_internimage.images import read_rgb
 from flash_internimage.evaluation.drawing import draw_annotations, side_by_side
 from flash_internimage.evaluation.record import read_predictions
+from flash_internimage.images import read_rgb
 
 
 def group_by_image(predictions: list[dict], threshold: float) -> dict[object, list[dict]]:

@@ -32,11 +32,11 @@ from tqdm import tqdm
 
 from flash_internimage import Predictor
 from flash_internimage.cli.errors import reported
-from flash_internimage.images import UnreadableImage, decode_rgb, read_rgb
 from flash_internimage.engine.config import load_config
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation.drawing import draw_instances
 from flash_internimage.files import write_atomically
+from flash_internimage.images import UnreadableImage, decode_rgb, read_rgb
 from flash_internimage.inference.detections import Detections
 from flash_internimage.inference.sources import STDIN, Source, find_sources
 from flash_internimage.inference.video import UnreadableVideo, Video, write_video

@@ -11,10 +11,13 @@ from flash_internimage.errors import UserError
 
 from .scores import METRICS, Scores
 
-_MAX_DETECTIONS = 100  # of a category in an image, COCO's own; fewer count in recall alone, which is not used
+MAX_DETECTIONS = 100
+"""COCO's limit of detections per image and category; further ones, by descending score, are ignored."""
 
 
-def average_precision(dataset: Mapping, predictions: Sequence[Mapping], tasks: Sequence[str]) -> dict[str, Scores]:
+def average_precision(
+    dataset: Mapping, predictions: Sequence[Mapping], tasks: Sequence[str], max_detections: int = MAX_DETECTIONS
+) -> dict[str, Scores]:
     """COCO's average precision of predictions, for each task.
 
     Neither argument is changed. Of annotations, ``iscrowd`` and ``area`` (then that of the box) may be left out, and those of
@@ -24,6 +27,7 @@ def average_precision(dataset: Mapping, predictions: Sequence[Mapping], tasks: S
         dataset: content of an annotation file; with masks for ``"segm"``.
         predictions: in COCO's result format, with category ids of the annotation file; may be empty.
         tasks: of ``"bbox"`` and ``"segm"``.
+        max_detections: limit of detections per image and category.
 
     Raises:
         UserError: a prediction is of an image or a category that the dataset does not have, has no mask although masks are
@@ -42,7 +46,7 @@ def average_precision(dataset: Mapping, predictions: Sequence[Mapping], tasks: S
             areas = hotcoco.mask.area(masks).astype(float)
             detections.update_anns(ids=np.arange(1, len(masks) + 1), area=areas)
         evaluation = hotcoco.COCOeval(ground_truth, detections, task)
-        evaluation.params.max_dets = [_MAX_DETECTIONS]
+        evaluation.params.max_dets = [max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
         scores[task] = _scores(evaluation.eval["precision"][..., 0], list(category_number))
@@ -65,7 +69,7 @@ def _ground_truth(dataset: Mapping, image_number: Mapping, category_number: Mapp
                 "category_id": category_number[a["category_id"]],
                 "bbox": a["bbox"],
                 "area": a["area"] if "area" in a else a["bbox"][2] * a["bbox"][3],
-                "iscrowd": a.get("iscrowd", 0),
+                "iscrowd": int(bool(a.get("iscrowd"))),
             }
             if a.get("segmentation"):
                 found["segmentation"] = a["segmentation"]

@@ -6,21 +6,25 @@ detectron2 has a fast path of its own, but in its compiled part, which a pure-Py
 import itertools
 import logging
 import os
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import detectron2.utils.comm as comm
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 
+from flash_internimage.coco_format import contents_of, is_registered_in_code
 from flash_internimage.errors import UserError
 
-from .average_precision import average_precision
-from .record import EVALUATION_FILE, PREDICTIONS_FILE, evaluation_record, write_json
+from .average_precision import MAX_DETECTIONS, average_precision
+from .record import EVALUATION_FILE, GROUND_TRUTH_FILE, PREDICTIONS_FILE, evaluation_record, read_json, write_json
 from .scores import Scores
 
 logger = logging.getLogger(__name__)
@@ -34,17 +38,20 @@ def _category_table(by_name: Mapping[str, float]) -> str:
     return tabulate(rows, tablefmt="pipe", floatfmt=".3f", headers=headers, numalign="left")
 
 
-class FastCOCOEvaluator(COCOEvaluator):
-    """detectron2's COCO evaluator with a fast computation of AP that needs nothing compiled in detectron2.
+class FastCOCOEvaluator(DatasetEvaluator):
+    """Counterpart of detectron2's ``COCOEvaluator`` with a fast computation of AP that needs nothing compiled in detectron2.
 
-    Masks are kept run-length encoded, never as pixels. Without any prediction AP is 0.
+    Masks are kept run-length encoded, never as pixels. Without any prediction AP is 0. A dataset that is registered in code,
+    without an annotation file, is evaluated like any other.
 
     Args:
         dataset_name: a registered dataset.
         tasks: of ``"bbox"`` and ``"segm"``; by default ``"bbox"``, and ``"segm"`` if there are masks.
         distributed: whether to gather the predictions of all processes.
         output_dir: folder for ``coco_instances_results.json``, the predictions in COCO's result format, and
-            ``evaluation.json``, the figures (:mod:`.record`).
+            ``evaluation.json``, the figures (:mod:`.record`). For a dataset without an annotation file, the ground truth in
+            COCO format is written too.
+        max_dets_per_image: limit of detections per image and category; COCO's is 100. The model has a limit of its own.
     """
 
     def __init__(
@@ -53,18 +60,30 @@ class FastCOCOEvaluator(COCOEvaluator):
         tasks: Sequence[str] | None = None,
         distributed: bool = True,
         output_dir: str | None = None,
+        max_dets_per_image: int = MAX_DETECTIONS,
     ) -> None:
-        if MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id") is None:
-            DatasetCatalog.get(dataset_name)  # the names and ids of classes are known once a dataset was loaded
+        if max_dets_per_image < 1:
+            raise UserError(f"FastCOCOEvaluator: max_dets_per_image should be 1 or more, got {max_dets_per_image}")
         if output_dir is not None and comm.is_main_process():
             os.makedirs(output_dir, exist_ok=True)  # now, so that it does not fail when hours were spent on predictions
-        super().__init__(
-            dataset_name,
-            tasks=None if tasks is None else tuple(tasks),
-            distributed=distributed,
-            output_dir=output_dir,
-            use_fast_impl=False,
-        )
+        self._tasks = tasks
+        self._distributed = distributed
+        self._output_dir = output_dir
+        self._max_dets_per_image = max_dets_per_image
+        self._metadata = MetadataCatalog.get(dataset_name)
+        self._registered_in_code = is_registered_in_code(dataset_name)
+        if self._registered_in_code:
+            self._dataset = contents_of(dataset_name)
+            self._class_of = {category["id"]: category["id"] for category in self._dataset["categories"]}
+        else:
+            if self._metadata.get("thing_dataset_id_to_contiguous_id") is None:
+                DatasetCatalog.get(dataset_name)  # names and ids of classes are known once a dataset was loaded
+            path = PathManager.get_local_path(self._metadata.json_file)
+            self._dataset = read_json(Path(path), f"the annotations of dataset {dataset_name}")
+            self._class_of = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        self._annotations_by_image: dict[Any, list[dict]] = defaultdict(list)
+        for annotation in self._dataset.get("annotations", []):
+            self._annotations_by_image[annotation["image_id"]].append(annotation)
         self.reset()
 
     @property
@@ -75,16 +94,26 @@ class FastCOCOEvaluator(COCOEvaluator):
     @property
     def class_names(self) -> list[str]:
         """In the model's order."""
+        if self._registered_in_code:
+            return [category["name"] for category in self._dataset["categories"]]
         return list(self._metadata.thing_classes)
 
     @property
     def class_of(self) -> dict[int, int]:
         """The model's class of each category id."""
-        return dict(self._metadata.thing_dataset_id_to_contiguous_id)
+        return dict(self._class_of)
 
     def annotations_of(self, image_id: int) -> list[dict]:
         """The ground truth of an image, in COCO's format."""
-        return self._coco_api.imgToAnns.get(image_id, [])
+        return self._annotations_by_image.get(image_id, [])
+
+    def reset(self) -> None:
+        self._predictions: list[dict[str, Any]] = []
+
+    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
+        for given, found in zip(inputs, outputs, strict=True):
+            instances = instances_to_coco_json(found["instances"].to("cpu"), given["image_id"])
+            self._predictions.append({"image_id": given["image_id"], "instances": instances})
 
     def evaluate(self, img_ids: Sequence[int] | None = None) -> OrderedDict[str, dict[str, float]]:
         """AP of the predictions seen since ``reset``.
@@ -105,22 +134,26 @@ class FastCOCOEvaluator(COCOEvaluator):
         results = self._to_dataset_ids(list(itertools.chain(*(p["instances"] for p in predictions))))
         if self._output_dir:
             write_json(Path(self._output_dir) / PREDICTIONS_FILE, results)
-        if not self._do_evaluation:
+        if "annotations" not in self._dataset:
             logger.info("The dataset has no annotations, so there is no AP")
             return OrderedDict()
         dataset = self._restricted(img_ids)
         if img_ids is not None:
             kept = {image["id"] for image in dataset["images"]}
             results = [r for r in results if r["image_id"] in kept]
-        scores = average_precision(dataset, results, self._tasks_of(results))
+        scores = average_precision(dataset, results, self._tasks_of(results), self._max_dets_per_image)
         if self._output_dir:
-            record = evaluation_record(self._metadata, dataset, scores)
+            annotation_file = self._metadata.get("json_file")
+            if self._registered_in_code:
+                annotation_file = str(Path(self._output_dir) / GROUND_TRUTH_FILE)
+                write_json(Path(annotation_file), self._dataset)
+            record = evaluation_record(self._metadata, dataset, scores, annotation_file, self._max_dets_per_image)
             write_json(Path(self._output_dir) / EVALUATION_FILE, record)
         return OrderedDict((task, self._reported(dataset, found, task)) for task, found in scores.items())
 
     def _restricted(self, img_ids: Sequence[int] | None) -> dict:
         """The annotation file's content, for some images only if asked."""
-        dataset = self._coco_api.dataset
+        dataset = self._dataset
         if img_ids is None:
             return dataset
         kept = set(img_ids)
@@ -132,7 +165,7 @@ class FastCOCOEvaluator(COCOEvaluator):
 
     def _tasks_of(self, results: Sequence[dict]) -> list[str]:
         tasks = list(self._tasks or ["bbox", *(["segm"] if any("segmentation" in r for r in results) else [])])
-        if "segm" in tasks and not all(a.get("segmentation") for a in self._coco_api.dataset["annotations"]):
+        if "segm" in tasks and not all(a.get("segmentation") for a in self._dataset["annotations"]):
             logger.warning("Annotations lack masks, so the AP of masks is not computed")
             tasks.remove("segm")
         return tasks
@@ -143,7 +176,7 @@ class FastCOCOEvaluator(COCOEvaluator):
         Raises:
             UserError: the model has predicted a class that the dataset does not have.
         """
-        contiguous = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        contiguous = self._class_of
         if contiguous is None:
             return results
         dataset_ids = {class_: id_ for id_, class_ in contiguous.items()}

@@ -16,33 +16,45 @@ from detectron2.data import Metadata
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 
+from .average_precision import MAX_DETECTIONS
 from .scores import METRICS, Scores
 
 PREDICTIONS_FILE = "coco_instances_results.json"
 EVALUATION_FILE = "evaluation.json"
+GROUND_TRUTH_FILE = "ground_truth.json"  # of a dataset without an annotation file
 INFERENCE_FOLDER = "inference"
 """Where an evaluation puts both, in the output folder of a run, unless the config says otherwise."""
 
 
-def evaluation_record(metadata: Metadata, dataset: Mapping[str, Any], scores: Mapping[str, Scores]) -> dict[str, Any]:
+def evaluation_record(
+    metadata: Metadata,
+    dataset: Mapping[str, Any],
+    scores: Mapping[str, Scores],
+    annotation_file: str | None = None,
+    max_dets_per_image: int = MAX_DETECTIONS,
+) -> dict[str, Any]:
     """The record of an evaluation.
 
     Args:
         metadata: of the dataset: its name and where its annotations and images are.
         dataset: the content of the annotation file, or as much of it as was evaluated.
         scores: by task.
+        annotation_file: where the annotations are; by default the metadata's ``json_file``.
+        max_dets_per_image: the evaluation's limit of detections per image and category.
 
     Returns:
-        ``dataset``, ``annotation_file``, ``image_root``, ``num_images``, ``categories`` (id, name and number of objects) and
-        ``tasks``: for each its ``metrics`` in percent, those ``by_category``, and ``precision`` as in :class:`.Scores`.
+        ``dataset``, ``annotation_file``, ``image_root``, ``num_images``, ``max_dets_per_image``, ``categories``
+        (id, name and number of objects) and ``tasks``: for each its ``metrics`` in percent, those ``by_category``, and
+        ``precision`` as in :class:`.Scores`.
     """
     objects = Counter(a["category_id"] for a in dataset.get("annotations", []) if not a.get("iscrowd"))
     names = {category["id"]: category["name"] for category in dataset["categories"]}
     return {
         "dataset": metadata.name,
-        "annotation_file": _absolute(metadata.get("json_file")),
+        "annotation_file": _absolute(annotation_file or metadata.get("json_file")),
         "image_root": _absolute(metadata.get("image_root")),
         "num_images": len({image["id"] for image in dataset["images"]}),
+        "max_dets_per_image": max_dets_per_image,
         "categories": [{"id": id_, "name": names[id_], "objects": objects[id_]} for id_ in sorted(names)],
         "tasks": {task: _as_json(found) for task, found in scores.items()},
     }

@@ -20,6 +20,7 @@ from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 
 from . import report_figures as figures
+from .average_precision import MAX_DETECTIONS
 from .record import PREDICTIONS_FILE, read_json, read_predictions, read_record, scores_of
 from .report_matching import MATCH_IOU, Boxes, Kind, Matches, confusion, match
 from .report_pictures import Mistakes, count_mistakes, draw_mistakes, worst
@@ -45,6 +46,7 @@ class Evaluated:
         names: of the classes.
         files: of the images, in the order of their numbers.
         num_objects: of each class, without crowd regions.
+        max_dets_per_image: the evaluation's limit of detections per image and class.
     """
 
     dataset: str
@@ -54,6 +56,7 @@ class Evaluated:
     scores: dict[str, Scores]
     detections: Boxes
     objects: Boxes
+    max_dets_per_image: int
 
 
 def write_report(
@@ -111,7 +114,13 @@ def load(evaluation: str | os.PathLike[str]) -> Evaluated:
         num_objects=np.array([category["objects"] for category in record["categories"]]),
         scores={task: scores_of(found) for task, found in record["tasks"].items()},
         detections=Boxes.of(predictions, image_number, class_number),
-        objects=Boxes.of(truth["annotations"], image_number, class_number),
+        objects=Boxes.of(
+            # The AP leaves out annotations of images that are not listed, too.
+            [a for a in truth["annotations"] if a["image_id"] in image_number],
+            image_number,
+            class_number,
+        ),
+        max_dets_per_image=record.get("max_dets_per_image", MAX_DETECTIONS),  # records of earlier versions lack it
     )
 
 
@@ -158,7 +167,7 @@ def _matches_section(data: Evaluated, matches: Matches, min_score: float) -> dic
     ]
     return {
         "subtitle": f"{len(data.files):,} images, {single.sum():,} objects of {len(data.names)} classes, "
-        f"{len(data.detections):,} detections.",
+        f"{len(data.detections):,} detections. AP counts up to {data.max_dets_per_image:,} detections of a class in an image.",
         "tiles": [{"value": value, "name": name} for value, name in tiles],
         "threshold": f"{min_score:g}",
         "match_iou": f"{MATCH_IOU:g}",
