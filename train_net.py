@@ -48,7 +48,7 @@ from flash_internimage.engine.writers import build_writers
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation import FastCOCOEvaluator
 from flash_internimage.evaluation.report import REPORT_FILE, write_report
-from flash_internimage.evaluation.validation_pictures import ValidationPictures
+from flash_internimage.evaluation.validation_visualizations import ValidationVisualizer
 from flash_internimage.solver.ema import ema_of_run
 
 logger = logging.getLogger("flash_internimage")
@@ -169,7 +169,7 @@ def build_hooks(cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, r
         evaluators = [instantiate(cfg.dataloader.evaluator)]
         number = OmegaConf.select(cfg, "train.validation_pictures", default=0)
         if number > 0 and isinstance(evaluators[0], FastCOCOEvaluator):
-            evaluators.append(ValidationPictures(evaluators[0], number))
+            evaluators.append(ValidationVisualizer(evaluators[0], number))
         return evaluate(model, instantiate(cfg.dataloader.test), evaluators)
 
     return [

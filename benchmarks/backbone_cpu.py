@@ -1,12 +1,12 @@
-"""Time of a backbone on the CPU beside that of its matrix products and convolutions alone.
+"""Time of a backbone on the CPU, compared with that of its matrix products and dense convolutions alone.
 
     OMP_NUM_THREADS=1 python benchmarks/backbone_cpu.py --size t --height 800 --width 1216
     OMP_NUM_THREADS=1 python benchmarks/backbone_cpu.py --dtype bfloat16 --compile
 
-The products and convolutions have the same shapes, no bias and a result that is allocated beforehand, so their sum is what
-the network would take if all else (norms, GELU, DCNv4 sampling, residuals, allocation) were free. Times are processor
-seconds over the number of threads, the least of some runs, which other programs on the machine disturb least. With
-bfloat16 the backbone runs under autocast, and the products are of bfloat16.
+The products and convolutions have the same shapes, no bias and preallocated outputs. Their sum is a lower bound: the time of
+the network if everything else (norms, GELU, DCNv4 sampling, residuals, allocation) were free. Times are CPU seconds divided by
+the number of threads, the minimum over the runs, which is least affected by other processes. With bfloat16 the backbone runs
+under autocast, and the products are in bfloat16.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from flash_internimage.layers import DCNv4
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs/common/models/flash_intern_image.py"
+CONFIG = Path(__file__).resolve().parent.parent / "configs/common/models/flash_internimage.py"
 
 
 def build(size: str) -> nn.Module:
-    """A backbone in evaluation mode whose sampling offsets have a spread of about one cell."""
+    """Build a backbone in evaluation mode whose sampling offsets have a standard deviation of about one pixel."""
     net = instantiate(LazyConfig.load(str(CONFIG))[f"flash_intern_image_{size}"]).eval()
     for module in net.modules():
         if isinstance(module, DCNv4):
@@ -34,7 +34,7 @@ def build(size: str) -> nn.Module:
 
 
 def dense_work(net: nn.Module, image: Tensor, dtype: torch.dtype) -> list[Callable[[], object]]:
-    """The matrix products and dense convolutions of one forward pass, each as a call in `dtype`."""
+    """Return the matrix products and dense convolutions of a forward pass, each as a call in `dtype`."""
     counts: dict[tuple[nn.Module, torch.Size], int] = {}
 
     def count(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -46,33 +46,36 @@ def dense_work(net: nn.Module, image: Tensor, dtype: torch.dtype) -> list[Callab
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
     ]
     hooks = [module.register_forward_hook(count) for module in dense]
-    # With gradients MLPs run in one piece, hence one product of full size each.
+    # With gradients enabled MLPs are not computed in chunks, so each product is counted once, with its full size.
     net(image)
     for hook in hooks:
         hook.remove()
     return [call for (module, shape), number in counts.items() for call in [dense_call(module, shape, dtype)] * number]
 
 
-# Results and inputs of one shape share their memory, so that the largest network fits.
+# Inputs and outputs of the same shape share their memory, so that the largest network fits.
 _BUFFERS: dict[tuple[int, ...], Tensor] = {}
 
 
 def buffer(dtype: torch.dtype, *shape: int) -> Tensor:
+    """Return the shared buffer of a shape, creating it on first use."""
     if shape not in _BUFFERS:
         _BUFFERS[shape] = torch.randn(shape, dtype=dtype)
     return _BUFFERS[shape]
 
 
 def dense_call(module: nn.Linear | nn.Conv2d, shape: torch.Size, dtype: torch.dtype) -> Callable[[], object]:
+    """Return the product or convolution of a module, for an input of the given shape."""
     weight = module.weight.detach().to(dtype)
     if isinstance(module, nn.Linear):
-        cells = shape.numel() // shape[-1]
-        return lambda: torch.mm(buffer(dtype, cells, shape[-1]), weight.t(), out=buffer(dtype, cells, len(weight)))
+        rows = shape.numel() // shape[-1]
+        return lambda: torch.mm(buffer(dtype, rows, shape[-1]), weight.t(), out=buffer(dtype, rows, len(weight)))
     input = buffer(dtype, *shape).contiguous(memory_format=torch.channels_last)
     return lambda: nn.functional.conv2d(input, weight, stride=module.stride, padding=module.padding)
 
 
 def seconds(work: Callable[[], object]) -> float:
+    """Return the CPU seconds per thread of a call."""
     start = time.process_time()
     work()
     return (time.process_time() - start) / torch.get_num_threads()
@@ -84,9 +87,9 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=800)
     parser.add_argument("--width", type=int, default=1216)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--compile", action="store_true", help="the backbone through torch.compile")
+    parser.add_argument("--compile", action="store_true", help="compile the backbone with torch.compile")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--profile", action="store_true", help="also print where the time goes, by operator")
+    parser.add_argument("--profile", action="store_true", help="also print a profile by operator")
     options = parser.parse_args()
     dtype = getattr(torch, options.dtype)
 
@@ -95,13 +98,13 @@ def main() -> None:
     run = torch.compile(net) if options.compile else net
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         run(image)
-        # Taken in turn, so that a change in the machine's speed affects both.
+        # Alternate between the two, so that a change in the machine's speed affects both.
         pairs = [(seconds(lambda: [call() for call in calls]), seconds(lambda: run(image))) for _ in range(options.runs)]
-    dense, whole = (min(times) for times in zip(*pairs, strict=True))
+    dense, complete = (min(times) for times in zip(*pairs, strict=True))
     kind = f"{options.dtype}{', compiled' if options.compile else ''}"
     print(f"{machine()}\n\nFlashInternImage-{options.size.upper()}, 1 x 3 x {options.height} x {options.width}, {kind}\n")
     print(f"| | ms |\n| --- | ---: |\n| its {len(calls)} matrix products and convolutions alone | {1e3 * dense:.0f} |")
-    print(f"| whole backbone | {1e3 * whole:.0f} ({whole / dense:.2f}x) |")
+    print(f"| complete backbone | {1e3 * complete:.0f} ({complete / dense:.2f}x) |")
     if options.profile:
         with torch.no_grad(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             run(image)

@@ -1,8 +1,8 @@
-"""What a call of an operator costs from Python to the kernel and back, beside torch.nn.functional.grid_sample's.
+"""Overhead of a call of each operator, from Python to the kernel and back, compared with torch.nn.functional.grid_sample.
 
     OMP_NUM_THREADS=1 python benchmarks/call_overhead_cpu.py
 
-Inputs are so small that the work does not count.
+Inputs are so small that the time of the kernel is negligible.
 """
 
 import time
@@ -18,7 +18,7 @@ CALLS, ROUNDS = 300, 40
 
 
 def microseconds(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """The least mean over many calls, which other programs on the machine disturb least; calls take turns."""
+    """Return microseconds per call: the minimum over rounds, least affected by other processes; functions alternate."""
     best = dict.fromkeys(calls, float("inf"))
     for _ in range(ROUNDS):
         for name, call in calls.items():
@@ -38,14 +38,14 @@ def main() -> None:
         "dcnv4": lambda: dcnv4(value, offset_mask, 3, padding=1),
         "ms_deform_attn": lambda: ms_deform_attn(tokens, [(4, 4)], locations, weights),
     }
-    print(f"{machine()}\n\nMicroseconds a call; in brackets how many times grid_sample's.\n")
+    print(f"{machine()}\n\nMicroseconds per call; in parentheses relative to grid_sample.\n")
     print("| | " + " | ".join(calls) + " |\n| --- |" + " ---: |" * len(calls))
     for training in (False, True):
         for differentiated in (features, value, tokens):
             differentiated.requires_grad_(training)
         times = microseconds(calls)
         cells = [f"{time:.1f} ({time / times['grid_sample']:.1f}x)" for time in times.values()]
-        print(f"| {'forward, recorded for a backward' if training else 'forward'} | " + " | ".join(cells) + " |")
+        print(f"| {'forward, with autograd' if training else 'forward'} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

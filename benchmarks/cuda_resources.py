@@ -1,8 +1,8 @@
-"""Registers, stack frames and spills of every CUDA kernel, as the assembler reports them: needs nvcc, but no GPU.
+"""Registers, stack frames and spills of every CUDA kernel, as reported by ptxas; needs nvcc, but no GPU.
 
     python benchmarks/cuda_resources.py --architectures 7.5 8.0 9.0 10.0
 
-Warnings are errors here, of the compiler as well as of the assembler (which warns of spills).
+Warnings of the compiler and of ptxas, which warns of spills, are errors.
 """
 
 import argparse
@@ -44,7 +44,7 @@ class Kernel(NamedTuple):
 
 
 def compile_kernels(operator: str, architecture: str, setup: dict) -> tuple[list[Kernel], float]:
-    """Compile an operator for one architecture, such as "9.0": what the assembler says of each kernel, and seconds taken."""
+    """Compile an operator for one architecture, such as "9.0"; return the resources of each kernel, and the time in seconds."""
     number = architecture.replace(".", "")
     nvcc = Path(setup["cuda_home"]() or sys.exit("cuda_resources: no CUDA toolkit was found"), "bin", "nvcc")
     includes = [str(ROOT / "csrc"), *include_paths("cuda"), *setup["nvidia_wheel_includes"]()]
@@ -73,7 +73,7 @@ def compile_kernels(operator: str, architecture: str, setup: dict) -> tuple[list
 
 
 def read_report(report: str) -> Iterator[Kernel]:
-    """Kernels in the output of ``ptxas -v``: name, frame and registers follow each other."""
+    """Parse the output of ``ptxas -v``, in which name, stack frame and registers of each kernel follow one another."""
     name, frame = "", (0, 0, 0)
     for line in report.splitlines():
         if entry := ENTRY.search(line):

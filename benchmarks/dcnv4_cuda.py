@@ -1,10 +1,10 @@
-"""Time of DCNv4 on a GPU beside PyPI's DCNv4 1.0.0.post2, in one run, after comparing what the two compute.
+"""Time of DCNv4 on a GPU, compared with PyPI's DCNv4 1.0.0.post2 in the same run, after comparing their outputs.
 
     pip install --no-build-isolation DCNv4==1.0.0.post2
     python benchmarks/dcnv4_cuda.py > benchmarks/results/dcnv4_cuda.md
 
-The shapes are those of all stages of FlashInternImage-T, S, B and L for an 800 x 1344 image (800 x 1333, padded), batches
-of 1, 2 and 8; offsets are drawn N(0, 1) in cells. Where the peer fails, its cells give the reason.
+The shapes are those of all stages of FlashInternImage-T, S, B and L for an 800 x 1344 image (800 x 1333, padded), with batch
+sizes 1, 2 and 8; offsets are drawn from N(0, 1) in pixels. If the peer fails, the table has the reason instead of its times.
 """
 
 import argparse
@@ -33,10 +33,10 @@ class Shape(NamedTuple):
     groups: int
 
     def draw(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """value and offset_mask on the GPU."""
-        cells = (self.batch, self.height, self.width)
-        value = torch.randn(*cells, self.groups * GROUP_CHANNELS, device="cuda", dtype=dtype)
-        return value, torch.randn(*cells, (27 * self.groups + 7) // 8 * 8, device="cuda", dtype=dtype)
+        """Draw value and offset_mask on the GPU."""
+        pixels = (self.batch, self.height, self.width)
+        value = torch.randn(*pixels, self.groups * GROUP_CHANNELS, device="cuda", dtype=dtype)
+        return value, torch.randn(*pixels, (27 * self.groups + 7) // 8 * 8, device="cuda", dtype=dtype)
 
 
 def shapes() -> Iterator[Shape]:
@@ -64,7 +64,7 @@ def peer() -> Callable[[Tensor, Tensor, int], Tensor]:
 
 
 def median_milliseconds(call: Callable[[], object], repeats: int) -> float:
-    """Median by the GPU's own clock, after three calls that do not count."""
+    """Return the median time by CUDA events, after three warm-up calls."""
     times = []
     for repeat in range(repeats + 3):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -78,7 +78,7 @@ def median_milliseconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def measure(operator: Callable[..., Tensor], shape: Shape, dtype: torch.dtype, repeats: int) -> tuple[Tensor, float, float]:
-    """The output, and milliseconds forward and backward."""
+    """Return the output, and the milliseconds of forward and of backward."""
     torch.manual_seed(0)
     value, offset_mask = (tensor.requires_grad_() for tensor in shape.draw(dtype))
     output = operator(value, offset_mask, shape.groups)
@@ -94,11 +94,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=30)
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit("dcnv4_cuda: no GPU was found, and there is nothing to measure without one")
+        sys.exit("dcnv4_cuda: no GPU was found; this benchmark needs one")
     call_peer = peer()
 
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}\n")
-    print("Milliseconds, medians; in brackets how many times this project's.\n")
+    print("Milliseconds, medians; in parentheses relative to this project.\n")
     print("| shape | batch | dtype | forward | peer's forward | backward | peer's backward |")
     print("| --- | ---: | --- | ---: | ---: | ---: | ---: |")
     for shape in shapes():
@@ -106,7 +106,7 @@ def main() -> None:
             output, forward, backward = measure(ours, shape, dtype, options.repeats)
             try:
                 peer_output, peer_forward, peer_backward = measure(call_peer, shape, dtype, options.repeats)
-                # Half precision keeps 8 or 11 bits, and 9 samples are added.
+                # Half precision has 8 or 11 significant bits, and 9 samples are summed.
                 tolerance = 1e-4 if dtype == torch.float32 else 0.1
                 torch.testing.assert_close(output, peer_output, rtol=tolerance, atol=tolerance)
                 cells = [

@@ -1,7 +1,5 @@
-"""What the benchmarks share: clocks, peak memory, and the line that says what was measured on."""
+"""Utilities of the benchmarks: timing, peak memory, and a description of the machine."""
 
-import ctypes
-import gc
 import platform
 import re
 import statistics
@@ -13,13 +11,13 @@ import torch
 from torch import Tensor
 
 from flash_internimage import _C
+from flash_internimage.engine.memory import peak_memory, reset_peak_memory
 
 Call = Callable[[], object]
 
 
 def median_seconds(calls: Mapping[str, Call], repeats: int) -> dict[str, float]:
-    """Median time of each call after one that does not count. Calls take turns, so that a change in the machine's speed
-    affects all of them."""
+    """Return the median time of each call after one warm-up call; calls alternate, so that drift affects all of them."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
@@ -32,29 +30,24 @@ def median_seconds(calls: Mapping[str, Call], repeats: int) -> dict[str, float]:
 
 
 def peak_megabytes(call: Call) -> float:
-    """Memory that a call has in use at its peak above what was in use before, results included (Linux with glibc)."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # memory that is kept for reuse would hide what the call needs
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak: man 5 proc
-    before = _resident_megabytes("VmRSS")
+    """Return the peak memory of a call in MiB, relative to the memory in use before it, including its results (Linux only)."""
+    device = torch.device("cpu")
+    if not reset_peak_memory(device):
+        raise RuntimeError("peak_megabytes: the peak RSS can be reset on Linux only")
+    before = peak_memory(device)
     call()
-    return max(0.0, _resident_megabytes("VmHWM") - before)
-
-
-def _resident_megabytes(field: str) -> float:
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{field}:\s+(\d+) kB", status).group(1)) / 1024
+    return (peak_memory(device) - before) / 2**20
 
 
 def with_backward(function: Callable[..., Tensor], inputs: list[Tensor]) -> Call:
-    """A call of `function` and of the backward to all its inputs."""
+    """Return a call of `function` and of its backward for all inputs."""
     inputs = [tensor.detach().requires_grad_() for tensor in inputs]
     grad = torch.randn_like(function(*inputs))
     return lambda: torch.autograd.grad(function(*inputs), inputs, grad)
 
 
 def check_equal(ours: Tensor, peers: Mapping[str, Tensor], tolerance: float = 1e-3) -> None:
-    """Peers that compute something else would make a comparison worthless."""
+    """Raise an error if a peer's output differs from this project's, since timings would not be comparable."""
     for name, peer in peers.items():
         difference = (ours - peer).abs().max().item()
         if not difference <= tolerance:
@@ -62,7 +55,7 @@ def check_equal(ours: Tensor, peers: Mapping[str, Tensor], tolerance: float = 1e
 
 
 def machine() -> str:
-    """One line: processor, threads, versions and the instruction set in use."""
+    """Describe the machine in one line: processor, threads, instruction set in use, versions."""
     processor = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     return (
         f"{processor.group(1) if processor else platform.processor()}, {torch.get_num_threads()} thread(s), "

@@ -1,17 +1,17 @@
-"""Time and peak memory of both operators on the CPU beside the ways to compute them with what PyTorch brings, in one run.
+"""Time and peak memory of both operators on the CPU, compared with implementations from PyTorch's and torchvision's operators.
 
     OMP_NUM_THREADS=1 python benchmarks/operators_cpu.py
     OMP_NUM_THREADS=2 python benchmarks/operators_cpu.py --dtype bfloat16 --no-peers
 
-The shapes are those of an 800 x 1216 image, batch 1: the four stages of FlashInternImage-T for DCNv4, with offsets drawn
-N(0, 1) in cells; DINO's encoder (every pixel of four levels a query) and decoder (900 queries) for deformable attention.
+The shapes are those of an 800 x 1216 image with batch size 1. DCNv4: the four stages of FlashInternImage-T, with offsets drawn
+from N(0, 1) in pixels. Deformable attention: DINO's encoder (one query per pixel of four levels) and decoder (900 queries).
 Peers get inputs in their own layout, so that only their operator is timed:
 
     deform_conv2d   torchvision's, with a depthwise weight of ones
-    grid_sample     DCNv4: each of the 9 points sampled by torch.nn.functional.grid_sample, groups folded into the batch;
-                    attention: one grid_sample a level, heads folded into the batch, as Deformable DETR's PyTorch version
+    grid_sample     DCNv4: torch.nn.functional.grid_sample for each of the 9 points, groups folded into the batch;
+                    attention: one grid_sample per level, heads folded into the batch, as in Deformable DETR's PyTorch version
 
-"memory" is the time to copy the operator's inputs once and to fill its output: what any implementation has to move.
+"copy" is the time to copy the operator's inputs once and to fill its output: a lower bound on memory traffic.
 """
 
 import argparse
@@ -35,7 +35,7 @@ class Candidate(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One shape: this project's operator, its peers, and all outputs in one layout."""
+    """One shape: this project's operator and its peers, with outputs in the same layout."""
 
     name: str
     ours: Candidate
@@ -74,7 +74,7 @@ def dcnv4_case(stage: str) -> Case:
 
 
 def deform_conv2d_inputs(value: Tensor, offset_mask: Tensor, groups: int) -> list[Tensor]:
-    """value, offsets and modulations as deform_conv2d wants them: channels first, points along rows, y before x."""
+    """Convert value, offsets and modulations to deform_conv2d's layout: channels first, points row by row, y before x."""
     height, width = value.shape[1:3]
     points = offset_mask[..., : 27 * groups].unflatten(3, (groups, 27))
     offsets = points[..., :18].unflatten(4, (3, 3, 2)).transpose(4, 5).flip(-1)
@@ -87,7 +87,7 @@ def deform_conv2d_inputs(value: Tensor, offset_mask: Tensor, groups: int) -> lis
 
 
 def grid_sample_inputs(value: Tensor, offset_mask: Tensor, groups: int) -> list[Tensor]:
-    """Maps (G, D, H, W), locations (G, H, W * 9, 2) in -1..1 and modulations (G, H, W, 9)."""
+    """Convert to feature maps (G, D, H, W), locations (G, H, W * 9, 2) in -1..1 and modulations (G, H, W, 9)."""
     height, width = value.shape[1:3]
     maps = value[0].unflatten(2, (groups, GROUP_CHANNELS)).permute(2, 3, 0, 1).contiguous()
     points = offset_mask[0, ..., : 27 * groups].unflatten(2, (groups, 27)).permute(2, 0, 1, 3)
@@ -95,8 +95,8 @@ def grid_sample_inputs(value: Tensor, offset_mask: Tensor, groups: int) -> list[
     steps = torch.arange(3) - 1
     taps = torch.stack([steps.repeat_interleave(3), steps.repeat(3)], dim=-1)
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    cells = torch.stack([columns, rows], dim=-1)[:, :, None] + taps + offsets
-    locations = (2 * cells + 1) / torch.tensor([width, height]) - 1
+    pixels = torch.stack([columns, rows], dim=-1)[:, :, None] + taps + offsets
+    locations = (2 * pixels + 1) / torch.tensor([width, height]) - 1
     return [maps, locations.reshape(groups, height, width * POINTS, 2).to(value), points[..., 18:].contiguous()]
 
 
@@ -105,7 +105,12 @@ HEADS, HEAD_CHANNELS, LEVEL_POINTS = 8, 32, 4
 
 
 def attention_case(name: str, reference_points: Tensor) -> Case:
-    """Attention of one query at each reference point (Q, 2), (x, y) in 0..1; samples lie N(0, 2) cells around it."""
+    """Build the case of one query per reference point; sampling locations are drawn from N(0, 2) pixels around the point.
+
+    Args:
+        name: name of the case.
+        reference_points: (Q, 2) points (x, y) in 0..1.
+    """
     queries = len(reference_points)
     value = torch.randn(1, sum(height * width for height, width in LEVELS), HEADS, HEAD_CHANNELS)
     sizes = torch.tensor([[width, height] for height, width in LEVELS])
@@ -125,7 +130,7 @@ def attention_case(name: str, reference_points: Tensor) -> Case:
 
 
 def attention_by_grid_sample(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-    """Deformable attention of one image, as formulated for PyTorch alone: samples of all points, then their weighted sum."""
+    """Compute deformable attention for one image with grid_sample: sample all points, then sum them with their weights."""
     queries = locations.shape[1]
     samples = []
     for level, tokens in enumerate(value.split([height * width for height, width in LEVELS], dim=1)):
@@ -137,8 +142,8 @@ def attention_by_grid_sample(value: Tensor, locations: Tensor, weights: Tensor) 
     return output.flatten(0, 1).t()[None]
 
 
-def every_cell() -> Tensor:
-    """The center of each cell of each level, in 0..1: DINO's encoder."""
+def pixel_centers() -> Tensor:
+    """Return the centers of all pixels of all levels, in 0..1: the reference points of DINO's encoder."""
     centers = []
     for height, width in LEVELS:
         y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
@@ -146,7 +151,8 @@ def every_cell() -> Tensor:
     return torch.cat(centers)
 
 
-def move(inputs: list[Tensor], output: Tensor) -> None:
+def copy(inputs: list[Tensor], output: Tensor) -> None:
+    """Copy the inputs and fill an output."""
     for tensor in inputs:
         tensor.clone()
     torch.zeros_like(output)
@@ -156,18 +162,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64", "bfloat16", "float16"])
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--no-peers", action="store_true", help="this project's operators and memory only")
+    parser.add_argument("--no-peers", action="store_true", help="measure only this project's operators and the copy")
     options = parser.parse_args()
     dtype = getattr(torch, options.dtype)
     torch.manual_seed(0)
 
     print(f"{machine()}, {options.dtype}\n")
-    print("Milliseconds, medians, in brackets how many times this project's; then MB in use at the peak.\n")
+    print("Milliseconds, medians, in parentheses relative to this project; then peak memory in MB.\n")
     peers = " | ".join(PEERS)
-    print(f"| shape | pass | this project | memory | {peers} | peak, this project | {peers} |")
+    print(f"| shape | pass | this project | copy | {peers} | peak memory, this project | {peers} |")
     print("| --- | --- |" + " ---: |" * 7)
     cases = [dcnv4_case(stage) for stage in STAGES]
-    cases += [attention_case("encoder", every_cell()), attention_case("decoder", torch.rand(900, 2))]
+    cases += [attention_case("encoder", pixel_centers()), attention_case("decoder", torch.rand(900, 2))]
     for case in cases:
         peers = {} if options.no_peers else case.peers
         check_equal(case.ours.function(*case.ours.inputs), {n: p.function(*p.inputs) for n, p in peers.items()})
@@ -180,9 +186,9 @@ def main() -> None:
         ours = cast["ours"]
         output = ours.function(*ours.inputs)
         for name, calls in passes.items():
-            times = median_seconds({**calls, "memory": lambda: move(ours.inputs, output)}, options.repeats)  # noqa: B023
+            times = median_seconds({**calls, "copy": lambda: copy(ours.inputs, output)}, options.repeats)  # noqa: B023
             peaks = {candidate: peak_megabytes(call) for candidate, call in calls.items()}
-            cells = [case.name, name, f"{1e3 * times['ours']:.2f}", f"{1e3 * times['memory']:.2f}"]
+            cells = [case.name, name, f"{1e3 * times['ours']:.2f}", f"{1e3 * times['copy']:.2f}"]
             cells += [
                 f"{1e3 * times[peer]:.0f} ({times[peer] / times['ours']:.0f}x)" if peer in times else "" for peer in PEERS
             ]

@@ -1,6 +1,6 @@
-"""Prints the versions and build flags that a bug report needs: ``python -m flash_internimage.collect_env``.
+"""Collects the versions and build flags for a bug report: ``python -m flash_internimage.collect_env`` prints them.
 
-Works without the compiled extension, detectron2 or a GPU: it reports what is missing.
+Works without the compiled extension, detectron2 or a GPU, and reports them as missing.
 """
 
 import importlib
@@ -28,7 +28,7 @@ _PACKAGES = (
 
 
 def collect_env() -> dict[str, str]:
-    """What is installed, how the extension was built and on what it runs, in the order to be printed."""
+    """Return the versions, build flags and hardware by name, in the order in which they are printed."""
     return {
         "flash_internimage": f"{flash_internimage.__version__} in {os.path.dirname(flash_internimage.__file__)}",
         "Python": f"{platform.python_version()} ({sys.executable})",
@@ -46,7 +46,7 @@ def collect_env() -> dict[str, str]:
 
 
 def format_table(rows: dict[str, str]) -> str:
-    """Two aligned columns, one line a row."""
+    """Format names and values as two aligned columns, one row per line."""
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
@@ -67,7 +67,7 @@ def _detectron2() -> str:
 
 
 def _extension() -> dict[str, str]:
-    """How ``flash_internimage._C`` was built, or why it cannot be imported."""
+    """Return the build flags of ``flash_internimage._C``, or the reason why it cannot be imported."""
     try:
         module = importlib.import_module("flash_internimage._C")
     except ImportError as error:

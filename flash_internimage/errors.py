@@ -1,9 +1,9 @@
-"""The exception class of mistakes that a user can fix."""
+"""Exception class for errors that the user can fix."""
 
 
 class UserError(ValueError):
-    """Raised for a user's mistake: its text is one sentence with the culprit, what was expected, what came, and the fix.
+    """Raised for a user's mistake; the message is one sentence: who, what was expected, what was given, how to fix it.
 
-    Programs print the text of this error alone; any other exception keeps its traceback. Subclasses exist only where a
-    caller has to tell one mistake from another.
+    Programs print the message without a traceback; any other exception keeps its traceback. Subclasses exist only where a
+    caller has to distinguish them.
     """

@@ -1,4 +1,4 @@
-"""Writing files so that a kill leaves the old one whole."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from pathlib import Path
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
-    """Let ``write`` make a file beside ``path``, then put it in the place of ``path`` in one step.
+    """Write a file atomically: ``write`` creates a temporary file in the same folder, which is then renamed to ``path``.
 
-    A reader, or a process that is killed at any moment, sees the old file or the new one, never a part of either.
+    Readers see either the old file or the complete new one, even if the process is killed.
+
+    Args:
+        path: file to create or replace.
+        write: function that writes the content to the path it is given.
     """
     path = Path(path)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -19,7 +23,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]
     temporary = Path(name)
     try:
         write(temporary)
-        # mkstemp makes files for their owner alone; the result is as readable as any other file.
+        # mkstemp restricts the permissions to the owner; the result gets the default permissions.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)

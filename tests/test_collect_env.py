@@ -1,4 +1,4 @@
-"""The report of versions and build flags, with and without what it reports on."""
+"""The report of versions and build flags, with and without the extension and detectron2."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from flash_internimage import __version__
 from flash_internimage.collect_env import collect_env, format_table
 
 
-def test_the_program_prints_one_line_for_each_row(repository: Path) -> None:
+def test_program_prints_one_line_per_row(repository: Path) -> None:
     command = [sys.executable, "-m", "flash_internimage.collect_env"]
     printed = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout
     rows = collect_env()
@@ -19,14 +19,14 @@ def test_the_program_prints_one_line_for_each_row(repository: Path) -> None:
     assert f"{torch.__version__}" in printed
 
 
-def test_it_names_the_version_and_the_instruction_set() -> None:
+def test_report_has_the_version_and_the_instruction_set() -> None:
     rows = collect_env()
     assert rows["flash_internimage"].startswith(__version__)
     assert rows["CPU instruction set"]
     assert rows["detectron2"]
 
 
-def test_it_describes_the_extension() -> None:
+def test_report_describes_the_extension() -> None:
     extension = pytest.importorskip("flash_internimage._C", exc_type=ImportError)
     rows = collect_env()
     assert rows["extension"] == extension.__file__
@@ -37,7 +37,7 @@ def test_it_describes_the_extension() -> None:
         assert rows["CUDA kernels"] == "not built"
 
 
-def test_what_cannot_be_imported_is_reported_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_imports_are_reported_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("flash_internimage._C", "detectron2"):
         monkeypatch.setitem(sys.modules, name, None)
     rows = collect_env()

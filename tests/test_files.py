@@ -1,4 +1,4 @@
-"""Writing in one step."""
+"""Atomic writing of files."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from flash_internimage.files import write_atomically
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_failed_write_leaves_only_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     write_atomically(path, lambda temporary: temporary.write_text("old"))
 

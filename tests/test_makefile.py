@@ -1,4 +1,4 @@
-"""The Makefile's promises that can be checked without installing anything."""
+"""The Makefile: its list of targets, and the commands that it would run (make -n)."""
 
 import os
 import re
@@ -15,7 +15,7 @@ STAMPS = [".python", ".requirements", ".detectron2", ".package", ".extension"]
 
 
 def make(repository: Path, *arguments: str) -> str:
-    # MAKEFLAGS of a make that runs this test would change what the inner one does.
+    # If make runs this test, its MAKEFLAGS would affect the make started here.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     command = ["make", "--no-print-directory", *arguments]
     return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=True).stdout
@@ -23,32 +23,32 @@ def make(repository: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """An environment in which every step has left its stamp, after all files of the checkout were written."""
+    """A virtual environment with the stamp files of all installation steps, newer than all files of the checkout."""
     for stamp in STAMPS:
         (tmp_path / stamp).touch()
         os.utime(tmp_path / stamp, (time.time() + 3600,) * 2)
     return tmp_path
 
 
-def test_make_alone_lists_every_target_with_a_description(repository: Path) -> None:
+def test_default_target_lists_every_target_with_a_description(repository: Path) -> None:
     listed = dict(re.findall(r"^(\S+)\s{2,}(\S.*)$", make(repository), flags=re.MULTILINE))
     phony = re.findall(r"^\.PHONY: (\S+)$", (repository / "Makefile").read_text(), flags=re.MULTILINE)
     assert set(listed) == set(phony)
     assert {"install", "test", "demo", "lint", "format"} <= set(listed)
 
 
-def test_a_second_install_runs_no_command(repository: Path, installed: Path) -> None:
+def test_second_install_runs_no_command(repository: Path, installed: Path) -> None:
     assert "Nothing to be done" in make(repository, "-n", "install", f"VENV={installed}")
 
 
-def test_a_change_in_csrc_only_rebuilds_the_extension(repository: Path, installed: Path) -> None:
+def test_change_in_csrc_rebuilds_only_the_extension(repository: Path, installed: Path) -> None:
     plan = make(repository, "-n", "-W", "csrc/extension.cpp", "install", f"VENV={installed}")
     commands = [line for line in plan.splitlines() if not line.startswith("touch")]
     assert len(commands) == 1
     assert commands[0].endswith("build_ext --inplace")
 
 
-def test_a_fresh_machine_goes_through_every_step(repository: Path, tmp_path: Path) -> None:
+def test_first_install_runs_every_step_in_order(repository: Path, tmp_path: Path) -> None:
     plan = make(repository, "-n", "install", f"VENV={tmp_path}")
     steps = ["-m venv", "requirements/torch.txt", "tools/install_detectron2.py", "--no-build-isolation", "build_ext --inplace"]
     positions = [plan.index(step) for step in steps]

@@ -1,4 +1,4 @@
-"""How setup.py decides what to build, with a toolkit that is a script, and what it packages."""
+"""setup.py: the decision whether to build CUDA kernels, tested with a fake toolkit, and the contents of the package."""
 
 import importlib.util
 import os
@@ -26,7 +26,7 @@ def _torch_with_cuda_13(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_toolkit(folder: Path, release: str = "13.0", missing_header: str | None = None) -> str:
-    """A folder whose bin/nvcc answers what setup.py asks of one."""
+    """Create a fake CUDA toolkit whose bin/nvcc script answers the queries of setup.py."""
     script = folder / "bin" / "nvcc"
     script.parent.mkdir(parents=True)
     compiles = f"echo 'fatal error: {missing_header}: No such file' >&2; exit 1" if missing_header else "exit 0"
@@ -48,7 +48,7 @@ def test_versions_compare_as_numbers(setup_py: ModuleType) -> None:
     assert setup_py.version_tuple("2.10.1+cu130")[:2] > setup_py.version_tuple("2.4")
 
 
-def test_a_working_toolkit_stands_in_nobodys_way(setup_py: ModuleType, tmp_path: Path) -> None:
+def test_working_toolkit_is_no_obstacle(setup_py: ModuleType, tmp_path: Path) -> None:
     assert setup_py.cuda_obstacle(make_toolkit(tmp_path)) is None
 
 
@@ -56,14 +56,14 @@ def test_a_working_toolkit_stands_in_nobodys_way(setup_py: ModuleType, tmp_path:
     ("toolkit", "message"),
     [
         pytest.param({"release": "9.2"}, "is 9.2, but torch was built with 13.0", id="another major version"),
-        pytest.param({"missing_header": "cusparse.h"}, "cusparse.h: No such file", id="a header is missing"),
+        pytest.param({"missing_header": "cusparse.h"}, "cusparse.h: No such file", id="missing header"),
     ],
 )
-def test_a_toolkit_that_cannot_work_is_described(setup_py: ModuleType, tmp_path: Path, toolkit: dict, message: str) -> None:
+def test_reason_why_a_toolkit_cannot_be_used(setup_py: ModuleType, tmp_path: Path, toolkit: dict, message: str) -> None:
     assert message in setup_py.cuda_obstacle(make_toolkit(tmp_path, **toolkit))
 
 
-def test_no_toolkit_and_no_nvcc_are_told_apart(setup_py: ModuleType, tmp_path: Path) -> None:
+def test_missing_toolkit_and_missing_nvcc_have_different_messages(setup_py: ModuleType, tmp_path: Path) -> None:
     assert "no CUDA toolkit was found" in setup_py.cuda_obstacle(None)
     assert "is CUDA_HOME right?" in setup_py.cuda_obstacle(str(tmp_path))
 
@@ -73,7 +73,7 @@ def test_no_toolkit_and_no_nvcc_are_told_apart(setup_py: ModuleType, tmp_path: P
     [("cuda", None, "is not a CUDA build"), ("hip", "6.0", "ROCm")],
     ids=["torch for the CPU", "torch for ROCm"],
 )
-def test_torch_has_to_be_a_cuda_build(
+def test_torch_must_be_a_cuda_build(
     setup_py: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attribute: str, value: str | None, message: str
 ) -> None:
     monkeypatch.setattr(torch.version, attribute, value)
@@ -83,9 +83,9 @@ def test_torch_has_to_be_a_cuda_build(
 @pytest.mark.parametrize(
     ("forced", "works", "expected"),
     [("", True, True), ("", False, False), ("0", True, False), ("0", False, False), ("1", True, True)],
-    ids=["found", "not found", "refused", "refused and not found", "forced"],
+    ids=["available", "unavailable", "disabled", "disabled and unavailable", "forced"],
 )
-def test_cuda_is_built_where_it_can_be(
+def test_cuda_is_built_if_available_unless_disabled(
     setup_py: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forced: str, works: bool, expected: bool
 ) -> None:
     monkeypatch.setenv("FORCE_CUDA", forced)
@@ -93,19 +93,21 @@ def test_cuda_is_built_where_it_can_be(
     assert setup_py.wants_cuda(home) is expected
 
 
-def test_a_forced_build_that_cannot_be_says_why(setup_py: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_of_an_impossible_forced_build_has_the_reason(
+    setup_py: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FORCE_CUDA", "1")
     with pytest.raises(SystemExit, match="FORCE_CUDA=1, but .*cusparse.h"):
         setup_py.wants_cuda(make_toolkit(tmp_path, missing_header="cusparse.h"))
 
 
-def test_force_cuda_has_two_values(setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_force_cuda_must_be_0_or_1(setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_CUDA", "yes")
     with pytest.raises(SystemExit, match="0, 1 or unset, got 'yes'"):
         setup_py.wants_cuda(None)
 
 
-def test_a_script_called_nvcc_leads_to_the_toolkit(
+def test_toolkit_is_found_through_an_nvcc_wrapper_script(
     setup_py: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = make_toolkit(tmp_path / "toolkit")
@@ -121,13 +123,13 @@ def test_a_script_called_nvcc_leads_to_the_toolkit(
     assert setup_py.cuda_home() == "/somewhere"
 
 
-def test_default_architectures_are_those_the_toolkit_knows(setup_py: ModuleType, tmp_path: Path) -> None:
+def test_default_architectures_are_those_supported_by_the_toolkit(setup_py: ModuleType, tmp_path: Path) -> None:
     assert setup_py.default_architectures(make_toolkit(tmp_path)) == "7.5;8.0;9.0+PTX"
 
 
 @pytest.fixture(scope="module")
 def built_package(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python files of a wheel, as setup.py lays them out, without a compiled extension."""
+    """The Python files of a wheel as laid out by setup.py, without the compiled extension."""
     folder = tmp_path_factory.mktemp("built")
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(folder)]
     subprocess.run(command, cwd=repository, env={**os.environ, "FORCE_CUDA": "0"}, check=True, capture_output=True)
@@ -147,9 +149,9 @@ def test_every_project_is_packaged(repository: Path, built_package: Path) -> Non
             assert (built_package / "flash_internimage" / "projects" / path.relative_to(project)).is_file()
 
 
-def test_the_package_imports_away_from_the_checkout(built_package: Path, tmp_path: Path) -> None:
+def test_package_can_be_imported_outside_the_checkout(built_package: Path, tmp_path: Path) -> None:
     code = "import flash_internimage, flash_internimage.projects.dino as dino; print(flash_internimage.__file__, dino.__file__)"
-    # The checkout may be installed too, so the built package comes first.
+    # The checkout may be installed too, so the built package must come first on the path.
     run = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(built_package)!r}); {code}"],
         cwd=tmp_path,

@@ -1,26 +1,26 @@
-"""What has to change in detectron2 0.6 for today's Python libraries, as data.
+"""Patches of detectron2 0.6 for current versions of its dependencies.
 
-Each patch replaces one piece of text in one file and says why. ``tools/install_detectron2.py`` applies them; it refuses to
-go on when a piece is not found exactly as often as expected, so that a change of the source never passes unseen.
+Each patch replaces a piece of text in one file and gives the reason. ``tools/install_detectron2.py`` applies them, and fails
+if the text does not occur exactly as often as expected, so that a change of the sources is noticed.
 """
 
 from dataclasses import dataclass
 
-_NUMPY = "NumPy 1.24 removed the aliases of Python's own types"
+_NUMPY = "NumPy 1.24 removed the aliases of Python's built-in types"
 _EXTENSION = "the sdist has no csrc, so detectron2._C cannot be built; only rotated boxes and deformable convolutions use it"
-_PINS = "a pin of 2021 that no longer installs, or that only caffe2 needed"
+_PINS = "a requirement of 2021 that can no longer be installed, or that only caffe2 needed"
 
 
 @dataclass(frozen=True)
 class Patch:
-    """One replacement of text.
+    """Replacement of a text in one file.
 
     Attributes:
         file: path inside the source tree, with forward slashes.
-        old: the text to replace. Empty: the file is new and must not exist yet.
-        new: the text that takes its place.
-        reason: why, in a line.
-        count: how often ``old`` has to occur.
+        old: text to replace; empty for a new file, which must not exist yet.
+        new: replacement text.
+        reason: reason for the patch, in one line.
+        count: number of occurrences of ``old``.
     """
 
     file: str
@@ -31,7 +31,7 @@ class Patch:
 
 
 _COMPILED_OPERATORS = '''\
-"""``detectron2._C`` where it was compiled; otherwise a stand-in that says on use what is missing."""
+"""``detectron2._C`` if it was compiled; otherwise a placeholder that raises an ImportError on use."""
 
 try:
     from detectron2 import _C
@@ -63,15 +63,15 @@ else:
     from .api import *
 """
 
-PATCHS: tuple[Patch, ...] = (
+PATCHES: tuple[Patch, ...] = (
     # Packaging.
-    Patch("setup.py", 'name="pb1-detectron2"', 'name="detectron2"', "other packages ask pip for the name detectron2"),
+    Patch("setup.py", 'name="pb1-detectron2"', 'name="detectron2"', "other packages require the distribution name detectron2"),
     Patch("setup.py", "ext_modules=get_extensions()", "ext_modules=[]", _EXTENSION),
     Patch(
         "setup.py",
         'exclude=("configs", "tests*")',
         'exclude=("configs", "tests*", "tools*")',
-        "a top-level package called tools would hide everybody else's",
+        "a top-level package named tools would shadow those of other projects",
     ),
     Patch(
         "setup.py",
@@ -89,7 +89,7 @@ PATCHS: tuple[Patch, ...] = (
     Patch("setup.py", '        "black==21.4b2",\n', "", _PINS),
     Patch("setup.py", '        "future",  # used by caffe2\n', "", _PINS),
     Patch("setup.py", '        "pydot",  # used to save caffe2 SVGs\n', "", _PINS),
-    # Compiled operators, which become optional.
+    # Optional compiled operators.
     Patch("detectron2/layers/compiled.py", "", _COMPILED_OPERATORS, _EXTENSION),
     Patch("detectron2/layers/rotated_boxes.py", "from detectron2 import _C", "from .compiled import _C", _EXTENSION),
     Patch("detectron2/layers/deform_conv.py", "from detectron2 import _C\n", "from .compiled import _C\n", _EXTENSION),
@@ -98,13 +98,13 @@ PATCHS: tuple[Patch, ...] = (
         "detectron2/evaluation/coco_evaluation.py",
         "from detectron2.evaluation.fast_eval_api import COCOeval_opt\n",
         "",
-        "COCOeval_opt is written in detectron2._C",
+        "COCOeval_opt needs detectron2._C",
     ),
     Patch(
         "detectron2/evaluation/coco_evaluation.py",
         "from .evaluator import DatasetEvaluator\n",
         "from .evaluator import DatasetEvaluator\n\n" + _OPTIONAL_FAST_EVALUATION,
-        "without detectron2._C the evaluation is pycocotools', which gives the same figures",
+        "without detectron2._C pycocotools evaluates, with the same results",
     ),
     Patch(
         "detectron2/export/__init__.py",
@@ -129,7 +129,7 @@ PATCHS: tuple[Patch, ...] = (
         "detectron2/data/transforms/transform.py",
         "interp=Image.LINEAR",
         "interp=Image.BILINEAR",
-        "Pillow 10 removed the older of the two names",
+        "Pillow 10 removed Image.LINEAR, the old name of Image.BILINEAR",
     ),
     Patch(
         "detectron2/model_zoo/model_zoo.py",

@@ -28,11 +28,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
-import gc
 import itertools
 import logging
-import re
 import statistics
 import sys
 import time
@@ -51,6 +48,7 @@ from tqdm import tqdm
 from flash_internimage.cli.errors import reported
 from flash_internimage.engine.config import load_config
 from flash_internimage.engine.distributed import resolve_device
+from flash_internimage.engine.memory import peak_memory, reset_peak_memory
 from flash_internimage.ops.flops import FLOP_HANDLES
 
 PARTS = ("backbone", "neck", "proposals", "heads", "rest")
@@ -199,30 +197,6 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def forget_peak(device: torch.device) -> None:
-    """Let the peak of memory begin at what is in use now."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    # What models before this one took is free, but kept by glibc for reuse, and would count.
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory(device: torch.device) -> int | None:
-    """The peak in bytes since ``forget_peak``."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None
-
-
 @contextlib.contextmanager
 def timed_modules(model: nn.Module, device: torch.device) -> Iterator[Counter[str]]:
     """Adds up the seconds inside each module of ``PART_OF`` and, under ``""``, in the model."""
@@ -271,12 +245,12 @@ def measure(model: nn.Module, size: Sequence[int], mode: Mode, runs: int) -> Mea
     times = []
     with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         model(batch)
-        forget_peak(device)
+        can_reset = reset_peak_memory(device)
         for _ in range(runs):
             start = now(device)
             model(batch)
             times.append(now(device) - start)
-        peak = peak_memory(device)
+        peak = peak_memory(device) if can_reset else None
         with timed_modules(model, device) as seconds:
             for _ in range(runs):
                 model(batch)

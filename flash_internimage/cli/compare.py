@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from flash_internimage.cli.errors import reported
 from flash_internimage.errors import UserError
-from flash_internimage.evaluation.record import read_record, scores_of
+from flash_internimage.evaluation.saved import read_evaluation, scores_of
 from flash_internimage.evaluation.scores import METRICS, TASK_NAMES, Scores
 
 
@@ -53,9 +53,9 @@ def by_class(a: dict[str, float], b: dict[str, float], number: int | None) -> li
     return [[name, figure(a[name]), figure(b[name]), difference(a[name], b[name])] for name in common]
 
 
-def by_name(record: dict[str, Any], scores: Scores, metric: str) -> dict[str, float]:
+def by_name(evaluation: dict[str, Any], scores: Scores, metric: str) -> dict[str, float]:
     """One figure of each class."""
-    return {category["name"]: scores.by_category[category["id"]][metric] for category in record["categories"]}
+    return {category["name"]: scores.by_category[category["id"]][metric] for category in evaluation["categories"]}
 
 
 def notes(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
@@ -64,7 +64,7 @@ def notes(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     for key, what in (("annotation_file", "annotations"), ("num_images", "number of images")):
         if a[key] != b[key]:
             found.append(f"the {what} differ: {a[key]} and {b[key]}")
-    names = [{category["name"] for category in record["categories"]} for record in (a, b)]
+    names = [{category["name"] for category in evaluation["categories"]} for evaluation in (a, b)]
     if names[0] != names[1]:
         found.append(f"the classes differ: {', '.join(sorted(names[0] ^ names[1]))} in one of them only")
     return found
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--classes", type=int, metavar="N", help="only the N classes that differ most (all)")
     arguments = parser.parse_args(argv)
     with reported("compare.py"):
-        (a, _), (b, _) = read_record(arguments.a), read_record(arguments.b)
+        (a, _), (b, _) = read_evaluation(arguments.a), read_evaluation(arguments.b)
         tasks = [task for task in a["tasks"] if task in b["tasks"]]
         if not tasks:
             raise UserError(f"nothing to compare: A has figures of {', '.join(a['tasks'])}, B of {', '.join(b['tasks'])}")

@@ -24,7 +24,7 @@ from flash_internimage.cli.errors import reported
 from flash_internimage.data import require_registered
 from flash_internimage.data.custom import register_in_place
 from flash_internimage.evaluation.drawing import draw_annotations, side_by_side
-from flash_internimage.evaluation.record import read_predictions
+from flash_internimage.evaluation.saved import read_predictions
 from flash_internimage.images import read_rgb
 
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flash_internimage.cli.errors import reported
-from flash_internimage.evaluation.record import read_record
 from flash_internimage.evaluation.report import REPORT_FILE, write_report
+from flash_internimage.evaluation.saved import read_evaluation
 
 
 def saved_config(folder: Path) -> str | None:
@@ -32,14 +32,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=6, metavar="N", help="images shown of each kind of mistake (6)")
     arguments = parser.parse_args(argv)
     with reported("report.py"):
-        _, folder = read_record(arguments.evaluation)
+        _, folder = read_evaluation(arguments.evaluation)
         target = arguments.output or (arguments.evaluation if arguments.evaluation.is_dir() else folder) / REPORT_FILE
         write_report(
             arguments.evaluation,
             target,
             config=saved_config(folder),
             min_score=arguments.threshold,
-            num_pictures=arguments.pictures,
+            num_images=arguments.pictures,
         )
     print(target)
 

@@ -1,1 +1,1 @@
-"""Running a config: reading it, starting processes, training, evaluating, reporting errors."""
+"""Training and evaluation of a config: loading and overriding it, launching processes, the trainer, its hooks and writers."""

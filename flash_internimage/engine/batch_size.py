@@ -1,4 +1,4 @@
-"""A recipe at another batch size than the one it was written for."""
+"""Scaling of the learning rate and the schedule to another batch size than the recipe's."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ logger = logging.getLogger(__name__)
 
 
 def fit_to_batch_size(cfg: DictConfig, world_size: int) -> None:
-    """Check the batch size and, where ``train.scale_to_batch_size`` says so, fit learning rate and schedule to it, in place.
+    """Validate the batch size and, if ``train.scale_to_batch_size``, scale learning rate and schedule to it, in place.
 
-    With k times as many images a step, the rate is multiplied by k and everything counted in iterations is divided by k,
-    so that the run sees as many images (Goyal et al., "Accurate, Large Minibatch SGD", https://arxiv.org/abs/1706.02677).
+    Linear scaling rule: with k times as many images per step, the learning rate is multiplied by k, and everything counted in
+    iterations is divided by k, so that the run sees as many images (Goyal et al., "Accurate, Large Minibatch SGD",
+    https://arxiv.org/abs/1706.02677).
 
     Raises:
-        UserError: the batch cannot be shared out evenly.
+        UserError: the batch size is not divisible by the number of processes, or has fewer images than accumulation steps.
     """
     train = cfg.train
     size = cfg.dataloader.train.total_batch_size
@@ -28,7 +29,7 @@ def fit_to_batch_size(cfg: DictConfig, world_size: int) -> None:
     steps = train.accumulation_steps
     if not 1 <= steps <= size // world_size:
         raise UserError(
-            f"train.accumulation_steps={steps}: expected 1 to {size // world_size}, the images a process has in a step "
+            f"train.accumulation_steps={steps}: expected 1 to {size // world_size}, the number of images per process and step "
             f"({size} images on {world_size} processes)"
         )
     factor = size / train.reference_batch_size
@@ -36,7 +37,8 @@ def fit_to_batch_size(cfg: DictConfig, world_size: int) -> None:
         return
     if not train.scale_to_batch_size:
         logger.warning(
-            "The recipe is for %d images a step, this run has %d; train.scale_to_batch_size=true fits rate and schedule to it",
+            "The recipe is for %d images per step, this run has %d; train.scale_to_batch_size=true scales learning rate and "
+            "schedule to it",
             train.reference_batch_size,
             size,
         )
@@ -46,14 +48,14 @@ def fit_to_batch_size(cfg: DictConfig, world_size: int) -> None:
     train.max_iter = math.ceil(train.max_iter / factor)
     train.eval_period = math.ceil(train.eval_period / factor)
     train.checkpointer.period = math.ceil(train.checkpointer.period / factor)
-    if "warmup_iters" in cfg.lr_multiplier:  # schedulers of fvcore count in shares of the run
+    if "warmup_iters" in cfg.lr_multiplier:  # fvcore's schedulers have the warm-up as a fraction of the run instead
         cfg.lr_multiplier.warmup_iters = math.ceil(cfg.lr_multiplier.warmup_iters / factor)
     logger.info(
-        "Scaled from %d to %d images a step: %s, instead of %s", train.reference_batch_size, size, _summary(cfg), before
+        "Scaled from %d to %d images per step: %s, instead of %s", train.reference_batch_size, size, _summary(cfg), before
     )
-    train.reference_batch_size = size  # the saved config describes the run as it is, and is not scaled again
+    train.reference_batch_size = size  # so that the saved config, which has the scaled values, is not scaled again
 
 
 def _summary(cfg: DictConfig) -> str:
-    warmup = cfg.lr_multiplier.get("warmup_iters", "as a share")
-    return f"rate {cfg.optimizer.lr:g}, {cfg.train.max_iter} iterations, warm-up {warmup}"
+    warmup = cfg.lr_multiplier.get("warmup_iters", "as a fraction")
+    return f"learning rate {cfg.optimizer.lr:g}, {cfg.train.max_iter} iterations, warm-up {warmup}"

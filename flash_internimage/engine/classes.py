@@ -1,4 +1,4 @@
-"""Names of the classes that a checkpoint's model tells apart, kept beside its weights."""
+"""Class names stored in checkpoints, and their comparison with those of the data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flash_internimage.errors import UserError
 
 
 class ClassNames:
-    """Class names as something that a checkpointer saves: ``checkpointer.add_checkpointable("classes", ClassNames(names))``."""
+    """Checkpointable wrapper of class names: ``checkpointer.add_checkpointable("classes", ClassNames(names))``."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
@@ -22,10 +22,14 @@ class ClassNames:
 
 
 def require_same_classes(in_checkpoint: Sequence[str] | None, in_data: Sequence[str] | None) -> None:
-    """Raise an error if a checkpoint's classes are known and are not those of the data, in the same order.
+    """Raise an exception unless the checkpoint and the data have the same classes in the same order.
+
+    Args:
+        in_checkpoint: class names in the checkpoint; None if unavailable, then nothing is compared.
+        in_data: class names of the data; None if unavailable, then nothing is compared.
 
     Raises:
-        UserError: they differ; the message shows where first.
+        UserError: the classes differ; the message shows the first difference.
     """
     if in_checkpoint is None or in_data is None or list(in_checkpoint) == list(in_data):
         return

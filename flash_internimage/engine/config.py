@@ -1,4 +1,4 @@
-"""Reading a LazyConfig file, with errors that say which file and which line."""
+"""Loading of LazyConfig files, with error messages that name the file and the line."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ _CONFIG_PACKAGE = "detectron2._cfg_loader"
 
 
 def load_config(path: str, overrides: Sequence[str] = (), eval_only: bool = False) -> DictConfig:
-    """Read a ``.py`` config, or a ``.yaml`` that a run saved, and apply ``key=value`` overrides.
+    """Load a ``.py`` config, or the ``.yaml`` config saved by a run, and apply ``key=value`` overrides.
 
     Raises:
-        UserError: there is no such file (the message names the nearest), it cannot be executed, lacks a section that a run
-            needs, or an override is wrong.
+        UserError: the file does not exist (the message suggests similar names), cannot be executed, or lacks a required
+            section, or an override is invalid.
     """
     check_is_file(path)
     cfg = _execute(path)
     needed = _NEEDED if eval_only else _NEEDED + _NEEDED_TO_TRAIN
     missing = [key for key in needed if key not in cfg]
     if missing:
-        raise UserError(f"config {path}: it defines no {', no '.join(missing)}; is it a part of a config?")
+        raise UserError(f"config {path}: it defines no {', no '.join(missing)}; is it only a part of a config?")
     apply_overrides(cfg, overrides)
     return cfg
 
 
 def check_is_file(path: str) -> None:
-    """Raise an error that names what may have been meant.
+    """Raise an exception unless a config file exists; the message suggests similar names.
 
     Raises:
-        UserError: there is no such file, or it is neither ``.py`` nor ``.yaml``.
+        UserError: the file does not exist, or is neither ``.py`` nor ``.yaml``.
     """
     file = Path(path)
     if not file.is_file():
@@ -53,9 +53,9 @@ def check_is_file(path: str) -> None:
 
 
 def near_files(file: Path) -> list[str]:
-    """Up to three config files with names like that of ``file``, or that contain it.
+    """Find up to three config files whose names are similar to that of ``file``, or contain it.
 
-    They lie in its folder, or else under the nearest that exists.
+    Searches the folder of ``file`` or, if it does not exist, its nearest existing parent (and ``configs/`` there).
     """
     folder = file.parent
     if not folder.is_dir():
@@ -65,13 +65,13 @@ def near_files(file: Path) -> list[str]:
     by_stem: dict[str, str] = {}
     for candidate in found:
         by_stem.setdefault(candidate.stem, str(candidate))
-    # A short name is not close to a long one, but may be a part of it.
+    # difflib does not match a short name with a long one that contains it.
     near = difflib.get_close_matches(file.stem, by_stem, n=3) or sorted(stem for stem in by_stem if file.stem in stem)[:3]
     return [by_stem[stem] for stem in near]
 
 
 def _execute(path: str) -> DictConfig:
-    original_import = builtins.__import__  # detectron2 replaces it, and leaves it replaced when the config fails
+    original_import = builtins.__import__  # detectron2 replaces it, and does not restore it when the config fails
     try:
         return LazyConfig.load(path)
     except Exception as error:
@@ -81,9 +81,9 @@ def _execute(path: str) -> DictConfig:
 
 
 def _place(path: str, error: Exception) -> str:
-    """``file:line`` of the innermost config file that was being executed."""
+    """Return ``file:line`` of the innermost config file that was being executed."""
     syntax_error = error.__cause__ if isinstance(error.__cause__, SyntaxError) else error
-    if isinstance(syntax_error, SyntaxError):  # detectron2 names the file, and chains the error that knows the line
+    if isinstance(syntax_error, SyntaxError):  # detectron2's message names the file; the line is in the chained error
         named = str(error).removeprefix("Config file ").removesuffix(" has syntax error!")
         return f"{named if named != str(error) else path}:{syntax_error.lineno}"
     place = path

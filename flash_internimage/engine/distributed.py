@@ -1,7 +1,7 @@
-"""One process or many: found from the command line, from torchrun's environment or from SLURM's.
+"""Launching of distributed runs from the command line, torchrun or SLURM.
 
-detectron2's ``launch`` starts the processes of one machine itself, and on GPUs alone in its release 0.6. Here the processes
-may have been started already, and run on CPUs (gloo) or GPUs (nccl).
+Unlike detectron2's ``launch``, which starts the processes of a machine itself (in release 0.6 on GPUs only), this one also
+joins processes that were started by torchrun or srun, on CPUs (gloo) or GPUs (nccl).
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from flash_internimage.errors import UserError
 
-_TIMEOUT = datetime.timedelta(minutes=30)  # evaluation on one process may keep the others waiting
+_TIMEOUT = datetime.timedelta(minutes=30)  # the main process may compute AP for long while the others wait
 
 
 @dataclass(frozen=True)
 class Process:
-    """The place of one process among all.
+    """Ranks of one process of a distributed run.
 
     Attributes:
-        rank: number among all processes.
-        world_size: how many processes there are.
-        local_rank: number among the processes of this machine.
-        local_world_size: how many processes this machine has; the same on all machines.
-        init_method: where they meet, as ``torch.distributed.init_process_group`` takes it.
+        rank: global rank.
+        world_size: number of processes.
+        local_rank: rank among the processes of this machine.
+        local_world_size: number of processes per machine; the same on all machines.
+        init_method: rendezvous URL, as for ``torch.distributed.init_process_group``.
     """
 
     rank: int
@@ -47,10 +47,10 @@ class Process:
 
 
 def from_environment(environ: Mapping[str, str]) -> Process | None:
-    """The process that torchrun or SLURM's srun started, or None if neither did.
+    """Return the ranks of a process started by torchrun or SLURM's srun; None if neither started it.
 
     Raises:
-        UserError: the environment is torchrun's or SLURM's, but a variable is missing or no number.
+        UserError: the environment is torchrun's or SLURM's, but a variable is missing or not a number.
     """
     if "RANK" in environ and "WORLD_SIZE" in environ:
         return _from_torchrun(environ)
@@ -74,7 +74,7 @@ def _from_slurm(environ: Mapping[str, str]) -> Process:
     world_size = _integer(environ, "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS")
     nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST") or environ.get("SLURM_NODELIST") or ""
     host = environ.get("MASTER_ADDR") or first_host(nodes) or "127.0.0.1"
-    # Jobs that share a machine need ports of their own; 15000 to 29999 lie below those that systems hand out.
+    # Jobs on one machine need different ports; 15000 to 29999 are below the range of ephemeral ports.
     port = environ.get("MASTER_PORT") or str(15000 + _integer(environ, "SLURM_JOB_ID", default=0) % 15000)
     node_count = _integer(environ, "SLURM_STEP_NUM_NODES", default=_integer(environ, "SLURM_NNODES", default=1))
     return Process(
@@ -87,7 +87,7 @@ def _from_slurm(environ: Mapping[str, str]) -> Process:
 
 
 def first_host(nodes: str) -> str:
-    """The first name in a SLURM node list: ``gpu[03-05,09],cpu1`` -> ``gpu03``."""
+    """Return the first host of a SLURM node list: ``gpu[03-05,09],cpu1`` -> ``gpu03``."""
     match = re.match(r"(?P<prefix>[^,\[]+)(?:\[(?P<first>\d+)[^\]]*\](?P<suffix>[^,\[]*))?", nodes)
     return "" if match is None else match["prefix"] + (match["first"] or "") + (match["suffix"] or "")
 
@@ -102,10 +102,10 @@ def _integer(environ: Mapping[str, str], name: str, default: int | None = None) 
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device of this process: ``auto`` is the GPU with the process's local number, or the CPU where there is none.
+    """Return the device of this process; ``auto`` is the GPU with the index ``local_rank``, or the CPU without a GPU.
 
     Raises:
-        UserError: no such device, or a GPU is asked for that is not there.
+        UserError: the name is not a device of PyTorch, or the GPU does not exist.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -134,18 +134,18 @@ def launch(
 ) -> None:
     """Call ``main(device, *args)`` in each process of a run, and return when all have finished.
 
-    Processes that torchrun or srun started are joined. Otherwise ``num_processes`` are started here, on each machine.
+    A process that torchrun or srun started joins its group. Otherwise ``num_processes`` are started on this machine.
 
     Args:
         main: an importable function.
-        device: as :func:`resolve_device` takes it.
-        num_processes: how many on this machine, one a GPU. None: one, unless the environment says otherwise.
-        machine_rank: the number of this machine among ``num_machines``.
-        dist_url: where the processes meet, ``tcp://host:port``; "auto": a free port of this machine.
+        device: as for :func:`resolve_device`.
+        num_processes: number of processes on this machine, one per GPU. None: one, or as set by torchrun or srun.
+        machine_rank: rank of this machine among ``num_machines``.
+        dist_url: rendezvous URL, ``tcp://host:port``; "auto": a free port of this machine.
     """
-    asked_for = num_machines > 1 or (num_processes or 1) > 1
+    is_distributed = num_machines > 1 or (num_processes or 1) > 1
     process = from_environment(os.environ)
-    if process is not None and not (asked_for and process.init_method != "env://"):
+    if process is not None and not (is_distributed and process.init_method != "env://"):
         _run(process, main, device, args)
         return
     local_world_size = num_processes or 1
@@ -166,9 +166,9 @@ def launch(
     try:
         mp.spawn(_run_spawned, args=(processes, main, device, args), nprocs=local_world_size)
     except mp.ProcessExitedException as error:
-        sys.exit(error.exit_code)  # the process has said why
+        sys.exit(error.exit_code)  # the child process has reported its error
     except mp.ProcessRaisedException as error:
-        print(error, file=sys.stderr)  # its traceback; that of this process would tell nothing
+        print(error, file=sys.stderr)  # the traceback of the child process; that of this one would not help
         sys.exit(1)
 
 
@@ -193,8 +193,8 @@ def _run(process: Process, main: Callable[..., None], device_name: str, args: tu
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // process.local_world_size))  # as torchrun does
     _join(process, device)
     main(device, *args)
-    dist.barrier()  # a process that leaves while another still sends makes that one abort
-    dist.destroy_process_group()  # not after an error: it would wait for processes that are still at work
+    dist.barrier()  # a process that exits while another is still sending would make that one abort
+    dist.destroy_process_group()  # not after an error: it would block until the other processes finish
 
 
 def _join(process: Process, device: torch.device) -> None:
@@ -207,7 +207,7 @@ def _join(process: Process, device: torch.device) -> None:
     )
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(process.local_world_size)
-    else:  # detectron2 0.6 creates it in its own launch only
+    else:  # detectron2 0.6 creates the local group in its own launch only
         for first in range(0, process.world_size, process.local_world_size):
             group = dist.new_group(list(range(first, first + process.local_world_size)))
             if first == process.rank - process.local_rank:
@@ -216,10 +216,10 @@ def _join(process: Process, device: torch.device) -> None:
 
 
 def distribute(model: nn.Module, device: torch.device, **ddp_options: Any) -> nn.Module:
-    """``model`` with its gradients averaged over all processes; as it is where there is one.
+    """Wrap a model in ``DistributedDataParallel`` if there are several processes.
 
     Args:
-        ddp_options: arguments of ``DistributedDataParallel``, which rejects those it does not know.
+        ddp_options: arguments of ``DistributedDataParallel``.
     """
     if comm.get_world_size() == 1:
         return model

@@ -1,4 +1,4 @@
-"""Evaluating a model."""
+"""Evaluation of a model on a test loader."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import nn
 def evaluate(
     model: nn.Module, images: Iterable[list[dict[str, Any]]], evaluators: Sequence[DatasetEvaluator]
 ) -> dict[str, Any]:
-    """Run ``model`` on the validation images and print a table for each task.
+    """Run a model on the test images and log its metrics for each task.
 
     Args:
-        images: a test loader's batches; it has a length.
-        evaluators: are shown each image and what the model gives for it.
+        images: batches of a test loader, with a length.
+        evaluators: evaluators that process each batch and the model's outputs for it.
 
     Returns:
-        Metrics by task, for instance ``{"bbox": {"AP": 48.0, …}}``; empty on all processes but the first.
+        Metrics by task, for example ``{"bbox": {"AP": 48.0, …}}``; empty except on the main process.
     """
     results = inference_on_dataset(model, images, list(evaluators))
     if comm.is_main_process():

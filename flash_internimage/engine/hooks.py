@@ -1,4 +1,4 @@
-"""Checkpoints during a run: the last few and the best, counted on when the run is resumed."""
+"""Hooks that save checkpoints: the most recent ones and the best one, also across a resume."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ logger = logging.getLogger(__name__)
 def periodic_checkpoints(
     checkpointer: Checkpointer, period: int, max_to_keep: int | None, resumed: bool
 ) -> PeriodicCheckpointer:
-    """The hook that saves every ``period`` iterations, and after the last.
+    """Build the hook that saves a checkpoint every ``period`` iterations, and after the last one.
 
     Args:
-        max_to_keep: of the periodic ones; those that the run left before it was resumed count. None: all.
+        max_to_keep: number of periodic checkpoints to keep, including those from before a resume; None: keep all.
+        resumed: whether the run was resumed in the checkpointer's folder.
     """
     if period < 1 or (max_to_keep is not None and max_to_keep < 1):
         raise UserError(
@@ -37,19 +38,19 @@ def periodic_checkpoints(
 
 
 class BestCheckpoint(HookBase):
-    """After each evaluation that beats all before it, write ``model_best.pth`` and ``model_best.json`` beside the last.
+    """Saves ``model_best.pth`` and ``model_best.json`` after each evaluation with a new best metric.
 
-    Placed after the hook that evaluates, on the main process. detectron2's ``BestCheckpointer`` forgets the best figure when
-    a run is resumed, names the best file as the one to resume from, and counts the last evaluation one iteration too far.
+    Register it after the evaluation hook, on the main process. Unlike this hook, detectron2's ``BestCheckpointer`` forgets the
+    best value on resume, tags the best checkpoint as the one to resume from, and is off by one for the last evaluation.
     """
 
     def __init__(self, checkpointer: Checkpointer, period: int, metric: str, mode: str = "max", resumed: bool = False) -> None:
         """
         Args:
-            period: iterations between evaluations; 0: after the last only.
-            metric: as the evaluation names it, for instance ``bbox/AP``.
+            period: iterations between evaluations; 0: only after the last iteration.
+            metric: name of the metric, for example ``bbox/AP``.
             mode: ``max`` or ``min``.
-            resumed: whether the folder's best figure belongs to this run.
+            resumed: whether the run was resumed, so that the best value in the folder belongs to it.
         """
         if mode not in ("max", "min"):
             raise UserError(f"train.best_checkpoint.mode={mode}: expected max or min")
@@ -75,7 +76,7 @@ class BestCheckpoint(HookBase):
         latest = self.trainer.storage.latest().get(self._metric)
         if latest is None:
             known = ", ".join(sorted(name for name in self.trainer.storage.latest() if "/" in name)) or "nothing"
-            logger.warning("No best checkpoint kept: the evaluation gives no %s, but %s", self._metric, known)
+            logger.warning("No best checkpoint saved: the evaluation has no metric %s, but %s", self._metric, known)
             return
         value = latest[0]
         if math.isnan(value) or (self.best is not None and self._sign * value <= self._sign * self.best):

@@ -1,4 +1,4 @@
-"""The output folder and the log. Nothing is written before a run is known to start."""
+"""Output folder and log of a run; no file is written before the run is certain to start."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LOGGERS = ("detectron2", "fvcore", "flash_internimage")
 
 
 class RunLog:
-    """Log records go to the terminal of the first process at once, and to ``log.txt`` from :meth:`write_to` on.
+    """Context manager that logs to the main process's terminal and, from :meth:`write_to` on, to ``log.txt``.
 
-    Those before are kept until then.
+    Log records from before :meth:`write_to` are buffered, and then written to the file first.
     """
 
     def __init__(self) -> None:
@@ -35,14 +35,14 @@ class RunLog:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close the file; records that were only kept are gone, as they have been shown."""
+        """Close the file; records that are still buffered are discarded, since the terminal has shown them."""
         self._each(logging.Logger.removeHandler, self._kept)
         if self._file is not None:
             self._each(logging.Logger.removeHandler, self._file)
             self._file.close()
 
     def write_to(self, folder: str) -> None:
-        """Write what was kept, and all that follows, to ``folder/log.txt`` (``log.txt.rank1`` … for other processes)."""
+        """Write the buffered records, and all later ones, to ``folder/log.txt`` (``log.txt.rank1`` … on other processes)."""
         rank = comm.get_rank()
         self._file = logging.FileHandler(Path(folder) / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"))
         self._file.setFormatter(
@@ -59,10 +59,10 @@ class RunLog:
 
 
 def check_writable(folder: str) -> None:
-    """Raise an error if ``folder`` cannot be written to, or made; leave no trace.
+    """Raise an exception if a folder cannot be created or written to; leaves no files.
 
     Raises:
-        UserError: it cannot; the message names it and the reason.
+        UserError: the folder is not writable; the message names it and the reason.
     """
     existing = Path(folder).absolute()
     try:
@@ -79,13 +79,17 @@ def check_writable(folder: str) -> None:
 
 
 def require_state_of_run(state: Mapping[str, Any], folder: str) -> None:
-    """Raise an error if what the last checkpoint of a folder holds beside the model is not a run's.
+    """Raise an exception if the last checkpoint of a folder has no training state to resume from.
+
+    Args:
+        state: contents of the checkpoint other than the model.
+        folder: output folder of the run, for messages.
 
     Raises:
-        UserError: it holds weights alone.
+        UserError: the checkpoint contains only weights.
     """
     if "iteration" not in state or "trainer" not in state:
         raise UserError(
-            f"--resume: the checkpoint that {folder}/last_checkpoint names holds weights but no state of a run; "
+            f"--resume: the checkpoint named in {folder}/last_checkpoint contains weights, but no training state; "
             "start from it with train.init_checkpoint=PATH instead"
         )

@@ -1,7 +1,7 @@
-"""``key=value`` overrides of a config, each checked against what the config holds before it is set.
+"""Validated ``key=value`` overrides of a config.
 
-OmegaConf adds a key that it does not know, and the run ignores it. Here a key must exist in the config, or be an argument
-of the callable that its section describes, and its value must be of the kind that is there.
+OmegaConf adds unknown keys silently, and the run ignores them. Here a key must exist in the config, or be an argument of the
+callable that its section instantiates, and the new value must have the type of the old one.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 
 
 def apply_overrides(cfg: DictConfig, overrides: Iterable[str]) -> None:
-    """Set each ``key=value`` in ``cfg``, in order.
+    """Apply ``key=value`` overrides to a config, in order and in place.
 
-    Values are written as detectron2's LazyConfig has them (hydra's grammar): ``12``, ``1e-4``, ``true``, ``null``, ``text``,
-    ``[1,2]``, ``{a:1}``, ``${train.seed}``.
+    Values follow hydra's grammar, as in detectron2's LazyConfig: ``12``, ``1e-4``, ``true``, ``null``, ``text``, ``[1,2]``,
+    ``{a:1}``, ``${train.seed}``.
 
     Raises:
-        UserError: an override is not ``key=value``, its key is unknown (the nearest known ones are named), or its value is
-            not of the kind that the config holds.
+        UserError: an override is not ``key=value``, its key is unknown (the message suggests similar keys), or its value does
+            not have the type of the old one.
     """
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -43,7 +43,7 @@ def apply_overrides(cfg: DictConfig, overrides: Iterable[str]) -> None:
 
 
 def _parse(key: str, text: str) -> Any:
-    """The value of an override; what is no literal, list or mapping is a string (a path may hold spaces and brackets)."""
+    """Parse the value of an override; anything but a literal, list or mapping is a string (a path with spaces or brackets)."""
     try:
         parsed = OverridesParser.create().parse_override(f"{key}={text}")
     except HydraException:
@@ -52,7 +52,7 @@ def _parse(key: str, text: str) -> Any:
 
 
 def _lookup(cfg: DictConfig, key: str) -> Any:
-    """What ``key`` holds now: a value, a section, or the default of an argument that its section leaves out."""
+    """Return the current value of a key: a value, a section, or the default of an argument that its section does not set."""
     node: Any = cfg
     parts = key.split(".")
     for depth, part in enumerate(parts):
@@ -78,7 +78,7 @@ def _lookup(cfg: DictConfig, key: str) -> Any:
 
 
 def _get(node: DictConfig, part: str) -> Any:
-    """The value of a key; None where it is an interpolation that only resolves later."""
+    """Return the value of a key; None for an interpolation that cannot be resolved yet."""
     try:
         return node[part]
     except OmegaConfBaseException:
@@ -86,14 +86,14 @@ def _get(node: DictConfig, part: str) -> Any:
 
 
 def _arguments(node: DictConfig) -> dict[str, inspect.Parameter]:
-    """The named arguments of the callable that a section describes."""
+    """Return the named arguments of the callable that a section instantiates."""
     target = node.get("_target_", None)
     target = locate(target) if isinstance(target, str) else target
     if not callable(target):
         return {}
     try:
         parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):  # some builtins have none
+    except (TypeError, ValueError):  # some builtins have no signature
         return {}
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name: parameter for name, parameter in parameters.items() if parameter.kind in named}
@@ -107,7 +107,7 @@ def _unknown(cfg: DictConfig, key: str, path: str, part: str, siblings: list[str
     prefix = f"{path}." if path else ""
     rest = key[len(prefix + part) :]
     near = [prefix + name + rest for name in difflib.get_close_matches(part, siblings, n=3)]
-    if not near and not path:  # the name of a key without its section
+    if not near and not path:  # a key given without its section
         near = [known for known in _all_keys(cfg) if known.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:3]
     if not near:
         names = ", ".join(name for name in siblings if name != "_target_")
@@ -124,10 +124,10 @@ def _all_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def _checked(cfg: DictConfig, key: str, old: Any, new: Any, text: str) -> Any:
-    """``new`` as the kind that ``old`` is, for instance a float for ``1``.
+    """Convert ``new`` to the type of ``old``, for example ``1`` to a float.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: the types are incompatible.
     """
     if isinstance(old, DictConfig) and isinstance(new, dict):
         for name, value in new.items():
@@ -141,16 +141,16 @@ def _checked(cfg: DictConfig, key: str, old: Any, new: Any, text: str) -> Any:
 
 
 def convert(old: Any, new: Any, text: str) -> Any:
-    """``new`` as the kind of value that ``old`` is, or ``_MISSING`` where it is of another kind.
+    """Convert ``new`` to the type of ``old``; return ``_MISSING`` if the types are incompatible.
 
     Args:
-        old: the value in the config; None accepts everything.
-        new: the value given.
-        text: as it was written. It is the value where a string is wanted: ``output_dir=2024`` is a folder name.
+        old: value in the config; None accepts any type.
+        new: parsed value of the override.
+        text: unparsed value of the override, used if ``old`` is a string: ``output_dir=2024`` is a folder name.
     """
     if old is None or (isinstance(new, str) and new.startswith("${")):
         return new
-    if new is None:  # switches and counts say what they mean; anything else may be left out
+    if new is None:  # null disables any value except booleans and counts, for which it would be ambiguous
         return _MISSING if isinstance(old, (bool, int)) else None
     if isinstance(old, bool):
         return new if isinstance(new, bool) else _MISSING
@@ -165,16 +165,16 @@ def convert(old: Any, new: Any, text: str) -> Any:
         return _convert_list(list(old), new)
     if isinstance(old, (DictConfig, dict)):
         return new if isinstance(new, dict) else _MISSING
-    return new if isinstance(new, str) else _MISSING  # a callable or another object: by its dotted name
+    return new if isinstance(new, str) else _MISSING  # a callable or another object, given by its dotted name
 
 
 def _convert_list(old: list[Any], new: Any) -> Any:
-    """Each element must be of the kind of some element that is there; ``[1]`` may become ``[0.5]``."""
+    """Return a new list if each element has the type of some old element; ``[1]`` may become ``[0.5]``."""
     if not isinstance(new, list):
         return _MISSING
     if not old:
         return new
-    # A list of whole numbers is often one of numbers that happen to be whole.
+    # The integers of a list are often floats that happen to be integral.
     kinds = [float(value) if isinstance(value, int) and not isinstance(value, bool) else value for value in old]
     for value in new:
         if all(convert(kind, value, str(value)) is _MISSING for kind in kinds):
@@ -190,9 +190,9 @@ def _describe(value: Any) -> str:
     if isinstance(value, (ListConfig, list, tuple)):
         return f"the list {list(value)}"
     if isinstance(value, bool):
-        return f"{str(value).lower()} (a switch, true or false)"
+        return f"{str(value).lower()} (a boolean, true or false)"
     if isinstance(value, int):
-        return f"{value} (a whole number)"
+        return f"{value} (an integer)"
     if isinstance(value, float):
         return f"{value} (a number)"
-    return f"{value!r} (text)" if isinstance(value, str) else f"{value} (an object)"
+    return f"{value!r} (a string)" if isinstance(value, str) else f"{value} (an object)"

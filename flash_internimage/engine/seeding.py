@@ -1,4 +1,4 @@
-"""Random numbers of a training step as a function of where the run stands, so that no generator's state is stored."""
+"""Seeding of each training step by its iteration, so that a checkpoint needs no generator state."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from flash_internimage.errors import UserError
 def seed_everything(seed: int, rank: int, iteration: int) -> None:
     """Seed Python, NumPy and PyTorch (all devices) for one iteration of one process.
 
-    The three numbers are mixed, so that neither neighboring ranks nor neighboring iterations share a stream.
+    The three numbers are hashed together, so that neighboring ranks and iterations get independent streams.
 
     Args:
-        seed: of the run, 0 or more.
-        iteration: 0 or more.
+        seed: seed of the run, 0 or more.
+        rank: rank of the process.
+        iteration: iteration, 0 or more.
 
     Raises:
         UserError: the seed is negative.

@@ -1,4 +1,4 @@
-"""The training step: detectron2's, with micro-batches, mixed precision, clipping, averaged weights and a named NaN."""
+"""detectron2's trainer with gradient accumulation, mixed precision, gradient clipping, EMA and diagnosis of NaN losses."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ Batch = Sequence[dict[str, Any]]
 
 
 class AveragedWeights(Protocol):
-    """What the trainer needs of a running average of the weights."""
+    """Interface of a moving average of the weights."""
 
     def update_parameters(self, model: nn.Module) -> None: ...
 
 
 @dataclass(frozen=True)
 class StepOptions:
-    """How one step is computed.
+    """Options of a training step.
 
     Attributes:
-        seed: of the run; each step draws its random numbers from it, the rank and the iteration.
-        accumulation_steps: parts in which the images of one step pass through the model, one after the other.
-        amp_dtype: type that autocast computes in; None: no autocast.
-        max_grad_norm: gradients are scaled down to this norm over all parameters; None: they are left alone.
-        grad_norm_type: of the p-norm.
+        seed: seed of the run; each step is seeded with it, the rank and the iteration.
+        accumulation_steps: number of micro-batches into which the images of a step are split.
+        amp_dtype: dtype of autocast; None: no autocast.
+        max_grad_norm: maximum norm of the gradient over all parameters; None: no clipping.
+        grad_norm_type: order p of the norm.
     """
 
     seed: int
@@ -54,10 +54,15 @@ class StepOptions:
 
 
 def amp_dtype(enabled: bool, name: str, device: torch.device) -> torch.dtype | None:
-    """The type that ``train.amp`` names, or None.
+    """Return the autocast dtype for ``train.amp``; None if it is disabled.
+
+    Args:
+        enabled: value of ``train.amp.enabled``.
+        name: value of ``train.amp.dtype``.
+        device: device of the run.
 
     Raises:
-        UserError: no such type, or fp16 without a GPU.
+        UserError: the dtype is unknown, or is fp16 on a CPU.
     """
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
     if name not in dtypes:
@@ -70,10 +75,11 @@ def amp_dtype(enabled: bool, name: str, device: torch.device) -> torch.dtype | N
 
 
 class Trainer(SimpleTrainer):
-    """Runs the steps; everything else (schedule, checkpoints, evaluation, log) is a hook, as in detectron2.
+    """Runs the training steps; schedule, checkpoints, evaluation and log are hooks, as in detectron2.
 
-    The order of a step: seed, load, for each micro-batch forward and backward, check the losses of all processes, clip,
-    step, average. Gradients are means over processes and micro-batches, so that n micro-batches equal n processes.
+    A step seeds the generators, loads a batch, runs forward and backward for each micro-batch, checks the losses of all
+    processes, clips the gradient, and updates the weights and their average. Gradients are averaged over processes and
+    micro-batches, so that n micro-batches are equivalent to n processes.
     """
 
     def __init__(
@@ -87,21 +93,24 @@ class Trainer(SimpleTrainer):
     ) -> None:
         """
         Args:
-            model: gives a dict of scalar losses in training mode; may be a DistributedDataParallel.
-            data_loader: endless batches, each a list of detectron2's dicts.
-            average: updated with the model's weights after each step.
+            model: a model that returns a dict of scalar losses in training mode; may be a DistributedDataParallel.
+            data_loader: infinite iterable of batches, each a list of mapped dataset dicts.
+            optimizer: optimizer of the model's parameters.
+            options: options of each step.
+            device: device of the model.
+            average: moving average of the weights, updated after each step.
         """
         super().__init__(model, data_loader, optimizer)
         self.options = options
         self.device = device
         self.average = average
-        # bfloat16 has float32's exponent: only float16 gradients vanish without a scale.
+        # bfloat16 has float32's exponent range: only float16 gradients underflow without loss scaling.
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=options.amp_dtype is torch.float16)
 
     def train(self, start_iter: int, max_iter: int) -> None:
         """Run iterations ``start_iter`` to ``max_iter - 1``.
 
-        Overridden because detectron2 evaluates after a step that failed if it was the last, and logs a traceback for any error.
+        Overridden because detectron2 runs the evaluation even if the last step failed, and logs a traceback for every error.
         """
         logger.info("Training from iteration %d to %d", start_iter, max_iter)
         self.iter = self.start_iter = start_iter
@@ -117,12 +126,12 @@ class Trainer(SimpleTrainer):
             except BaseException:
                 for hook in self._hooks:
                     if isinstance(hook, PeriodicWriter):
-                        hook.after_train()  # what was measured so far is kept
+                        hook.after_train()  # write the metrics of the steps before the error
                 raise
             self.after_train()
 
     def run_step(self) -> None:
-        """One update of the weights."""
+        """Run one step: one update of the weights."""
         seed_everything(self.options.seed, comm.get_rank(), self.iter)
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
@@ -139,23 +148,23 @@ class Trainer(SimpleTrainer):
             self.average.update_parameters(self._bare_model())
 
     def _backward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Add the gradients of the mean loss of all micro-batches; return the mean of each loss."""
+        """Accumulate the gradient of the mean loss over all micro-batches; return the mean of each loss."""
         parts = micro_batches(batch, self.options.accumulation_steps)
         means: dict[str, torch.Tensor] = {}
         for i, part in enumerate(parts):
-            share = len(part) / len(batch)
+            weight = len(part) / len(batch)
             with self._synchronized_if(i == len(parts) - 1):
                 losses = self._forward(part)
-                self.grad_scaler.scale(sum(losses.values()) * share).backward()
+                self.grad_scaler.scale(sum(losses.values()) * weight).backward()
             for name, loss in losses.items():
-                means[name] = means.get(name, 0.0) + loss.detach() * share
+                means[name] = means.get(name, 0.0) + loss.detach() * weight
         return means
 
     def _forward(self, part: Batch) -> dict[str, torch.Tensor]:
-        """The losses of some images.
+        """Compute the losses of a micro-batch.
 
         Raises:
-            UserError: the model refuses to go on with its own NaN, as detectron2's proposal generator does.
+            UserError: the model itself has found NaN, as detectron2's proposal generator does.
         """
         try:
             with torch.autocast(self.device.type, self.options.amp_dtype, enabled=self.options.amp_dtype is not None):
@@ -166,14 +175,14 @@ class Trainer(SimpleTrainer):
     def _clip_gradients(self, max_norm: float, batch: Batch) -> None:
         self.grad_scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), max_norm, norm_type=self.options.grad_norm_type).item()
-        # With a scaler an infinite gradient is expected now and then: it skips the step.
+        # With loss scaling an infinite gradient is normal now and then: the scaler skips the step.
         if not math.isfinite(norm) and not self.grad_scaler.is_enabled():
             raise UserError(f"gradient norm is {norm} at iteration {self.iter}, on the images {_names(batch)}")
         if comm.is_main_process():
             get_event_storage().put_scalar("grad_norm", norm)
 
     def _synchronized_if(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Processes exchange gradients once a step, in the backward pass of the last micro-batch."""
+        """Synchronize gradients once per step, in the backward pass of the last micro-batch."""
         if last or not isinstance(self.model, DistributedDataParallel):
             return contextlib.nullcontext()
         return self.model.no_sync()
@@ -182,9 +191,9 @@ class Trainer(SimpleTrainer):
         return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
 
     def _check_and_write(self, losses: dict[str, torch.Tensor], data_time: float, batch: Batch) -> None:
-        """Put the losses, averaged over processes, into the log; stop all processes if one is not finite in any of them."""
+        """Log the losses, averaged over processes; raise in all processes if a loss of any process is not finite."""
         names = list(losses)
-        values = torch.stack([losses[name].float() for name in names]).tolist()  # one copy from the device
+        values = torch.stack([losses[name].float() for name in names]).tolist()  # a single device-to-host copy
         finite = all(map(math.isfinite, values))
         files = "" if finite else _names(batch)
         everyone = comm.all_gather((values, data_time, files))
@@ -210,7 +219,7 @@ class Trainer(SimpleTrainer):
 
 
 def micro_batches(batch: Batch, count: int) -> list[Batch]:
-    """``batch`` cut into ``count`` parts of nearly equal size, none empty: fewer parts where there are fewer images."""
+    """Split a batch into ``count`` parts of nearly equal size, or into one part per image if it has fewer images."""
     count = min(count, len(batch))
     bounds = [round(i * len(batch) / count) for i in range(count + 1)]
     return [batch[start:end] for start, end in itertools.pairwise(bounds)]
@@ -221,7 +230,7 @@ def _names(batch: Batch) -> str:
 
 
 def nan_message(losses: dict[str, float], iteration: int, files: str, rank: int) -> str:
-    """Which loss, at which iteration, after which images, and what to try."""
+    """Return an error message that names the losses, the iteration and the images, and suggests what to try."""
     bad = ", ".join(f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value))
     good = ", ".join(f"{name} {value:.4g}" for name, value in losses.items() if math.isfinite(value))
     process = f" in process {rank}" if comm.get_world_size() > 1 else ""

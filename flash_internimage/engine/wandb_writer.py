@@ -1,4 +1,4 @@
-"""Weights & Biases as one more place to write metrics and pictures to."""
+"""Event writer for Weights & Biases."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _WINDOW = 20  # iterations over which scalars are smoothed, as in TensorBoard
 
 
 def require_wandb() -> ModuleType:
-    """The package ``wandb``.
+    """Import the package ``wandb``.
 
     Raises:
-        UserError: it is not installed.
+        UserError: ``wandb`` is not installed.
     """
     try:
         return importlib.import_module("wandb")
@@ -35,16 +35,16 @@ def require_wandb() -> ModuleType:
 
 
 class WandbWriter(EventWriter):
-    """Writes scalars and pictures to a run of Weights & Biases.
+    """Writes scalars and images to a run of Weights & Biases.
 
-    It has to stand before detectron2's TensorBoard writer, which discards the pictures that it has written.
+    It must come before detectron2's TensorBoard writer, which clears the images after writing them.
 
     Args:
-        project: under which the run is listed.
-        name: of the run; None: one is invented.
-        config: of the run, to be shown beside it.
-        folder: output folder of the run, which keeps the run's id.
-        resumed: go on with the run whose id the folder keeps, if it keeps one.
+        project: W&B project of the run.
+        name: display name of the run; None: W&B generates one.
+        config: config of the run, shown with it.
+        folder: output folder of the run, in which the W&B run id is stored.
+        resumed: whether to continue the W&B run whose id is stored in ``folder``, if there is one.
 
     Raises:
         UserError: ``wandb`` is not installed.
@@ -67,8 +67,8 @@ class WandbWriter(EventWriter):
         for name, (value, iteration) in storage.latest_with_smoothing_hint(_WINDOW).items():
             if iteration > self._last_write:
                 by_iteration[iteration][name] = value
-        for name, picture, iteration in storage._vis_data:  # there is no public way to see pictures
-            by_iteration[iteration][name] = self._wandb.Image(np.moveaxis(np.asarray(picture), 0, -1))
+        for name, image, iteration in storage._vis_data:  # EventStorage has no public access to its images
+            by_iteration[iteration][name] = self._wandb.Image(np.moveaxis(np.asarray(image), 0, -1))
         for iteration in sorted(by_iteration):
             self._run.log(by_iteration[iteration], step=iteration)
             self._last_write = max(self._last_write, iteration)

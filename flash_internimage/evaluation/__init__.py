@@ -1,4 +1,4 @@
-"""Measuring what a model detects."""
+"""Evaluation of detections: COCO metrics, saved evaluations, reports and visualizations."""
 
 from .coco import FastCOCOEvaluator
 

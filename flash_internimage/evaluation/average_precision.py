@@ -1,4 +1,4 @@
-"""COCO's average precision, computed by hotcoco, whose figures are those of pycocotools to the last bit."""
+"""COCO's average precision, computed by hotcoco, which is bit-exact with pycocotools."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from flash_internimage.errors import UserError
 from .scores import METRICS, Scores
 
 MAX_DETECTIONS = 100
-"""COCO's limit of detections per image and category; further ones, by descending score, are ignored."""
+"""COCO's limit of detections per category and image; detections with lower scores are ignored."""
 
 
 def average_precision(
     dataset: Mapping, predictions: Sequence[Mapping], tasks: Sequence[str], max_detections: int = MAX_DETECTIONS
 ) -> dict[str, Scores]:
-    """COCO's average precision of predictions, for each task.
+    """Compute COCO's average precision for each task.
 
-    Neither argument is changed. Of annotations, ``iscrowd`` and ``area`` (then that of the box) may be left out, and those of
-    images or categories that are not listed do not count.
+    The arguments are not modified. Annotations may lack ``iscrowd`` (default 0) and ``area`` (default: area of the box); those
+    of images or categories that are not listed are ignored.
 
     Args:
         dataset: content of an annotation file; with masks for ``"segm"``.
-        predictions: in COCO's result format, with category ids of the annotation file; may be empty.
-        tasks: of ``"bbox"`` and ``"segm"``.
-        max_detections: limit of detections per image and category.
+        predictions: predictions in COCO's result format, with the category ids of the annotation file; may be empty.
+        tasks: ``"bbox"``, ``"segm"``, or both.
+        max_detections: limit of detections per category and image.
 
     Raises:
-        UserError: a prediction is of an image or a category that the dataset does not have, has no mask although masks are
-            to be compared, or its score is not a number.
+        UserError: a prediction refers to an image or category that the dataset does not have, lacks a mask although ``"segm"``
+            is evaluated, or has a score that is NaN.
     """
-    # Ids may be anything that can be sorted; hotcoco's are natural numbers. Equal scores count in the order of image ids.
+    # Ids may have any sortable type, but hotcoco's are positive integers. Ties between scores are broken by image id.
     image_number = _numbers(dataset["images"])
     category_number = _numbers(dataset["categories"])
     ground_truth = _ground_truth(dataset, image_number, category_number)
@@ -41,7 +41,7 @@ def average_precision(
     masks = _masks(predictions) if "segm" in tasks else None
     detections = ground_truth.load_res(columns, segmentation=masks)
     scores = {}
-    for task in sorted(tasks):  # boxes first: detections come with the areas of boxes
+    for task in sorted(tasks):  # boxes first, because detections are loaded with the areas of their boxes
         if task == "segm" and masks:
             areas = hotcoco.mask.area(masks).astype(float)
             detections.update_anns(ids=np.arange(1, len(masks) + 1), area=areas)
@@ -54,12 +54,12 @@ def average_precision(
 
 
 def _numbers(entries: Sequence[Mapping]) -> dict:
-    """A number from 1 on for each id, in the order of ids."""
+    """Map each id to a consecutive number from 1, in the order of ids."""
     return {id_: number for number, id_ in enumerate(sorted({entry["id"] for entry in entries}), start=1)}
 
 
 def _ground_truth(dataset: Mapping, image_number: Mapping, category_number: Mapping) -> hotcoco.COCO:
-    """What evaluation needs of the dataset, with numbers for ids."""
+    """Convert the parts of the dataset that evaluation needs to hotcoco, with consecutive numbers as ids."""
     annotations = []
     for a in dataset.get("annotations", []):
         if a["image_id"] in image_number and a["category_id"] in category_number:
@@ -80,14 +80,14 @@ def _ground_truth(dataset: Mapping, image_number: Mapping, category_number: Mapp
 
 
 def _columns(predictions: Sequence[Mapping], image_number: Mapping, category_number: Mapping) -> np.ndarray:
-    """(N, 7) number of the image, box XYWH, score and number of the category: many times faster to hand on than mappings."""
+    """Convert predictions to (N, 7): image number, box (XYWH), score, category number; hotcoco loads this faster than dicts."""
     columns = np.empty((len(predictions), 7))
     try:
         columns[:, 0] = [image_number[p["image_id"]] for p in predictions]
         columns[:, 6] = [category_number[p["category_id"]] for p in predictions]
     except KeyError as error:
         raise UserError(
-            f"predictions are of image or category {error}, which the annotations do not have; use those of the same data"
+            f"predictions are of image or category {error}, which the annotations do not have; use those of the same dataset"
         ) from error
     columns[:, 1:5] = np.reshape([p["bbox"] for p in predictions], (-1, 4))
     columns[:, 5] = [p["score"] for p in predictions]
@@ -104,16 +104,16 @@ def _masks(predictions: Sequence[Mapping]) -> list[Mapping]:
     try:
         return [p["segmentation"] for p in predictions]
     except KeyError as error:
-        raise UserError("predictions have no masks, so the AP of masks cannot be computed; ask for that of boxes") from error
+        raise UserError("predictions have no masks, so mask AP cannot be computed; evaluate only boxes") from error
 
 
 def _scores(precision: np.ndarray, categories: Sequence) -> Scores:
-    """The figures made of precision.
+    """Compute the metrics from precision values.
 
     Args:
-        precision: (10, 101, K, 4) for IoU 0.5, 0.55, …, 0.95, recall 0, 0.01, …, 1, each category, and objects of all sizes,
-            small, medium and large; -1 where there is no ground truth.
-        categories: the ids of the K categories.
+        precision: (10, 101, K, 4) precision at IoU 0.5, 0.55, …, 0.95, recall 0, 0.01, …, 1, for each category, and for
+            objects of all sizes, small, medium and large; -1 without ground truth.
+        categories: ids of the K categories.
     """
     parts = {
         "AP": precision[..., 0],
@@ -127,6 +127,6 @@ def _scores(precision: np.ndarray, categories: Sequence) -> Scores:
 
 
 def _mean_percent(precision: np.ndarray) -> float:
-    """The mean in percent of what there is ground truth for; NaN if there is none."""
+    """Return the mean in percent over the values with ground truth; NaN if there are none."""
     valid = precision[precision > -1]
     return float(np.mean(valid)) * 100 if valid.size else float("nan")

@@ -1,6 +1,6 @@
-"""COCO's average precision, reported as detectron2 reports it.
+"""COCO evaluator with detectron2's interface and a fast computation of average precision.
 
-detectron2 has a fast path of its own, but in its compiled part, which a pure-Python installation does not have.
+detectron2's own fast implementation is part of its compiled extension, which a pure-Python installation lacks.
 """
 
 import itertools
@@ -24,7 +24,7 @@ from flash_internimage.coco_format import contents_of, is_registered_in_code
 from flash_internimage.errors import UserError
 
 from .average_precision import MAX_DETECTIONS, average_precision
-from .record import EVALUATION_FILE, GROUND_TRUTH_FILE, PREDICTIONS_FILE, evaluation_record, read_json, write_json
+from .saved import EVALUATION_FILE, GROUND_TRUTH_FILE, PREDICTIONS_FILE, evaluation_to_json, read_json, write_json
 from .scores import Scores
 
 logger = logging.getLogger(__name__)
@@ -39,19 +39,18 @@ def _category_table(by_name: Mapping[str, float]) -> str:
 
 
 class FastCOCOEvaluator(DatasetEvaluator):
-    """Counterpart of detectron2's ``COCOEvaluator`` with a fast computation of AP that needs nothing compiled in detectron2.
+    """COCO evaluator like detectron2's, with a fast computation of AP that does not need detectron2's compiled extension.
 
-    Masks are kept run-length encoded, never as pixels. Without any prediction AP is 0. A dataset that is registered in code,
-    without an annotation file, is evaluated like any other.
+    Masks are stored as RLE. Without predictions AP is 0. Datasets that are registered in code, without an annotation file, are
+    evaluated like any other.
 
     Args:
         dataset_name: a registered dataset.
-        tasks: of ``"bbox"`` and ``"segm"``; by default ``"bbox"``, and ``"segm"`` if there are masks.
+        tasks: ``"bbox"``, ``"segm"``, or both; by default ``"bbox"``, and ``"segm"`` if the predictions have masks.
         distributed: whether to gather the predictions of all processes.
-        output_dir: folder for ``coco_instances_results.json``, the predictions in COCO's result format, and
-            ``evaluation.json``, the figures (:mod:`.record`). For a dataset without an annotation file, the ground truth in
-            COCO format is written too.
-        max_dets_per_image: limit of detections per image and category; COCO's is 100. The model has a limit of its own.
+        output_dir: folder for ``coco_instances_results.json`` (predictions in COCO's result format) and ``evaluation.json``
+            (metrics, see :mod:`.saved`). The ground truth of a dataset without an annotation file is written, too.
+        max_dets_per_image: limit of detections per category and image; COCO's is 100. The model has its own limit.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class FastCOCOEvaluator(DatasetEvaluator):
         if max_dets_per_image < 1:
             raise UserError(f"FastCOCOEvaluator: max_dets_per_image should be 1 or more, got {max_dets_per_image}")
         if output_dir is not None and comm.is_main_process():
-            os.makedirs(output_dir, exist_ok=True)  # now, so that it does not fail when hours were spent on predictions
+            os.makedirs(output_dir, exist_ok=True)  # fail now rather than after hours of inference
         self._tasks = tasks
         self._distributed = distributed
         self._output_dir = output_dir
@@ -77,7 +76,7 @@ class FastCOCOEvaluator(DatasetEvaluator):
             self._class_of = {category["id"]: category["id"] for category in self._dataset["categories"]}
         else:
             if self._metadata.get("thing_dataset_id_to_contiguous_id") is None:
-                DatasetCatalog.get(dataset_name)  # names and ids of classes are known once a dataset was loaded
+                DatasetCatalog.get(dataset_name)  # loading a dataset sets the names and ids of its classes
             path = PathManager.get_local_path(self._metadata.json_file)
             self._dataset = read_json(Path(path), f"the annotations of dataset {dataset_name}")
             self._class_of = self._metadata.get("thing_dataset_id_to_contiguous_id")
@@ -88,23 +87,23 @@ class FastCOCOEvaluator(DatasetEvaluator):
 
     @property
     def output_dir(self) -> str | None:
-        """Where predictions and figures are written."""
+        """Folder for predictions and metrics; None: they are not written."""
         return self._output_dir
 
     @property
     def class_names(self) -> list[str]:
-        """In the model's order."""
+        """Class names in the model's order."""
         if self._registered_in_code:
             return [category["name"] for category in self._dataset["categories"]]
         return list(self._metadata.thing_classes)
 
     @property
     def class_of(self) -> dict[int, int]:
-        """The model's class of each category id."""
+        """Mapping from category ids to the model's class indices."""
         return dict(self._class_of)
 
     def annotations_of(self, image_id: int) -> list[dict]:
-        """The ground truth of an image, in COCO's format."""
+        """Return the ground truth annotations of an image, in COCO format."""
         return self._annotations_by_image.get(image_id, [])
 
     def reset(self) -> None:
@@ -116,14 +115,14 @@ class FastCOCOEvaluator(DatasetEvaluator):
             self._predictions.append({"image_id": given["image_id"], "instances": instances})
 
     def evaluate(self, img_ids: Sequence[int] | None = None) -> OrderedDict[str, dict[str, float]]:
-        """AP of the predictions seen since ``reset``.
+        """Compute the AP of the predictions processed since ``reset``.
 
         Args:
-            img_ids: images to count; by default all of the dataset.
+            img_ids: images to evaluate; by default all images of the dataset.
 
         Returns:
-            ``{"bbox": {"AP": ..., "AP50": ..., ..., "AP-<class>": ...}, "segm": ...}`` in percent in the main process,
-            empty in the others and for data without annotations.
+            ``{"bbox": {"AP": ..., "AP50": ..., ..., "AP-<class>": ...}, "segm": ...}`` in percent on the main process;
+            empty on the others, and for a dataset without annotations.
         """
         predictions = self._predictions
         if self._distributed:
@@ -145,14 +144,14 @@ class FastCOCOEvaluator(DatasetEvaluator):
         if self._output_dir:
             annotation_file = self._metadata.get("json_file")
             if self._registered_in_code:
-                annotation_file = str(Path(self._output_dir) / GROUND_TRUTH_FILE)
+                annotation_file = os.path.join(self._output_dir, GROUND_TRUTH_FILE)
                 write_json(Path(annotation_file), self._dataset)
-            record = evaluation_record(self._metadata, dataset, scores, annotation_file, self._max_dets_per_image)
-            write_json(Path(self._output_dir) / EVALUATION_FILE, record)
+            saved = evaluation_to_json(self._metadata, dataset, scores, annotation_file, self._max_dets_per_image)
+            write_json(Path(self._output_dir) / EVALUATION_FILE, saved)
         return OrderedDict((task, self._reported(dataset, found, task)) for task, found in scores.items())
 
     def _restricted(self, img_ids: Sequence[int] | None) -> dict:
-        """The annotation file's content, for some images only if asked."""
+        """Return the content of the annotation file, restricted to ``img_ids`` unless they are None."""
         dataset = self._dataset
         if img_ids is None:
             return dataset
@@ -166,12 +165,12 @@ class FastCOCOEvaluator(DatasetEvaluator):
     def _tasks_of(self, results: Sequence[dict]) -> list[str]:
         tasks = list(self._tasks or ["bbox", *(["segm"] if any("segmentation" in r for r in results) else [])])
         if "segm" in tasks and not all(a.get("segmentation") for a in self._dataset["annotations"]):
-            logger.warning("Annotations lack masks, so the AP of masks is not computed")
+            logger.warning("Annotations have no masks, so mask AP is not computed")
             tasks.remove("segm")
         return tasks
 
     def _to_dataset_ids(self, results: list[dict]) -> list[dict]:
-        """Results with the category ids of the annotation file instead of the model's classes.
+        """Replace the model's class indices in results by the category ids of the annotation file.
 
         Raises:
             UserError: the model has predicted a class that the dataset does not have.

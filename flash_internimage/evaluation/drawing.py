@@ -1,4 +1,4 @@
-"""Objects drawn into pictures by detectron2's Visualizer, in the same color for the same class everywhere."""
+"""Visualization of objects with detectron2's Visualizer, with one fixed color per class."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
 
-_LEGIBLE_SIDE = 480  # a picture whose longer side is shorter is enlarged to this, in pixels, so that labels are legible
-_SMALLEST_FONT = 8  # points
-_GAP = 8  # white pixels between two pictures
+_LEGIBLE_SIDE = 480  # pixels to which the longer side of a small image is enlarged, so that labels are legible
+_MIN_FONT_SIZE = 8  # points
+_GAP = 8  # white pixels between two images
 
 
 def class_color(number: int) -> tuple[float, float, float]:
-    """RGB in 0..1. Steps of the golden ratio around the color circle keep the colors of few classes far apart."""
+    """Return the RGB color of a class in 0..1; hues in steps of the golden ratio keep the colors of few classes distinct."""
     return colorsys.hsv_to_rgb((0.08 + number * 0.618034) % 1, 0.75, 1.0)
 
 
 def legible_scale(height: int, width: int) -> float:
-    """How much a picture of this size, in pixels, is enlarged: 1 or more."""
+    """Return the scale factor, 1 or more, at which labels are legible in an image of this size in pixels."""
     return max(1.0, _LEGIBLE_SIDE / max(height, width))
 
 
@@ -36,19 +36,19 @@ def draw_objects(
     masks: Sequence[Any] | None = None,
     scale: float | None = None,
 ) -> np.ndarray:
-    """An image with boxes, labels and masks.
+    """Draw boxes, labels and masks into an image.
 
     Args:
-        image: (H, W, 3) of ``uint8`` in RGB.
-        boxes: (N, 4) XYXY in pixels.
-        classes: of each object, an index into ``names``.
-        names: of the classes.
-        labels: text behind each object's class, such as its score.
-        masks: of each object: a (H, W) array, COCO's polygons or a run-length mask.
-        scale: magnification; None: enough for labels to be legible.
+        image: (H, W, 3) ``uint8`` array in RGB.
+        boxes: (N, 4) boxes, XYXY in pixels.
+        classes: class index of each object.
+        names: class names.
+        labels: text after the class name of each object, such as its score.
+        masks: mask of each object: an (H, W) array, COCO polygons or an RLE.
+        scale: scale factor of the output; None: :func:`legible_scale`.
 
     Returns:
-        (scale · H, scale · W, 3) of ``uint8`` in RGB.
+        (scale · H, scale · W, 3) ``uint8`` array in RGB.
     """
     scale = legible_scale(*image.shape[:2]) if scale is None else scale
     boxes = np.asarray(boxes, dtype=float).reshape(-1, 4)
@@ -62,21 +62,29 @@ def draw_objects(
 
 
 def _write(visualizer: Visualizer, box: np.ndarray, text: str, color: tuple[float, float, float]) -> None:
-    """A label at the upper left corner of a box, or below it where it would hide the object."""
+    """Draw a label at the top left corner of a box, or below the box if the label would cover a small object."""
     height, width, scale = visualizer.output.height, visualizer.output.width, visualizer.output.scale
-    points = max(_SMALLEST_FONT / scale, (height * width) ** 0.5 / 90)
+    points = max(_MIN_FONT_SIZE / scale, (height * width) ** 0.5 / 90)
     x0, y0, _, y1 = box
     is_small = (y1 - y0) < 4 * points
     y = y1 if is_small and y1 < height - 2 * points else y0
-    text = text.replace("$", r"\$")  # it would start a formula
-    pale = tuple(0.4 + 0.6 * part for part in color)  # legible on the black behind it
-    visualizer.draw_text(text, (x0, y), font_size=points, color=pale, horizontal_alignment="left")
+    text = text.replace("$", r"\$")  # matplotlib would parse it as the start of a formula
+    light = tuple(0.4 + 0.6 * part for part in color)  # legible on the black background of the label
+    visualizer.draw_text(text, (x0, y), font_size=points, color=light, horizontal_alignment="left")
 
 
 def draw_instances(
     image: np.ndarray, instances: Instances, names: Sequence[str], min_score: float = 0.0, scale: float | None = None
 ) -> np.ndarray:
-    """What a detector found in an image: the fields ``pred_boxes``, ``pred_classes``, ``scores`` and perhaps ``pred_masks``."""
+    """Draw detections into their image.
+
+    Args:
+        image: (H, W, 3) ``uint8`` array in RGB.
+        instances: with ``pred_boxes``, ``pred_classes``, ``scores`` and, optionally, ``pred_masks``.
+        names: class names.
+        min_score: detections with a lower score are not drawn.
+        scale: scale factor of the output; None: :func:`legible_scale`.
+    """
     kept = instances[instances.scores >= min_score].to("cpu")
     return draw_objects(
         image,
@@ -96,13 +104,15 @@ def draw_annotations(
     class_of: Mapping[int, int] | None = None,
     scale: float | None = None,
 ) -> np.ndarray:
-    """Objects in COCO's format, of the ground truth or (with ``score``) of predictions, drawn into their image.
+    """Draw COCO annotations, or predictions in COCO's result format, into their image.
 
     Args:
-        annotations: with ``bbox`` (XYWH in pixels, unless ``bbox_mode`` says otherwise), ``category_id`` and, perhaps,
+        image: (H, W, 3) ``uint8`` array in RGB.
+        annotations: with ``bbox`` (XYWH in pixels, unless ``bbox_mode`` is set), ``category_id`` and, optionally,
             ``segmentation``, ``score`` and ``iscrowd``.
-        names: of the classes.
-        class_of: the class of each category id; None: the ids are the classes.
+        names: class names.
+        class_of: mapping from category ids to class indices; None: they are equal.
+        scale: scale factor of the output; None: :func:`legible_scale`.
     """
     boxes = [BoxMode.convert(list(a["bbox"]), a.get("bbox_mode", BoxMode.XYWH_ABS), BoxMode.XYXY_ABS) for a in annotations]
     classes = [a["category_id"] if class_of is None else class_of[a["category_id"]] for a in annotations]
@@ -119,20 +129,20 @@ def draw_annotations(
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Two pictures of one height as one, with a white gap between them."""
+    """Join two images of the same height horizontally, with a white gap."""
     gap = np.full((left.shape[0], _GAP, 3), 255, dtype=np.uint8)
     return np.concatenate([left, gap, right], axis=1)
 
 
-def grid(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures (H, W, 3) of any sizes on a white page, in about as many rows as columns."""
-    columns = math.ceil(math.sqrt(len(pictures)))
-    rows = math.ceil(len(pictures) / columns)
-    height, width = (max(picture.shape[axis] for picture in pictures) + _GAP for axis in (0, 1))
+def grid(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrange (H, W, 3) images of any sizes in a nearly square grid on a white background."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    height, width = (max(image.shape[axis] for image in images) + _GAP for axis in (0, 1))
     page = np.full((rows * height - _GAP, columns * width - _GAP, 3), 255, dtype=np.uint8)
-    for number, picture in enumerate(pictures):
+    for number, image in enumerate(images):
         top, left = number // columns * height, number % columns * width
-        page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+        page[top : top + image.shape[0], left : left + image.shape[1]] = image
     return page
 
 

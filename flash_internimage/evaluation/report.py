@@ -1,7 +1,7 @@
-"""An evaluation as one web page that needs nothing else: ``report.html``.
+"""Report of an evaluation as a single self-contained web page, ``report.html``.
 
-It is made of the files that an evaluation leaves (:mod:`.record`, predictions) and of the dataset's annotations and images,
-so that it can be made at any time after.
+It is generated from the files of a saved evaluation (:mod:`.saved`) and the annotations and images of the dataset, so that it
+can be made at any time after the evaluation.
 """
 
 from __future__ import annotations
@@ -21,32 +21,36 @@ from flash_internimage.files import write_atomically
 
 from . import report_figures as figures
 from .average_precision import MAX_DETECTIONS
-from .record import PREDICTIONS_FILE, read_json, read_predictions, read_record, scores_of
-from .report_matching import MATCH_IOU, Boxes, Kind, Matches, confusion, match
-from .report_pictures import Mistakes, count_mistakes, draw_mistakes, worst
+from .report_images import Mistakes, count_mistakes, draw_mistakes, worst
+from .report_matching import MATCH_IOU, NEAR_IOU, Boxes, Kind, Matches, confusion, match
+from .saved import PREDICTIONS_FILE, read_evaluation, read_json, read_predictions, scores_of
 from .scores import METRICS, TASK_NAMES, Scores
 
 REPORT_FILE = "report.html"
-_MOST_CONFUSIONS = 15
+_MAX_CONFUSIONS = 15
 _KINDS = {
-    Kind.CORRECT: "right",
-    Kind.WRONG_CLASS: "wrong class, on an object nothing else found",
-    Kind.DUPLICATE: "on an object that was found already",
-    Kind.BADLY_PLACED: "badly placed on an object of its class",
-    Kind.BACKGROUND: "on no object of its class",
-    Kind.IGNORED: "in a crowd region, not counted",
+    Kind.CORRECT: "correct",
+    Kind.WRONG_CLASS: "wrong class: on an object of another class that has no correct detection",
+    Kind.DUPLICATE: "duplicate: on an object that a better detection is matched to",
+    Kind.POOR_LOCALIZATION: f"poor localization: IoU {NEAR_IOU:g} to {MATCH_IOU:g} with an object of its class",
+    Kind.BACKGROUND: "background: on no object of its class",
+    Kind.IGNORED: "ignored: in a crowd region",
 }
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """What a report is about.
+class Evaluation:
+    """Contents of a saved evaluation and of its dataset.
 
     Attributes:
-        names: of the classes.
-        files: of the images, in the order of their numbers.
-        num_objects: of each class, without crowd regions.
-        max_dets_per_image: the evaluation's limit of detections per image and class.
+        dataset: name of the dataset.
+        names: class names.
+        files: image files; their order defines the image numbers.
+        num_objects: number of objects of each class, without crowd regions.
+        scores: scores by task.
+        detections: detections of all images.
+        objects: ground truth of all images.
+        max_dets_per_image: limit of detections per class and image in the computation of AP.
     """
 
     dataset: str
@@ -66,61 +70,57 @@ def write_report(
     config: str | None = None,
     environment: str | None = None,
     min_score: float = 0.5,
-    num_pictures: int = 6,
+    num_images: int = 6,
 ) -> None:
-    """Write the page for an evaluation.
+    """Write the report of an evaluation.
 
     Args:
         evaluation: the output folder of the run, or the folder with ``evaluation.json``.
         target: the file to write.
-        config: of the run, as text.
-        environment: in which it ran, as text.
-        min_score: detections below it do not count, but for AP and in the curves over all scores.
-        num_pictures: how many images with missed objects are shown, and how many with wrong detections.
+        config: config of the run, as text; None if unavailable.
+        environment: versions and hardware of the run, as text; None if unavailable.
+        min_score: score threshold of the detections, except for AP and the curves over all scores.
+        num_images: number of images to show with missed objects, and with incorrect detections.
 
     Raises:
-        UserError: the folder holds no evaluation, or its files do not fit each other or the annotations.
+        UserError: the folder contains no evaluation, or its files do not match each other or the annotations.
     """
     data = load(evaluation)
     matches = match(data.detections, data.objects, len(data.files), min_score)
     page = _template().render(
-        **_figures_section(data),
+        **_metrics_section(data),
         **_matches_section(data, matches, min_score),
-        pictures=_pictures_section(data, matches, num_pictures),
+        image_sections=_image_sections(data, matches, num_images),
         config=config,
         environment=environment,
     )
     write_atomically(target, lambda path: path.write_text(page, encoding="utf-8"))
 
 
-def load(evaluation: str | os.PathLike[str]) -> Evaluated:
-    """Read the record and the predictions of an evaluation, and the annotations that the record names.
+def load(evaluation: str | os.PathLike[str]) -> Evaluation:
+    """Load a saved evaluation, its predictions and the annotations of its dataset.
 
     Raises:
-        UserError: one of them is missing or broken.
+        UserError: one of the files is missing or invalid.
     """
-    record, folder = read_record(evaluation)
-    if record["annotation_file"] is None:
-        raise UserError(f"{folder}: the dataset {record['dataset']} has no annotation file, so there is nothing to report")
-    truth = read_json(Path(record["annotation_file"]), "the annotations of the evaluated dataset")
+    saved, folder = read_evaluation(evaluation)
+    if saved["annotation_file"] is None:
+        raise UserError(f"{folder}: the dataset {saved['dataset']} has no annotation file, so there is nothing to report")
+    truth = read_json(Path(saved["annotation_file"]), "the annotations of the evaluated dataset")
     predictions = read_predictions(folder / PREDICTIONS_FILE)
     image_number = {image["id"]: i for i, image in enumerate(truth["images"])}
-    class_number = {category["id"]: k for k, category in enumerate(record["categories"])}
-    root = Path(record["image_root"] or "")
-    return Evaluated(
-        dataset=record["dataset"],
-        names=[category["name"] for category in record["categories"]],
+    class_number = {category["id"]: k for k, category in enumerate(saved["categories"])}
+    root = Path(saved["image_root"] or "")
+    return Evaluation(
+        dataset=saved["dataset"],
+        names=[category["name"] for category in saved["categories"]],
         files=[root / image["file_name"] for image in truth["images"]],
-        num_objects=np.array([category["objects"] for category in record["categories"]]),
-        scores={task: scores_of(found) for task, found in record["tasks"].items()},
-        detections=Boxes.of(predictions, image_number, class_number),
-        objects=Boxes.of(
-            # The AP leaves out annotations of images that are not listed, too.
-            [a for a in truth["annotations"] if a["image_id"] in image_number],
-            image_number,
-            class_number,
-        ),
-        max_dets_per_image=record.get("max_dets_per_image", MAX_DETECTIONS),  # records of earlier versions lack it
+        num_objects=np.array([category["objects"] for category in saved["categories"]]),
+        scores={task: scores_of(found) for task, found in saved["tasks"].items()},
+        detections=Boxes.from_coco(predictions, image_number, class_number),
+        # AP ignores the annotations of images that are not listed, too.
+        objects=Boxes.from_coco([a for a in truth["annotations"] if a["image_id"] in image_number], image_number, class_number),
+        max_dets_per_image=saved.get("max_dets_per_image", MAX_DETECTIONS),  # evaluations of earlier versions lack it
     )
 
 
@@ -130,8 +130,8 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html.jinja")
 
 
-def _figures_section(data: Evaluated) -> dict[str, Any]:
-    """COCO's figures: the head of the page, the table and the curves."""
+def _metrics_section(data: Evaluation) -> dict[str, Any]:
+    """Return the template variables for COCO's metrics: heading, table and precision-recall curves."""
     everything = [found.metrics for found in data.scores.values()]
     rows = [_ap_row("all", int(data.num_objects.sum()), everything)]
     ids = list(next(iter(data.scores.values())).by_category)
@@ -151,23 +151,23 @@ def _ap_row(name: str, objects: int, metrics: Sequence[Mapping[str, float]]) -> 
     return {"name": name, "objects": f"{objects:,}", "cells": cells}
 
 
-def _matches_section(data: Evaluated, matches: Matches, min_score: float) -> dict[str, Any]:
-    """What counts from a lowest score on."""
+def _matches_section(data: Evaluation, matches: Matches, min_score: float) -> dict[str, Any]:
+    """Return the template variables for the detections above the score threshold."""
     single = ~data.objects.crowd
     judged = matches.kind != Kind.IGNORED
     correct = matches.kind == Kind.CORRECT
     counts = confusion(data.detections, data.objects, matches, len(data.names))
-    by_kind = np.bincount(matches.kind[matches.counted], minlength=len(Kind))
+    by_kind = np.bincount(matches.kind[matches.above_threshold], minlength=len(Kind))
     num_judged = by_kind.sum() - by_kind[Kind.IGNORED]
-    recall = _share(matches.found[single].sum(), single.sum())
+    recall = _percent(matches.detected[single].sum(), single.sum())
     tiles = [(f"{found.metrics['AP']:.1f}", f"{TASK_NAMES[task]} AP") for task, found in data.scores.items()]
     tiles += [
-        (recall, f"of objects found, at score {min_score:g}"),
-        (_share(by_kind[Kind.CORRECT], num_judged), "of detections right"),
+        (recall, f"recall at score {min_score:g}"),
+        (_percent(by_kind[Kind.CORRECT], num_judged), f"precision at score {min_score:g}"),
     ]
     return {
         "subtitle": f"{len(data.files):,} images, {single.sum():,} objects of {len(data.names)} classes, "
-        f"{len(data.detections):,} detections. AP counts up to {data.max_dets_per_image:,} detections of a class in an image.",
+        f"{len(data.detections):,} detections. AP uses up to {data.max_dets_per_image:,} detections per class and image.",
         "tiles": [{"value": value, "name": name} for value, name in tiles],
         "threshold": f"{min_score:g}",
         "match_iou": f"{MATCH_IOU:g}",
@@ -180,7 +180,7 @@ def _matches_section(data: Evaluated, matches: Matches, min_score: float) -> dic
             {
                 "name": name,
                 "count": f"{by_kind[kind]:,}",
-                "share": "" if kind == Kind.IGNORED else _share(by_kind[kind], num_judged),
+                "share": "" if kind == Kind.IGNORED else _percent(by_kind[kind], num_judged),
             }
             for kind, name in _KINDS.items()
         ],
@@ -188,32 +188,35 @@ def _matches_section(data: Evaluated, matches: Matches, min_score: float) -> dic
 
 
 def _confusions(counts: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Pairs of different classes, the most frequent first."""
+    """Return the most frequent confusions between two classes."""
     counts = counts * (1 - np.eye(len(counts), dtype=np.int64))
-    order = np.argsort(-counts, axis=None, kind="stable")[:_MOST_CONFUSIONS]
+    order = np.argsort(-counts, axis=None, kind="stable")[:_MAX_CONFUSIONS]
     pairs = zip(*np.unravel_index(order, counts.shape), strict=True)
     return [{"object": names[i], "detected": names[j], "count": f"{counts[i, j]:,}"} for i, j in pairs if counts[i, j]]
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.0f} %" if whole else "–"
+def _percent(part: int, total: int) -> str:
+    return f"{100 * part / total:.0f} %" if total else "–"
 
 
-def _pictures_section(data: Evaluated, matches: Matches, number: int) -> list[dict[str, Any]]:
+def _image_sections(data: Evaluation, matches: Matches, number: int) -> list[dict[str, Any]]:
     mistakes = count_mistakes(data.detections, data.objects, matches, len(data.files))
-    by_missed, by_wrong = worst(mistakes, number)
+    by_missed, by_incorrect = worst(mistakes, number)
     return [
-        {"title": "Images with most missed objects", "figures": [_picture(data, matches, m) for m in by_missed]},
-        {"title": "Other images with most wrong detections", "figures": [_picture(data, matches, m) for m in by_wrong]},
+        {"title": "Images with the most missed objects", "figures": [_figure(data, matches, m) for m in by_missed]},
+        {
+            "title": "Other images with the most incorrect detections",
+            "figures": [_figure(data, matches, m) for m in by_incorrect],
+        },
     ]
 
 
-def _picture(data: Evaluated, matches: Matches, mistakes: Mistakes) -> dict[str, Any]:
+def _figure(data: Evaluation, matches: Matches, mistakes: Mistakes) -> dict[str, Any]:
     file = data.files[mistakes.image]
     objects = int((data.objects.image[~data.objects.crowd] == mistakes.image).sum())
-    caption = f"{mistakes.missed} of {objects} objects missed, {mistakes.wrong} wrong detections"
+    caption = f"{mistakes.missed} of {objects} objects missed, {mistakes.incorrect} incorrect detections"
     try:
         url = draw_mistakes(file, mistakes.image, data.detections, data.objects, matches, data.names)
-    except (OSError, ValueError) as error:  # a report on another machine has no images, but all the rest
+    except (OSError, ValueError) as error:  # the images may be missing, for example on another machine
         url, caption = None, f"{caption}; the image cannot be shown ({error})"
     return {"url": url, "name": file.name, "caption": caption}

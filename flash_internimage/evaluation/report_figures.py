@@ -1,4 +1,4 @@
-"""The report's charts, as SVG images that an HTML page can hold."""
+"""Charts of the report, as SVG images in data URLs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from .scores import TASK_NAMES, Scores
 
-_FEW = 10  # classes that can be told apart in one chart
-_LABELLED = 25  # classes whose names and counts fit into the confusion matrix
+_MAX_CURVES = 10  # classes that can be distinguished in one chart
+_MAX_LABELS = 25  # classes whose names and counts fit into the confusion matrix
 _GOOD, _BAD, _NEUTRAL = "#2a7f62", "#c8553d", "#44546a"
 _STYLE = {
     "font.size": 10,
@@ -25,22 +25,22 @@ _STYLE = {
     "grid.color": "#e4e7eb",
     "axes.edgecolor": "#9aa5b1",
     "axes.axisbelow": True,
-    "svg.hashsalt": "report",  # equal charts have equal bytes
+    "svg.hashsalt": "report",  # makes the SVG files reproducible
 }
 
 
 def data_url(contents: bytes, kind: str) -> str:
-    """An address that holds the contents of a file of this MIME type itself."""
+    """Encode the contents of a file of MIME type ``kind`` as a data URL."""
     return f"data:{kind};base64,{base64.b64encode(contents).decode('ascii')}"
 
 
 def precision_recall(scores: Mapping[str, Scores], names: Sequence[str]) -> str:
-    """Precision over recall, one chart a task: at two overlaps and for their mean; of single classes if they are few."""
+    """Precision-recall curves, one chart per task: at IoU 0.5, 0.75 and averaged; for each class if there are few."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.2 * len(scores), 4.2), layout="constrained")
         recall = np.linspace(0, 100, 101)
         for axes, (task, found) in zip(np.atleast_1d(figure.subplots(1, len(scores))), scores.items(), strict=True):
-            if len(names) <= _FEW:
+            if len(names) <= _MAX_CURVES:
                 for k, name in enumerate(names):
                     color = matplotlib.colormaps["tab10"](k)
                     axes.plot(recall, found.precision[0, :, k], color=color, linewidth=1, label=f"{_plain(name)}, IoU 0.5")
@@ -55,27 +55,27 @@ def precision_recall(scores: Mapping[str, Scores], names: Sequence[str]) -> str:
 
 
 def thresholds(correct: np.ndarray, score: np.ndarray, num_objects: int, chosen: float) -> str:
-    """Precision and recall over the lowest score that counts.
+    """Precision and recall as functions of the score threshold.
 
     Args:
-        correct: (N,) whether each detection is.
-        score: (N,) of each.
-        num_objects: that there are to be found.
-        chosen: the lowest score in the rest of the report.
+        correct: (N,) whether each detection is correct.
+        score: (N,) score of each detection.
+        num_objects: number of ground truth objects.
+        chosen: score threshold of the rest of the report.
     """
     order = np.argsort(-score, kind="stable")
     hits = np.concatenate([[0], np.cumsum(correct[order])])
     lowest = np.linspace(0, 1, 401)
-    number = np.searchsorted(-score[order], -lowest, side="right")  # detections that count
+    number = np.searchsorted(-score[order], -lowest, side="right")  # detections at or above the threshold
     precision = np.where(number > 0, 100 * hits[number] / np.maximum(number, 1), np.nan)
     recall = 100 * hits[number] / max(num_objects, 1)
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.2, 3.6), layout="constrained")
         axes = figure.subplots()
-        axes.plot(lowest, precision, color=_GOOD, linewidth=2, label="precision: share of detections that are right")
-        axes.plot(lowest, recall, color=_BAD, linewidth=2, label="recall: share of objects that are found")
-        axes.axvline(chosen, color=_NEUTRAL, linestyle=":", label=f"{chosen:g}, used below")
-        axes.set(xlabel="lowest score that counts", xlim=(0, 1))
+        axes.plot(lowest, precision, color=_GOOD, linewidth=2, label="precision: fraction of detections that are correct")
+        axes.plot(lowest, recall, color=_BAD, linewidth=2, label="recall: fraction of objects that are detected")
+        axes.axvline(chosen, color=_NEUTRAL, linestyle=":", label=f"{chosen:g}, used in this report")
+        axes.set(xlabel="score threshold", xlim=(0, 1))
         axes.set_ylim(0, 103)
         axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
         axes.legend(fontsize=8, loc="lower center", framealpha=0.9)
@@ -83,7 +83,7 @@ def thresholds(correct: np.ndarray, score: np.ndarray, num_objects: int, chosen:
 
 
 def score_histogram(correct: np.ndarray, score: np.ndarray) -> str:
-    """How many detections, right and wrong, have which score; on a logarithmic scale, because low scores are many."""
+    """Histogram of the scores of correct and incorrect detections, on a logarithmic scale because most scores are low."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.2, 3.6), layout="constrained")
         axes = figure.subplots()
@@ -93,7 +93,7 @@ def score_histogram(correct: np.ndarray, score: np.ndarray) -> str:
             bins,
             stacked=True,
             color=[_GOOD, _BAD],
-            label=["right", "wrong"],
+            label=["correct", "incorrect"],
             log=len(score) > 0,
         )
         axes.set(xlabel="score", ylabel="detections", xlim=(0, 1))
@@ -102,16 +102,16 @@ def score_histogram(correct: np.ndarray, score: np.ndarray) -> str:
 
 
 def iou_histogram(best_iou: np.ndarray) -> str:
-    """How well objects are covered by the best detection of their class; those without any are left out.
+    """Histogram of the IoU of each object with the best detection of its class; objects without one are omitted.
 
     Args:
-        best_iou: (T,) for each object.
+        best_iou: (T,) IoU for each object.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.2, 3.6), layout="constrained")
         axes = figure.subplots()
         axes.hist(best_iou[best_iou > 0], np.linspace(0, 1, 41), color=_NEUTRAL)
-        axes.axvline(0.5, color=_BAD, linestyle=":", label="found from here on")
+        axes.axvline(0.5, color=_BAD, linestyle=":", label="threshold for a match")
         axes.set(xlabel="IoU with the best detection of its class", ylabel="objects", xlim=(0, 1))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize=8)
@@ -119,37 +119,38 @@ def iou_histogram(best_iou: np.ndarray) -> str:
 
 
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> str:
-    """For each class what its objects were taken for, in shares of its objects.
+    """Confusion matrix, normalized over the objects of each class.
 
     Args:
-        counts: (K + 1, K + 1), from :func:`.report_matching.confusion`.
+        counts: (K + 1, K + 1) counts from :func:`.report_matching.confusion`.
+        names: class names.
     """
-    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    labeled = len(names) <= _LABELLED
+    percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    labeled = len(names) <= _MAX_LABELS
     side = 2.6 + 0.55 * len(counts) if labeled else 11
     with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
         figure = Figure(figsize=(side + 1, side), layout="compressed")
         axes = figure.subplots()
-        drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-        rows = [*map(_plain, names), "no object"]
+        drawn = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+        rows = [*map(_plain, names), "background"]
         columns = [*map(_plain, names), "missed"]
         size = 9 if labeled else 5
         axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=size)
         axes.set_yticks(range(len(rows)), rows, fontsize=size)
-        axes.set(xlabel="detected as", ylabel="object")
+        axes.set(xlabel="detected as", ylabel="ground truth")
         if labeled:
             for (i, j), count in np.ndenumerate(counts):
                 if count:
                     axes.text(
-                        j, i, str(count), ha="center", va="center", fontsize=8, color="white" if shares[i, j] > 55 else "black"
+                        j, i, str(count), ha="center", va="center", fontsize=8, color="white" if percent[i, j] > 55 else "black"
                     )
         bar = figure.colorbar(drawn, ax=axes, fraction=0.04, format=PercentFormatter(decimals=0))
-        bar.set_label("share of the row")
+        bar.set_label("fraction of the row")
         return _svg(figure)
 
 
 def _mean_of_classes(precision: np.ndarray) -> np.ndarray:
-    """(10, 101) mean over the classes that have objects; NaN where there are none."""
+    """Return the (10, 101) mean over the classes with ground truth; NaN if there are none."""
     present = ~np.isnan(precision).all(axis=(0, 1))
     return precision[:, :, present].mean(axis=2) if present.any() else np.full(precision.shape[:2], np.nan)
 
@@ -161,7 +162,7 @@ def _percent_axes(axes: Axes) -> None:
 
 
 def _plain(name: str) -> str:
-    """A name as text: a dollar sign would start a formula, a leading underscore hide it from a legend."""
+    """Escape a name for matplotlib: a dollar sign starts a formula, a leading underscore hides it from the legend."""
     return name.replace("$", r"\$").lstrip("_") or "_"
 
 

@@ -1,4 +1,4 @@
-"""Which detections are right, and what is wrong with the others: boxes matched to ground truth, image by image."""
+"""Matching of detections to ground truth boxes, and classification of the errors."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ import pycocotools.mask as mask_util
 
 from flash_internimage.errors import UserError
 
-MATCH_IOU = 0.5  # boxes that overlap as much are of the same object
-NEAR_IOU = 0.1  # boxes that overlap as much, but less than that, are badly placed rather than of nothing
+MATCH_IOU = 0.5  # minimum IoU of a match
+NEAR_IOU = 0.1  # minimum IoU of a poorly localized detection; below it is background
 
 
 class Kind(IntEnum):
-    """What a detection is."""
+    """Outcome of a detection: correct, or the kind of error."""
 
     CORRECT = 0
-    WRONG_CLASS = 1  # on an object of another class that nothing else found
-    DUPLICATE = 2  # on an object of its class that a better detection has found already
-    BADLY_PLACED = 3  # near an object of its class
-    BACKGROUND = 4  # on nothing
-    IGNORED = 5  # within a crowd region of its class: neither right nor wrong
+    WRONG_CLASS = 1  # on an object of another class that has no correct detection
+    DUPLICATE = 2  # on an object of its class that a better detection is matched to
+    POOR_LOCALIZATION = 3  # IoU between NEAR_IOU and MATCH_IOU with an object of its class
+    BACKGROUND = 4  # on no object of its class
+    IGNORED = 5  # in a crowd region of its class: neither correct nor an error
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """Objects or detections of a dataset, in columns.
+    """Objects or detections of a dataset, as arrays.
 
     Attributes:
-        image: (N,) number of the image of each.
-        category: (N,) number of its class.
-        box: (N, 4) XYWH in pixels.
-        score: (N,), of detections; 1 for objects.
+        image: (N,) image number.
+        category: (N,) class index.
+        box: (N, 4) box, XYWH in pixels.
+        score: (N,) score of a detection; 1 for objects.
         crowd: (N,) whether it is a crowd region.
     """
 
@@ -46,17 +46,18 @@ class Boxes:
     crowd: np.ndarray
 
     @classmethod
-    def of(
+    def from_coco(
         cls, entries: Sequence[Mapping[str, Any]], image_number: Mapping[int, int], class_number: Mapping[int, int]
     ) -> Boxes:
-        """Columns of annotations or predictions in COCO's format.
+        """Convert annotations or predictions in COCO format.
 
         Args:
-            image_number: the number of each image id.
-            class_number: the number of each category id.
+            entries: annotations, or predictions in COCO's result format.
+            image_number: image id -> image number.
+            class_number: category id -> class index.
 
         Raises:
-            UserError: an entry is of an image or a category that is not there.
+            UserError: an entry has an image id or a category id without a number.
         """
         try:
             image = np.array([image_number[e["image_id"]] for e in entries], dtype=np.int64)
@@ -64,7 +65,7 @@ class Boxes:
         except KeyError as error:
             raise UserError(
                 f"a prediction or annotation names image or category {error}, which the annotations do not list; "
-                "use predictions and annotations of the same data"
+                "use predictions and annotations of the same dataset"
             ) from error
         return cls(
             image,
@@ -80,42 +81,45 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Matches:
-    """What became of D detections and T objects, at a lowest score.
+    """Result of matching D detections to T objects at a score threshold.
 
     Attributes:
-        kind: (D,) a :class:`Kind` for each detection. Below the lowest score only whether it would be correct counts.
-        object: (D,) the number of the object that a correct detection, or one of a wrong class, is matched to; else -1.
-        counted: (D,) whether the score reaches the lowest.
-        found: (T,) whether a counted detection of its class is matched to the object.
-        taken_for: (T,) the class of the counted detection of a wrong class that is matched to the object; else -1.
-        best_iou: (T,) largest overlap of the object with a counted detection of its class.
+        kind: (D,) :class:`Kind` of each detection. Below the threshold it only distinguishes correct detections from others.
+        object: (D,) index of the object that a correct or wrong-class detection is matched to; otherwise -1.
+        above_threshold: (D,) whether the score of the detection is at or above the threshold.
+        detected: (T,) whether a detection of its class above the threshold is matched to the object.
+        confused_with: (T,) class of the wrong-class detection above the threshold that is matched to the object; otherwise -1.
+        best_iou: (T,) maximum IoU of the object with the detections of its class above the threshold.
     """
 
     kind: np.ndarray
     object: np.ndarray
-    counted: np.ndarray
-    found: np.ndarray
-    taken_for: np.ndarray
+    above_threshold: np.ndarray
+    detected: np.ndarray
+    confused_with: np.ndarray
     best_iou: np.ndarray
 
 
 def match(detections: Boxes, objects: Boxes, num_images: int, min_score: float) -> Matches:
-    """Match boxes as COCO does at an IoU of 0.5, then what is left over across classes.
+    """Match detections to objects of their class as COCO does at IoU 0.5, then the remaining ones across classes.
 
-    By falling score each detection takes the object of its class that it overlaps most and that is still free. Of what is
-    left, detections that count take objects of other classes in the same way.
+    Matching is greedy: in order of descending score, each detection is matched to the unmatched object of its class with the
+    highest IoU. Remaining detections above the threshold are matched to remaining objects of other classes in the same way.
 
     Args:
-        min_score: detections below it do not count, except in curves over all scores.
+        detections: detections of all images.
+        objects: ground truth of all images.
+        num_images: number of images.
+        min_score: score threshold; detections below it are matched only for the curves over all scores.
     """
     kind = np.full(len(detections), Kind.BACKGROUND, dtype=np.int64)
     partner = np.full(len(detections), -1, dtype=np.int64)
-    counted = detections.score >= min_score
-    found = np.zeros(len(objects), dtype=bool)
-    taken_for = np.full(len(objects), -1, dtype=np.int64)
+    above_threshold = detections.score >= min_score
+    detected = np.zeros(len(objects), dtype=bool)
+    confused_with = np.full(len(objects), -1, dtype=np.int64)
     best_iou = np.zeros(len(objects))
-    of_image = zip(_by_image(detections, num_images), _by_image(objects, num_images), strict=True)
-    for d, t in of_image:
+    images = zip(_by_image(detections, num_images), _by_image(objects, num_images), strict=True)
+    for d, t in images:
         if not len(d) or not len(t):
             continue
         d = d[np.argsort(-detections.score[d], kind="stable")]
@@ -126,26 +130,28 @@ def match(detections: Boxes, objects: Boxes, num_images: int, min_score: float) 
         pairs = _greedy(np.where(same & ~crowd, iou, 0))
         for i, j in pairs:
             kind[d[i]], partner[d[i]] = Kind.CORRECT, t[j]
-            found[t[j]] = counted[d[i]]
-        best_iou[t] = np.where(same & counted[d][:, None], iou, 0).max(axis=0)
-        free = (kind[d] != Kind.CORRECT) & (kind[d] != Kind.IGNORED) & counted[d]
-        for i, j in _greedy(np.where(free[:, None] & ~same & ~crowd & ~found[t], iou, 0)):
+            detected[t[j]] = above_threshold[d[i]]
+        best_iou[t] = np.where(same & above_threshold[d][:, None], iou, 0).max(axis=0)
+        free = (kind[d] != Kind.CORRECT) & (kind[d] != Kind.IGNORED) & above_threshold[d]
+        for i, j in _greedy(np.where(free[:, None] & ~same & ~crowd & ~detected[t], iou, 0)):
             kind[d[i]], partner[d[i]] = Kind.WRONG_CLASS, t[j]
-            taken_for[t[j]] = detections.category[d[i]]
-    return Matches(kind, partner, counted, found, taken_for, best_iou)
+            confused_with[t[j]] = detections.category[d[i]]
+    return Matches(kind, partner, above_threshold, detected, confused_with, best_iou)
 
 
 def confusion(detections: Boxes, objects: Boxes, matches: Matches, num_classes: int) -> np.ndarray:
-    """(K + 1, K + 1) counts: a row for each object's class, a column for each detection's.
+    """Compute the (K + 1, K + 1) confusion matrix: rows are the classes of objects, columns those of detections.
 
-    The last column counts objects that were missed, the last row detections on no object. Crowds do not count.
+    The last column contains missed objects, the last row unmatched detections. Crowd regions are excluded.
     """
     counts = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
     single = ~objects.crowd
-    said = np.where(matches.found, objects.category, np.where(matches.taken_for >= 0, matches.taken_for, num_classes))
-    np.add.at(counts, (objects.category[single], said[single]), 1)
-    alone = matches.counted & np.isin(matches.kind, (Kind.DUPLICATE, Kind.BADLY_PLACED, Kind.BACKGROUND))
-    np.add.at(counts, (np.full(alone.sum(), num_classes), detections.category[alone]), 1)
+    missed_or_confused = np.where(matches.confused_with >= 0, matches.confused_with, num_classes)
+    predicted = np.where(matches.detected, objects.category, missed_or_confused)
+    np.add.at(counts, (objects.category[single], predicted[single]), 1)
+    unmatched_kinds = (Kind.DUPLICATE, Kind.POOR_LOCALIZATION, Kind.BACKGROUND)
+    unmatched = matches.above_threshold & np.isin(matches.kind, unmatched_kinds)
+    np.add.at(counts, (np.full(unmatched.sum(), num_classes), detections.category[unmatched]), 1)
     return counts
 
 
@@ -155,16 +161,16 @@ def _by_image(boxes: Boxes, num_images: int) -> list[np.ndarray]:
 
 
 def _kind_of_unmatched(iou: np.ndarray, same: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """(D,) what each detection is if no object is matched to it."""
+    """Return the (D,) kind of each detection in case it is not matched to an object."""
     nearest = np.where(same & ~crowd, iou, 0).max(axis=1)
-    kind = np.where(nearest >= NEAR_IOU, Kind.BADLY_PLACED, Kind.BACKGROUND)
+    kind = np.where(nearest >= NEAR_IOU, Kind.POOR_LOCALIZATION, Kind.BACKGROUND)
     kind[nearest >= MATCH_IOU] = Kind.DUPLICATE
     kind[np.where(same & crowd, iou, 0).max(axis=1) >= MATCH_IOU] = Kind.IGNORED
     return kind
 
 
 def _greedy(iou: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of rows and columns that overlap enough: row by row the best column that is free, each once."""
+    """Match rows to columns greedily: each row, in order, gets the free column with the highest IoU of at least MATCH_IOU."""
     rows, columns = np.nonzero(iou >= MATCH_IOU)
     order = np.lexsort((-iou[rows, columns], rows))
     taken_rows: set[int] = set()

@@ -1,4 +1,4 @@
-"""Detection on images and videos: the ``Predictor``, input sources and written results."""
+"""Inference on images and videos: the ``Predictor``, input sources, and output of detections."""
 
 from .predictor import Predictor
 

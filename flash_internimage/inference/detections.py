@@ -1,4 +1,4 @@
-"""Detections as the contents of a COCO annotation file, with scores."""
+"""Collection of detections in COCO's annotation format, with scores."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from detectron2.structures import Instances
 
 
 def category_ids(names: Sequence[str]) -> list[int]:
-    """Id of each class: COCO's own for COCO's classes, otherwise 1, 2, ….
+    """Return the category id of each class: COCO's ids for COCO's classes, otherwise 1, 2, ….
 
     Args:
-        names: of the classes, in the model's order.
+        names: class names in the model's order.
     """
     coco = MetadataCatalog.get("coco_2017_val")
     if list(names) == list(coco.thing_classes):
@@ -24,10 +24,10 @@ def category_ids(names: Sequence[str]) -> list[int]:
 
 
 class Detections:
-    """Collects the detections of images, or of frames of videos.
+    """Collects the detections of images and video frames.
 
     Args:
-        names: of the classes, in the model's order.
+        names: class names in the model's order.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -38,16 +38,17 @@ class Detections:
 
     @property
     def number_of_objects(self) -> int:
-        """In all images so far."""
+        """Number of objects collected so far."""
         return len(self._annotations)
 
     def add(self, file_name: str, instances: Instances, drawn: str, frame: int | None = None) -> None:
-        """What was found in an image, or in a frame of a video.
+        """Add the detections of an image or a video frame.
 
         Args:
-            file_name: of the image or video.
-            drawn: name of the picture or video that shows the detections.
-            frame: its number in the video, from 0.
+            file_name: file of the image or video.
+            instances: detections in it.
+            drawn: file name of the visualization.
+            frame: index of the frame in the video, from 0; None for an image.
         """
         image_id = len(self._images) + 1
         height, width = instances.image_size
@@ -66,5 +67,5 @@ class Detections:
             )
 
     def as_coco(self) -> dict[str, list[dict[str, Any]]]:
-        """``images``, ``annotations`` (boxes XYWH in pixels, masks as run lengths, scores) and ``categories``."""
+        """Return ``images``, ``annotations`` (boxes XYWH in pixels, masks as RLE, scores) and ``categories``."""
         return {"images": self._images, "annotations": self._annotations, "categories": self._categories}

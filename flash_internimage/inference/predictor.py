@@ -1,4 +1,4 @@
-"""A trained detector as a function of images: ``Predictor("mask_rcnn_flash_intern_image_t_fpn_1x_coco")("street.jpg")``."""
+"""Predictor for images and image files: ``Predictor("mask_rcnn_flash_intern_image_t_fpn_1x_coco")("street.jpg")``."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from flash_internimage.images import read_rgb, to_rgb
 from flash_internimage.solver.ema import ema_of_run
 
 ImageLike = np.ndarray | str | os.PathLike[str] | Image.Image
-"""(H, W, 3) of ``uint8`` in RGB, the path of a file, or what PIL has opened."""
+"""(H, W, 3) ``uint8`` array in RGB, path of an image file, or PIL image."""
 
 
 class Predictor:
-    """Finds objects in images, prepared as in evaluation.
+    """Detects objects in images with a trained model; images are preprocessed as in evaluation.
 
     Args:
-        config: a published detector's name (``model_zoo.list()``), a config file (``.py``, or the ``config.yaml`` of a run),
-            or a config that is loaded already; it is not changed.
-        checkpoint: what to load: a file, ``hf://…`` or ``https://…``. None: the published one of a name, fetched on first
-            use, or a config's ``train.init_checkpoint``.
-        min_score: detections below it are left out. A higher one saves the time and memory of their masks.
-        device: "cpu", "cuda", …; None: the config's ``train.device``, by default the GPU where there is one.
+        config: name of a published detector (``model_zoo.list()``), config file (``.py``, or the ``config.yaml`` of a run),
+            or loaded config, which is not modified.
+        checkpoint: checkpoint to load: a file, ``hf://…`` or ``https://…``. None: the published checkpoint for a name,
+            downloaded on first use, or ``train.init_checkpoint`` of a config.
+        min_score: score threshold of detections. A higher one saves the time and memory for their masks.
+        device: "cpu", "cuda", …; None: ``train.device`` of the config, by default the GPU if there is one.
 
     Attributes:
-        class_names: name of each class: the checkpoint's, which keeps those it was trained with; else COCO's, if there are
-            as many; else "class 0", "class 1", ….
+        class_names: class names stored in the checkpoint; if it has none, COCO's if their number is that of the model,
+            otherwise "class 0", "class 1", ….
         model: the detector, in evaluation mode.
 
     Raises:
-        UserError: no such name or device, or the config is wrong.
-        CheckpointError: the checkpoint cannot be fetched or read, or is not of this model.
+        UserError: the name or the device does not exist, or the config is invalid.
+        CheckpointError: the checkpoint cannot be downloaded or read, or does not match the model.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Predictor:
         mapper = instantiate(cfg.dataloader.test.mapper)
         if not isinstance(mapper, TestMapper):
             raise UserError(
-                f"Predictor: dataloader.test.mapper should be a TestMapper, which can map an image without a file, got "
+                f"Predictor: dataloader.test.mapper should be a TestMapper, which can resize an image without a file, got "
                 f"{type(mapper).__name__}"
             )
         self._mapper = mapper
@@ -83,20 +83,20 @@ class Predictor:
         self.class_names: list[str] = names if names is not None else _class_names(num_classes)
 
     def __call__(self, images: ImageLike | Iterable[ImageLike]) -> dict[str, Any] | list[dict[str, Any]]:
-        """Detect objects, in one image after the other.
+        """Detect objects in an image, or in several images one by one.
 
         Args:
-            images: one image, or any iterable of them. Arrays are (H, W, 3) of ``uint8`` in **RGB** (OpenCV's are BGR: give
-                ``image[..., ::-1]``), or (N, H, W, 3). Files and PIL images are turned upright by their EXIF orientation.
+            images: an image, or an iterable of images. Arrays are (H, W, 3) ``uint8`` in **RGB** (for OpenCV's BGR pass
+                ``image[..., ::-1]``), or (N, H, W, 3). The EXIF orientation of files and PIL images is applied.
 
         Returns:
-            For one image what detectron2's models give, ``{"instances": Instances}``, on the CPU, by falling score:
-            ``pred_boxes`` (XYXY in pixels of the image as given), ``scores``, ``pred_classes`` (index into
-            ``class_names``) and, if the model finds masks, ``pred_masks``. For several a list of these.
+            For one image ``{"instances": Instances}``, as detectron2's models return it, on the CPU and sorted by descending
+            score: ``pred_boxes`` (XYXY in pixels of the input image), ``scores``, ``pred_classes`` (indices into
+            ``class_names``) and, if the model predicts masks, ``pred_masks``. For several images a list of these dicts.
 
         Raises:
             OSError: a file cannot be opened.
-            UserError: a file is no image, or an array is of another shape or type.
+            UserError: a file is not an image, or an array has another shape or dtype.
         """
         if isinstance(images, np.ndarray) and images.ndim == 4:
             images = list(images)
@@ -122,12 +122,12 @@ def _load(config: str | os.PathLike[str] | DictConfig) -> DictConfig:
 
 
 def _fit_to_classes_of(checkpoint: str, model: DictConfig) -> list[str] | None:
-    """Give a model's config the number of classes that its checkpoint was trained with, and return their names.
+    """Set the number of classes in a model's config to that of its checkpoint; return their names, None if it has none.
 
-    A config is often used with data of one's own, which sets the number when a run starts; the checkpoint knows it.
+    With a custom dataset a run sets the number of classes when it starts, so that the config file has another number.
     """
     if not checkpoint:
-        return None  # Checkpointer says what to do
+        return None  # Checkpointer raises the error
     path = PathManager.get_local_path(checkpoint)
     names = read_checkpoint(path).get("classes")
     if names is None:
@@ -143,11 +143,11 @@ def _class_names(number: int) -> list[str]:
 
 
 def _raise_score_thresholds(model: torch.nn.Module, min_score: float) -> None:
-    """Let the model's parts drop detections below ``min_score`` themselves.
+    """Raise the score thresholds inside the model to ``min_score``, so that it does not compute masks for lower scores.
 
-    Suppression and the limit to the best go by falling score, so that this changes nothing above it.
+    This does not change the other detections, because NMS and the maximum number of detections go by descending score.
     """
-    just_below = min_score - 1e-6  # they keep what is above their thresholds, here the threshold itself counts too
+    just_below = min_score - 1e-6  # the model's thresholds are exclusive, min_score is inclusive
     for module in model.modules():
         if hasattr(module, "test_score_thresh"):
             module.test_score_thresh = max(module.test_score_thresh, just_below)
@@ -159,10 +159,10 @@ def _to_array(image: ImageLike) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
         return read_rgb(image)
     if not isinstance(image, np.ndarray):
-        raise UserError(f"Predictor: an image should be an array, a path or a PIL image, got a {type(image).__name__}")
+        raise UserError(f"Predictor: an image should be an array, a path or a PIL image, got {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise UserError(
-            f"Predictor: an array should be of shape (height, width, 3) and dtype uint8, in RGB, got {image.shape} of "
-            f"{image.dtype}"
+            f"Predictor: an array should have shape (height, width, 3) and dtype uint8, in RGB, got shape {image.shape} and "
+            f"dtype {image.dtype}"
         )
     return image

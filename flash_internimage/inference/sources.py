@@ -1,4 +1,4 @@
-"""What the demo looks at: images and videos, from files, folders, patterns and standard input."""
+"""Input sources for inference: images and videos from files, folders, glob patterns and standard input."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Source:
     """One image or video.
 
     Attributes:
-        path: of the file, or "-" for standard input.
-        name: for the file that is made of it, without suffix; no two sources have the same.
+        path: path of the file, or "-" for standard input.
+        name: unique stem for the output file.
     """
 
     path: str
@@ -29,30 +29,30 @@ class Source:
 
     @property
     def is_video(self) -> bool:
-        """Whether its suffix is a video's."""
+        """Whether the source is a video, according to its suffix."""
         return Path(self.path).suffix.lower() in VIDEO_SUFFIXES
 
 
 def find_sources(inputs: Iterable[str]) -> tuple[list[Source], list[str]]:
-    """The images and videos that ``--input`` names.
+    """Find the images and videos for the inputs of the command line.
 
     Args:
-        inputs: files, which need not exist, for reading them says so; folders, of which the images and videos directly in
-            them are taken; patterns such as ``photos/**/*.jpg``; or "-".
+        inputs: files, whose existence is checked only when they are read; folders, of which the images and videos directly
+            inside are used; glob patterns such as ``photos/**/*.jpg``; or "-" for standard input.
 
     Returns:
-        The sources, and the files of folders that were passed over because their suffix is neither an image's nor a video's.
+        The sources, and the files in folders that were skipped because they do not have the suffix of an image or a video.
 
     Raises:
-        UserError: a folder has no images, or nothing matches a pattern.
+        UserError: a folder contains no images or videos, or no file matches a pattern.
     """
     paths: list[str] = []
-    passed_over: list[str] = []
+    skipped: list[str] = []
     for text in inputs:
         path = Path(text)
         if path.is_dir():
             found, others = _in_folder(path)
-            passed_over += others
+            skipped += others
             if not found:
                 raise UserError(f"--input {text}: no images or videos in this folder ({len(others)} other files)")
         elif text != STDIN and not path.exists() and glob.has_magic(text):
@@ -62,11 +62,11 @@ def find_sources(inputs: Iterable[str]) -> tuple[list[Source], list[str]]:
         else:
             found = [text]
         paths += found
-    return _named(dict.fromkeys(paths)), passed_over
+    return _named(dict.fromkeys(paths)), skipped
 
 
 def _in_folder(folder: Path) -> tuple[list[str], list[str]]:
-    """Images and videos, and other files; hidden ones are neither."""
+    """List the images and videos in a folder, and its other files; hidden files are ignored."""
     known = VIDEO_SUFFIXES | {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     wanted = [str(path) for path in files if path.suffix.lower() in known]
@@ -74,13 +74,13 @@ def _in_folder(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _named(paths: Iterable[str]) -> list[Source]:
-    """Sources with the stems of their paths for names; where that is taken, a number is added."""
+    """Name each source after the stem of its path, with a number appended to duplicates."""
     taken: set[str] = set()
     sources = []
     for path in paths:
         stem = "stdin" if path == STDIN else Path(path).stem
         name, number = stem, 1
-        while name.lower() in taken:  # some file systems do not tell A from a
+        while name.lower() in taken:  # some file systems are case-insensitive
             number += 1
             name = f"{stem}_{number}"
         taken.add(name.lower())

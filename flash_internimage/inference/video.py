@@ -1,4 +1,4 @@
-"""Videos as RGB frames, read and written by OpenCV."""
+"""Reading and writing of videos as RGB frames, with OpenCV."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 
 from flash_internimage.errors import UserError
 
-_FRAMES_PER_SECOND = 25.0  # where the file does not say
+_DEFAULT_FPS = 25.0  # for files without a frame rate
 
 
 class UnreadableVideo(UserError):
-    """A file in which OpenCV finds no frame."""
+    """Raised for a file from which OpenCV cannot read a frame."""
 
 
 class Video:
-    """The frames of a video file.
+    """Iterable over the frames of a video file.
 
     Attributes:
-        frames_per_second: as the file says.
-        length: number of frames as the file says, which need not be right; 0: unknown.
+        frames_per_second: frame rate according to the file.
+        length: number of frames according to the file, which may be wrong; 0 if unknown.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        UnreadableVideo: OpenCV finds no frame in it.
+        FileNotFoundError: the file does not exist.
+        UnreadableVideo: OpenCV cannot read a frame from it.
     """
 
     def __init__(self, path: str) -> None:
@@ -36,13 +36,13 @@ class Video:
         self._capture = cv2.VideoCapture(path)
         found, self._first = self._capture.read()
         if not found:
-            raise UnreadableVideo(f"{path}: not a readable video (OpenCV finds no frame in it)")
+            raise UnreadableVideo(f"{path}: not a readable video (OpenCV cannot read a frame from it)")
         rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.frames_per_second = rate if math.isfinite(rate) and rate > 0 else _FRAMES_PER_SECOND
+        self.frames_per_second = rate if math.isfinite(rate) and rate > 0 else _DEFAULT_FPS
         self.length = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Each frame once, as (H, W, 3) of ``uint8`` in RGB."""
+        """Yield each frame once, as an (H, W, 3) ``uint8`` array in RGB."""
         found, frame = True, self._first
         while found:
             yield np.ascontiguousarray(frame[..., ::-1])
@@ -51,10 +51,10 @@ class Video:
 
 
 def write_video(path: Path, frames: Iterator[np.ndarray], frames_per_second: float) -> None:
-    """Write frames, (H, W, 3) of ``uint8`` in RGB and all of one size, as an MP4 file.
+    """Write frames, (H, W, 3) ``uint8`` arrays in RGB of the same size, to an MP4 file.
 
     Raises:
-        RuntimeError: OpenCV was built without a writer of such files.
+        UserError: OpenCV was built without support for writing MP4 files.
     """
     writer: cv2.VideoWriter | None = None
     for frame in frames:

@@ -1,4 +1,4 @@
-"""Published detectors by name: ``model_zoo.get("mask_rcnn_flash_intern_image_t_fpn_1x_coco", trained=True)``."""
+"""Model zoo of the published detectors: ``model_zoo.get("mask_rcnn_flash_intern_image_t_fpn_1x_coco", trained=True)``."""
 
 from .zoo import get, get_checkpoint, get_config, list
 

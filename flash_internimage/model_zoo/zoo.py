@@ -1,4 +1,4 @@
-"""The published detectors by name: their configs, checkpoints and models."""
+"""Configs, checkpoints and models of the published detectors, by name."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ REPOSITORY = "hf://OpenGVLab/DCNv4"
 
 
 def config_folder() -> Path:
-    """Where the configs are: beside this file in an installed package, at the top of a checkout."""
+    """Return the folder of the configs: beside this file in an installed package, at the top level of a checkout."""
     installed = Path(__file__).parent / "configs"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "configs"
 
 
 def list() -> builtins.list[str]:
-    """Names of the published detectors."""
+    """List the names of the published detectors."""
     return sorted(path.stem for path in (config_folder() / "coco").glob("*_coco.py"))
 
 
 def get_config(name: str) -> DictConfig:
-    """The LazyConfig of a detector.
+    """Load the LazyConfig of a detector.
 
     Args:
         name: one of :func:`list`, or the stem of another file in ``configs/``.
 
     Raises:
-        UserError: there is no such config; the message names the nearest.
+        UserError: there is no config of that name; the message suggests similar names.
     """
     paths = {path.stem: path for path in config_folder().glob("*/*.py") if path.parent.name != "common"}
     if name not in paths:
@@ -44,29 +44,29 @@ def get_config(name: str) -> DictConfig:
 
 
 def get_checkpoint(name: str) -> str:
-    """The path ``hf://…`` of a published detector's checkpoint; no network is used.
+    """Return the ``hf://…`` path of a published detector's checkpoint, without downloading it.
 
     Raises:
-        UserError: no detector of that name was published; the message names the nearest.
+        UserError: there is no published detector of that name; the message suggests similar names.
     """
     if name not in list():
         near = difflib.get_close_matches(name, list(), cutoff=0.5) or list()
         raise UserError(f"model zoo: no published checkpoint for {name!r}; did you mean {' or '.join(near)}?")
-    # The files write "internimage" where some of the configs write "intern_image".
+    # The names of the checkpoint files have "internimage" where some configs have "intern_image".
     return f"{REPOSITORY}/{name.replace('intern_image', 'internimage')}.pth"
 
 
 def get(name: str, trained: bool = False) -> nn.Module:
-    """A detector on the CPU, to be called with detectron2's list of dicts.
+    """Build a detector on the CPU, with detectron2's input and output formats.
 
     Args:
         name: as for :func:`get_config`.
-        trained: load the published checkpoint, fetched on first use, and return the model in evaluation mode; otherwise
-            the weights are random, and the model is in training mode.
+        trained: whether to load the published checkpoint, downloaded on first use, and return the model in evaluation mode;
+            otherwise the model has random weights and is in training mode.
 
     Raises:
-        UserError: no such name.
-        CheckpointError: the checkpoint cannot be fetched or read.
+        UserError: there is no detector of that name.
+        CheckpointError: the checkpoint cannot be downloaded or read.
     """
     checkpoint = get_checkpoint(name) if trained else None
     model = instantiate(get_config(name).model)

@@ -24,7 +24,7 @@ def test_no_predictions(run_tool, evaluated, tmp_path):
     arguments = ["--dataset", "shapes_val", "--output", tmp_path / "pictures"]
     code, _, err = run_tool("draw_detections", *arguments, "--predictions", tmp_path / "none.json")
     assert code == 1
-    assert "none.json: should hold the predictions of an evaluation" in err
+    assert "none.json: should contain the predictions of an evaluation" in err
     assert not list(tmp_path.iterdir())
 
 

@@ -43,7 +43,7 @@ def refused(train_net, tmp_path):
         ),
         pytest.param(TINY, ["train.max_itr=3"], "did you mean train.max_iter?", id="key"),
         pytest.param(COCO, ["model.backbone.bottom_up.drop_path=0.3"], "bottom_up.drop_path_rate?", id="argument of the model"),
-        pytest.param(TINY, ["train.max_iter=many"], "expected a value like 8 (a whole number)", id="type"),
+        pytest.param(TINY, ["train.max_iter=many"], "expected a value like 8 (an integer)", id="type"),
         pytest.param(TINY, ["train.amp.enabled=true", "train.amp.dtype=fp16"], "use train.amp.dtype=bf16", id="fp16 on a CPU"),
         pytest.param(TINY, ["train.accumulation_steps=5"], "expected 1 to 4", id="more parts than images"),
         pytest.param(TINY, ["train.device=cuda:99"], "train.device=cuda:99: process 0", id="GPU that is not there"),

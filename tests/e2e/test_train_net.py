@@ -165,7 +165,7 @@ def test_everything_a_step_can_do_at_once(train_net, arguments, tmp_path):
         f"train.output_dir={tmp_path}",
     )
     assert done.returncode == 0, done.stderr
-    assert "Scaled from 4 to 2 images a step: rate 0.0005, 4 iterations, warm-up 4" in done.stdout
+    assert "Scaled from 4 to 2 images per step: learning rate 0.0005, 4 iterations, warm-up 4" in done.stdout
     checkpoint = load(tmp_path / "model_final.pth")
     assert checkpoint["iteration"] == 3
     assert any(not torch.equal(checkpoint["ema"][f"module.{name}"], value) for name, value in checkpoint["model"].items())

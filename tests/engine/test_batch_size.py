@@ -1,4 +1,4 @@
-"""A recipe at another batch size."""
+"""Scaling of a recipe to another batch size."""
 
 import logging
 
@@ -29,47 +29,47 @@ def schedule(cfg):
     )
 
 
-def test_published_size_changes_nothing(cfg, caplog):
+def test_reference_batch_size_changes_nothing(cfg, caplog):
     fit_to_batch_size(cfg, 4)
     assert schedule(cfg) == (0.1, 1000, 100, 100, 50)
     assert caplog.text == ""
 
 
-def test_rate_and_schedule_follow(cfg, caplog):
+def test_learning_rate_and_schedule_are_scaled(cfg, caplog):
     cfg.dataloader.train.total_batch_size = 4
     with caplog.at_level(logging.INFO, logger="flash_internimage"):
         fit_to_batch_size(cfg, 1)
     assert schedule(cfg) == (0.025, 4000, 400, 400, 200)
     assert instantiate(cfg.lr_multiplier).milestones == [3000]
     assert (
-        "Scaled from 16 to 4 images a step: rate 0.025, 4000 iterations, warm-up 200, "
-        "instead of rate 0.1, 1000 iterations, warm-up 50"
+        "Scaled from 16 to 4 images per step: learning rate 0.025, 4000 iterations, warm-up 200, "
+        "instead of learning rate 0.1, 1000 iterations, warm-up 50"
     ) in caplog.text
 
 
-def test_the_saved_config_is_not_scaled_twice(cfg):
+def test_saved_config_is_not_scaled_twice(cfg):
     cfg.dataloader.train.total_batch_size = 32
     for _ in range(2):
         fit_to_batch_size(cfg, 1)
     assert schedule(cfg) == (0.2, 500, 50, 50, 25)
 
 
-def test_without_the_switch_it_is_only_told(cfg, caplog):
+def test_without_scaling_there_is_a_warning(cfg, caplog):
     cfg.train.scale_to_batch_size = False
     cfg.dataloader.train.total_batch_size = 4
     fit_to_batch_size(cfg, 1)
     assert schedule(cfg) == (0.1, 1000, 100, 100, 50)
-    assert "recipe is for 16 images a step, this run has 4; train.scale_to_batch_size=true" in caplog.text
+    assert "recipe is for 16 images per step, this run has 4; train.scale_to_batch_size=true" in caplog.text
 
 
-def test_a_schedule_in_shares_of_the_run_needs_no_change(cfg):
+def test_relative_schedule_is_not_scaled(cfg):
     del cfg.lr_multiplier.warmup_iters
     cfg.dataloader.train.total_batch_size = 4
     fit_to_batch_size(cfg, 1)
     assert (cfg.optimizer.lr, cfg.train.max_iter) == (0.025, 4000)
 
 
-def test_evaluation_only_at_the_end_stays_so(cfg):
+def test_eval_period_of_zero_is_kept(cfg):
     cfg.train.eval_period = 0
     cfg.dataloader.train.total_batch_size = 4
     fit_to_batch_size(cfg, 1)
@@ -81,11 +81,11 @@ def test_evaluation_only_at_the_end_stays_so(cfg):
     [
         (16, 3, 1, "total_batch_size=16: expected a multiple of the 3 processes"),
         (0, 1, 1, "total_batch_size=0: expected a multiple"),
-        (16, 4, 5, "accumulation_steps=5: expected 1 to 4, the images a process has in a step"),
+        (16, 4, 5, "accumulation_steps=5: expected 1 to 4, the number of images per process and step"),
         (16, 4, 0, "accumulation_steps=0: expected 1 to 4"),
     ],
 )
-def test_what_cannot_be_shared_out_is_refused(cfg, size, world_size, parts, message):
+def test_indivisible_batch_is_rejected(cfg, size, world_size, parts, message):
     cfg.dataloader.train.total_batch_size = size
     cfg.train.accumulation_steps = parts
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Class names beside the weights."""
+"""Class names in checkpoints."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from flash_internimage.checkpoint import Checkpointer, read_checkpoint
 from flash_internimage.engine.classes import ClassNames, require_same_classes
 
 
-def test_names_are_in_the_checkpoint_and_checked_when_it_is_loaded(tmp_path):
+def test_names_are_saved_in_the_checkpoint_and_compared_on_load(tmp_path):
     model = torch.nn.Linear(1, 1)
     Checkpointer(model, str(tmp_path), classes=ClassNames(["cat", "dog"])).save("model")
     path = str(tmp_path / "model.pth")
@@ -17,12 +17,12 @@ def test_names_are_in_the_checkpoint_and_checked_when_it_is_loaded(tmp_path):
         Checkpointer(model, classes=ClassNames(["cat", "cow"])).load(path)
 
 
-def test_unknown_names_are_not_compared():
+def test_unavailable_names_are_not_compared():
     require_same_classes(None, ["a"])
     require_same_classes(["a"], None)
     require_same_classes(["a"], ["a"])
 
 
-def test_another_number_of_classes_shows_both():
+def test_error_for_another_number_of_classes_shows_both():
     with pytest.raises(ValueError, match=r"it has 6 classes \(0, 1, 2, 3, 4, …\), the data has 1 \(a\)"):
         require_same_classes([str(i) for i in range(6)], ["a"])

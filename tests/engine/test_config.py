@@ -1,4 +1,4 @@
-"""Config files that are not there, do not run, or are not whole."""
+"""Loading of configs, and errors for missing, invalid and incomplete files."""
 
 import builtins
 
@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from flash_internimage.engine.config import load_config
 from flash_internimage.errors import UserError
 
-WHOLE = "model = dict(x=1)\ndataloader = dict()\ntrain = dict(max_iter=5)\noptimizer = dict()\nlr_multiplier = dict()\n"
+COMPLETE = "model = dict(x=1)\ndataloader = dict()\ntrain = dict(max_iter=5)\noptimizer = dict()\nlr_multiplier = dict()\n"
 
 
 @pytest.fixture
@@ -22,18 +22,18 @@ def write(tmp_path):
 
 
 def test_config_loads_with_overrides(write):
-    assert load_config(write("a.py", WHOLE), ["train.max_iter=7"]).train.max_iter == 7
+    assert load_config(write("a.py", COMPLETE), ["train.max_iter=7"]).train.max_iter == 7
 
 
 def test_saved_yaml_loads_again(write):
-    cfg = load_config(write("a.py", WHOLE), ["train.max_iter=7"])
+    cfg = load_config(write("a.py", COMPLETE), ["train.max_iter=7"])
     assert load_config(write("b.yaml", OmegaConf.to_yaml(cfg))) == cfg
 
 
 def test_evaluation_needs_no_optimizer(write):
     path = write("a.py", "model = dict()\ndataloader = dict()\ntrain = dict()\n")
     assert list(load_config(path, eval_only=True)) == ["model", "dataloader", "train"]
-    with pytest.raises(ValueError, match="defines no optimizer, no lr_multiplier; is it a part of a config"):
+    with pytest.raises(ValueError, match="defines no optimizer, no lr_multiplier; is it only a part of a config"):
         load_config(path)
 
 
@@ -46,9 +46,9 @@ def test_evaluation_needs_no_optimizer(write):
         ("something_else_entirely.py", r"no such file$"),
     ],
 )
-def test_missing_config_names_the_nearest(write, tmp_path, monkeypatch, name, message):
-    write("coco/mask_rcnn.py", WHOLE)
-    write("coco/cascade.py", WHOLE)
+def test_error_for_a_missing_config_suggests_similar_names(write, tmp_path, monkeypatch, name, message):
+    write("coco/mask_rcnn.py", COMPLETE)
+    write("coco/cascade.py", COMPLETE)
     with pytest.raises(UserError, match=message):
         load_config(str(tmp_path / "coco" / name))
 
@@ -62,7 +62,7 @@ def test_missing_config_names_the_nearest(write, tmp_path, monkeypatch, name, me
         pytest.param("from .broken import train\n", r"broken.py:2: ZeroDivisionError", id="broken parent"),
     ],
 )
-def test_config_that_does_not_run_names_its_line(write, text, message):
+def test_error_in_a_config_names_its_line(write, text, message):
     original_import = builtins.__import__
     write("broken.py", "train = dict()\ntrain.x = 1 / 0\n")
     with pytest.raises(ValueError, match=message):
@@ -70,12 +70,12 @@ def test_config_that_does_not_run_names_its_line(write, text, message):
     assert builtins.__import__ is original_import
 
 
-def test_other_files_are_refused(write):
+def test_other_file_types_are_rejected(write):
     with pytest.raises(ValueError, match=r"notes.md: expected a .py or .yaml file"):
         load_config(write("notes.md", ""))
 
 
-def test_broken_yaml_is_one_line(write):
+def test_error_for_invalid_yaml_is_one_line(write):
     with pytest.raises(ValueError, match="bad.yaml: ParserError") as info:
         load_config(write("bad.yaml", "a: [1\nb: 2"))
     assert "\n" not in str(info.value)

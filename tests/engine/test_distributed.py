@@ -1,4 +1,4 @@
-"""Where a process stands, from what torchrun, SLURM and the command line say. Real processes are started in tests/e2e."""
+"""Ranks and devices from torchrun, SLURM and the command line; tests/e2e starts real processes."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ SLURM = {
 }
 
 
-def test_a_plain_shell_has_no_process():
+def test_no_launcher():
     assert from_environment({"PATH": "/bin"}) is None
 
 
@@ -29,16 +29,16 @@ def test_slurm():
     assert from_environment(SLURM) == Process(9, 16, 1, 8, "tcp://gpu03:15007")
 
 
-def test_slurm_step_of_a_part_of_the_job():
+def test_slurm_step_with_fewer_tasks_than_the_job():
     step = {**SLURM, "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NODELIST": "x7"}
     assert from_environment({**step, "SLURM_LOCALID": "3"}) == Process(3, 4, 3, 4, "tcp://x7:15007")
 
 
-def test_torchrun_inside_slurm_comes_first():
+def test_torchrun_takes_precedence_over_slurm():
     assert from_environment({**SLURM, **TORCHRUN}).init_method == "env://"
 
 
-def test_address_given_by_hand_comes_first():
+def test_explicit_address_takes_precedence():
     assert from_environment({**SLURM, "MASTER_ADDR": "head", "MASTER_PORT": "77"}).init_method == "tcp://head:77"
 
 
@@ -56,7 +56,7 @@ def test_first_host(nodes, host):
     assert first_host(nodes) == host
 
 
-def test_broken_environment_names_its_variable():
+def test_error_for_an_invalid_environment_names_the_variable():
     with pytest.raises(ValueError, match="environment variable LOCAL_RANK: expected a number.*got None"):
         from_environment({"RANK": "1", "WORLD_SIZE": "2"})
     with pytest.raises(ValueError, match="environment variable RANK: expected a number.*got 'x'"):
@@ -74,15 +74,15 @@ def no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def test_auto_is_the_gpu_of_the_process(two_gpus):
+def test_auto_is_the_gpu_with_the_local_rank(two_gpus):
     assert resolve_device("auto", local_rank=1) == torch.device("cuda", 1)
 
 
-def test_auto_is_the_cpu_where_there_is_no_gpu(no_gpu):
+def test_auto_is_the_cpu_without_a_gpu(no_gpu):
     assert resolve_device("auto", local_rank=1) == torch.device("cpu")
 
 
-def test_a_gpu_that_is_not_there(no_gpu):
+def test_missing_gpu(no_gpu):
     with pytest.raises(ValueError, match="train.device=cuda: process 0 of this machine needs GPU 0, PyTorch sees 0"):
         resolve_device("cuda")
 
@@ -103,13 +103,13 @@ def plain_environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_one_process_runs_here(plain_environment):
+def test_single_process_is_not_spawned(plain_environment):
     called = []
     launch(lambda device, *args: called.append((device, args)), ("a", 1), device="cpu")
     assert called == [(torch.device("cpu"), ("a", 1))]
 
 
-def test_flags_describe_the_processes_of_this_machine(plain_environment, monkeypatch):
+def test_flags_determine_the_processes_of_this_machine(plain_environment, monkeypatch):
     started = []
     monkeypatch.setattr(distributed.mp, "spawn", lambda function, args, nprocs: started.append((args[0], nprocs)))
     launch(print, (), device="cpu", num_processes=2, num_machines=3, machine_rank=1, dist_url="tcp://h:1")
@@ -123,6 +123,6 @@ def test_flags_describe_the_processes_of_this_machine(plain_environment, monkeyp
         ({"num_machines": 2, "machine_rank": 2}, "--machine-rank 2: expected 0 to 1, for --num-machines 2"),
     ],
 )
-def test_flags_that_do_not_fit(plain_environment, flags, message):
+def test_inconsistent_flags(plain_environment, flags, message):
     with pytest.raises(ValueError, match=message):
         launch(print, (), device="cpu", **flags)

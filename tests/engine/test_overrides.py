@@ -1,4 +1,4 @@
-"""Overrides: what is set, and what each mistake is told."""
+"""Config overrides: values that are set, and error messages."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from flash_internimage.engine.overrides import apply_overrides, convert
 
 
 def layer(channels, kernel_size=3, bias=True, norm=None, scale: float = 1.0):
-    """Something for a config to describe."""
+    """A callable for a config section to instantiate."""
     return torch.nn.Identity()
 
 
@@ -36,21 +36,21 @@ def cfg():
 @pytest.mark.parametrize(
     ("override", "key", "value"),
     [
-        pytest.param("train.max_iter=20", "train.max_iter", 20, id="whole number"),
-        pytest.param("train.max_iter=2e3", "train.max_iter", 2000, id="whole number written as 2e3"),
-        pytest.param("train.rate=1", "train.rate", 1.0, id="whole number for a number"),
-        pytest.param("train.amp.enabled=true", "train.amp.enabled", True, id="switch"),
-        pytest.param("train.output_dir=2024", "train.output_dir", "2024", id="digits for a text stay text"),
+        pytest.param("train.max_iter=20", "train.max_iter", 20, id="integer"),
+        pytest.param("train.max_iter=2e3", "train.max_iter", 2000, id="integer written as 2e3"),
+        pytest.param("train.rate=1", "train.rate", 1.0, id="integer for a float"),
+        pytest.param("train.amp.enabled=true", "train.amp.enabled", True, id="boolean"),
+        pytest.param("train.output_dir=2024", "train.output_dir", "2024", id="digits for a string"),
         pytest.param("train.output_dir=/my data/a (1), b", "train.output_dir", "/my data/a (1), b", id="path with punctuation"),
-        pytest.param("train.checkpoint=hf://a/b/c.pth", "train.checkpoint", "hf://a/b/c.pth", id="null takes any"),
-        pytest.param("train.output_dir=null", "train.output_dir", None, id="text may be left out"),
+        pytest.param("train.checkpoint=hf://a/b/c.pth", "train.checkpoint", "hf://a/b/c.pth", id="string for null"),
+        pytest.param("train.output_dir=null", "train.output_dir", None, id="null for a string"),
         pytest.param("train.steps=[1,2,3]", "train.steps", [1, 2, 3], id="list of another length"),
-        pytest.param("train.steps=[0.5]", "train.steps", [0.5], id="numbers in a list of whole numbers"),
+        pytest.param("train.steps=[0.5]", "train.steps", [0.5], id="floats in a list of integers"),
         pytest.param("train.stages.1.depth=3", "train.stages.1.depth", 3, id="element of a list"),
         pytest.param("train.amp={enabled:true}", "train.amp", {"enabled": True, "dtype": "bf16"}, id="part of a section"),
         pytest.param("train.max_iter=${train.size}", "train.max_iter", 5, id="reference to another key"),
         pytest.param("model.kernel_size=7", "model.kernel_size", 7, id="value in place of a reference"),
-        pytest.param("model.bias=false", "model.bias", False, id="argument that the config leaves out"),
+        pytest.param("model.bias=false", "model.bias", False, id="argument that the config does not set"),
         pytest.param("model.norm=LN", "model.norm", "LN", id="argument without a default value"),
     ],
 )
@@ -73,13 +73,13 @@ def test_override_is_set(cfg, override, key, value):
         ("train.amp={enabld:true}", r"did you mean train.amp.enabled\?"),
         ("train.rate.x=3", r"'train.rate' is not a section but 0.5 \(a number\)"),
         ("train.stages.2.depth=3", r"'train.stages' is a list of 2, with keys 0 to 1"),
-        ("train.max_iter=abc", r"'train.max_iter': expected a value like 100 \(a whole number\), got 'abc' \(text\)"),
-        ("train.max_iter=1.5", r"expected a value like 100 \(a whole number\), got 1.5 \(a number\)"),
-        ("train.max_iter=true", r"expected a value like 100 \(a whole number\), got true \(a switch"),
-        ("train.max_iter=null", r"expected a value like 100 \(a whole number\), got null"),
+        ("train.max_iter=abc", r"'train.max_iter': expected a value like 100 \(an integer\), got 'abc' \(a string\)"),
+        ("train.max_iter=1.5", r"expected a value like 100 \(an integer\), got 1.5 \(a number\)"),
+        ("train.max_iter=true", r"expected a value like 100 \(an integer\), got true \(a boolean"),
+        ("train.max_iter=null", r"expected a value like 100 \(an integer\), got null"),
         ("train.max_iter=[1]", r"got the list \[1\]"),
-        ("train.amp.enabled=1", r"expected a value like false \(a switch, true or false\), got 1"),
-        ("train.amp.dtype=[bf16]", r"expected a value like 'bf16' \(text\), got the list"),
+        ("train.amp.enabled=1", r"expected a value like false \(a boolean, true or false\), got 1"),
+        ("train.amp.dtype=[bf16]", r"expected a value like 'bf16' \(a string\), got the list"),
         ("train.amp={enabled:3}", r"'train.amp.enabled': expected a value like false"),
         ("train.steps=8", r"expected a value like the list \[8, 11\], got 8"),
         ("train.steps=[a]", r"expected a value like the list \[8, 11\], got the list \['a'\]"),
@@ -90,7 +90,7 @@ def test_override_is_set(cfg, override, key, value):
         ("+train.new=3", r"expected key=value"),
     ],
 )
-def test_mistake_is_told(cfg, override, message):
+def test_invalid_override_is_rejected(cfg, override, message):
     before = OmegaConf.to_container(cfg, resolve=False)
     with pytest.raises(ValueError, match=message):
         apply_overrides(cfg, [override])
@@ -102,7 +102,7 @@ def test_overrides_apply_in_order(cfg):
     assert cfg.model.kernel_size == 2
 
 
-def test_a_callable_is_replaced_by_a_name_only():
+def test_callable_can_only_be_replaced_by_a_name():
     assert convert(layer, "torch.nn.Identity", "torch.nn.Identity") == "torch.nn.Identity"
     cfg = DictConfig({"norm": layer}, flags={"allow_objects": True})
     with pytest.raises(ValueError, match=r"an object\), got 3"):

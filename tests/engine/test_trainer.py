@@ -1,4 +1,4 @@
-"""One step against the same arithmetic written out."""
+"""The training step, compared with the same computation written out."""
 
 import copy
 
@@ -27,7 +27,7 @@ def weights(trainer):
 
 
 class MeanDetector(torch.nn.Module):
-    """A loss that is a mean over images and uses no statistics of the batch, so that parts of it add up."""
+    """A model whose loss is a mean over images without batch statistics, so that micro-batches add up to the batch."""
 
     def __init__(self):
         super().__init__()
@@ -39,7 +39,7 @@ class MeanDetector(torch.nn.Module):
         return {"loss_box": ((self.head(features) - targets) ** 2).mean(), "loss_size": self.head(features).mean()}
 
 
-def test_a_step_is_gradient_descent_on_the_sum_of_losses():
+def test_step_is_gradient_descent_on_the_sum_of_losses():
     trainer = make_trainer(MeanDetector())
     expected = copy.deepcopy(trainer.model)
     sum(expected([image(i) for i in range(4)]).values()).backward()
@@ -49,17 +49,17 @@ def test_a_step_is_gradient_descent_on_the_sum_of_losses():
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
-def test_parts_of_a_batch_give_the_gradient_of_the_whole(parts):
-    whole, accumulated = make_trainer(MeanDetector()), make_trainer(MeanDetector(), accumulation_steps=parts)
-    accumulated.model.load_state_dict(whole.model.state_dict())
-    for trainer in (whole, accumulated):
+def test_micro_batches_give_the_gradient_of_the_batch(parts):
+    full, accumulated = make_trainer(MeanDetector()), make_trainer(MeanDetector(), accumulation_steps=parts)
+    accumulated.model.load_state_dict(full.model.state_dict())
+    for trainer in (full, accumulated):
         trainer.train(0, 3)
-    torch.testing.assert_close(weights(accumulated), weights(whole), rtol=1e-5, atol=1e-7)
-    assert accumulated.storage.history("loss_box").latest() == pytest.approx(whole.storage.history("loss_box").latest())
+    torch.testing.assert_close(weights(accumulated), weights(full), rtol=1e-5, atol=1e-7)
+    assert accumulated.storage.history("loss_box").latest() == pytest.approx(full.storage.history("loss_box").latest())
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, [5]), (2, [2, 3]), (3, [2, 1, 2]), (9, [1, 1, 1, 1, 1])])
-def test_micro_batches_keep_order_and_lose_nothing(count, sizes):
+def test_micro_batches_keep_all_images_in_order(count, sizes):
     parts = micro_batches(list(range(5)), count)
     assert [len(part) for part in parts] == sizes
     assert [image for part in parts for image in part] == list(range(5))
@@ -73,7 +73,7 @@ def test_clipping_limits_the_norm_over_all_parameters():
     assert trainer.storage.history("grad_norm").latest() > 0.01
 
 
-def test_bfloat16_computes_the_forward_pass():
+def test_forward_pass_runs_in_bfloat16():
     seen = []
 
     class Spy(MeanDetector):
@@ -98,7 +98,7 @@ def test_amp_dtype_by_name():
         amp_dtype(False, "int8", CPU)
 
 
-def test_average_follows_every_step():
+def test_average_is_updated_after_every_step():
     class Average:
         steps = 0
 
@@ -112,21 +112,21 @@ def test_average_follows_every_step():
     assert average.steps == 3
 
 
-def test_random_numbers_of_a_step_depend_on_its_iteration_alone():
-    whole = make_trainer(TinyDetector(dropout=0.5))
+def test_random_numbers_of_a_step_depend_on_the_iteration_alone():
+    uninterrupted = make_trainer(TinyDetector(dropout=0.5))
     first = make_trainer(TinyDetector(dropout=0.5))
-    first.model.load_state_dict(whole.model.state_dict())
-    whole.train(0, 6)
+    first.model.load_state_dict(uninterrupted.model.state_dict())
+    uninterrupted.train(0, 6)
     first.train(0, 3)
-    torch.rand(17)  # what happens between two runs changes nothing
+    torch.rand(17)  # random numbers drawn between two runs have no effect
     second = make_trainer(first.model)
     second.data_loader = TinyTrainLoader(4, start_iteration=3)
     second = Trainer(first.model, second.data_loader, first.optimizer, first.options, CPU)
     second.train(3, 6)
-    assert torch.equal(weights(second), weights(whole))
+    assert torch.equal(weights(second), weights(uninterrupted))
 
 
-def test_nan_names_loss_iteration_and_images():
+def test_error_for_nan_names_loss_iteration_and_images():
     trainer = make_trainer(TinyDetector(bad_iteration=1))
     with pytest.raises(UserError) as info:
         trainer.train(0, 4)
@@ -135,7 +135,7 @@ def test_nan_names_loss_iteration_and_images():
     assert "(the other losses: loss_cls 1." in message
 
 
-def test_nan_leaves_the_weights_as_they_were():
+def test_nan_loss_does_not_change_the_weights():
     trainer = make_trainer(TinyDetector(bad_iteration=0))
     before = weights(trainer)
     with pytest.raises(UserError):
@@ -143,16 +143,16 @@ def test_nan_leaves_the_weights_as_they_were():
     assert torch.equal(weights(trainer), before)
 
 
-def test_nan_that_the_model_itself_finds_names_the_images_too():
-    class Refuses(MeanDetector):
+def test_error_for_nan_found_by_the_model_names_the_images():
+    class Raises(MeanDetector):
         def forward(self, batched_inputs):
             raise FloatingPointError("Predicted boxes contain NaN.")
 
     with pytest.raises(UserError, match=r"contain NaN. \(at iteration 0, on the images images/000000.png"):
-        make_trainer(Refuses()).train(0, 1)
+        make_trainer(Raises()).train(0, 1)
 
 
-def test_infinite_gradient_of_a_finite_loss_is_told():
+def test_infinite_gradient_of_a_finite_loss_is_an_error():
     class Steep(MeanDetector):
         def forward(self, batched_inputs):
             losses = super().forward(batched_inputs)
@@ -162,12 +162,12 @@ def test_infinite_gradient_of_a_finite_loss_is_told():
         make_trainer(Steep(), max_grad_norm=1.0).train(0, 1)
 
 
-def test_nan_message_lists_every_bad_loss():
+def test_nan_message_lists_every_loss_that_is_not_finite():
     message = nan_message({"a": float("inf"), "b": 1.0, "c": float("nan")}, 7, "x.jpg", rank=0)
     assert message.startswith("loss not finite: a is inf, c is nan at iteration 7, on the images x.jpg (the other losses: b 1)")
 
 
-def test_a_failed_last_step_is_not_evaluated_and_what_was_measured_is_written(tmp_path):
+def test_failed_last_step_is_not_evaluated_but_metrics_are_written(tmp_path):
     evaluated, finished = [], []
 
     class Finished(HookBase):
@@ -191,7 +191,7 @@ def test_a_failed_last_step_is_not_evaluated_and_what_was_measured_is_written(tm
     assert (evaluated, finished) == ([1], [3])
 
 
-def test_state_holds_the_optimizer_and_the_scaler():
+def test_state_includes_the_optimizer_and_the_grad_scaler():
     trainer = make_trainer()
     trainer.train(0, 2)
     state = trainer.state_dict()
@@ -201,7 +201,7 @@ def test_state_holds_the_optimizer_and_the_scaler():
     assert other.iter == trainer.iter
 
 
-def test_losses_of_the_log_are_those_of_the_model():
+def test_logged_losses_are_those_of_the_model():
     trainer = make_trainer(MeanDetector())
     expected = {name: loss.item() for name, loss in trainer.model([image(i) for i in range(4)]).items()}
     with EventStorage():

@@ -1,4 +1,4 @@
-"""Weights & Biases: what is written where it is installed, and what is said where it is not. A stand-in takes its place."""
+"""The Weights & Biases writer, with a fake ``wandb``, and the error without it."""
 
 import sys
 from types import SimpleNamespace
@@ -10,8 +10,8 @@ from detectron2.utils.events import EventStorage
 from flash_internimage.engine.wandb_writer import WandbWriter
 
 
-class StandIn:
-    """As much of ``wandb`` as is used; it notes what it is given, and refuses steps that go back as the real one does."""
+class FakeWandb:
+    """The used part of ``wandb``: records its calls, and rejects decreasing steps as the real one does."""
 
     def __init__(self):
         self.started, self.logged, self.finished = [], [], 0
@@ -27,22 +27,22 @@ class StandIn:
     def finish(self):
         self.finished += 1
 
-    def Image(self, picture):
-        return picture.shape
+    def Image(self, image):
+        return image.shape
 
 
 @pytest.fixture
 def wandb(monkeypatch):
-    stand_in = StandIn()
-    monkeypatch.setitem(sys.modules, "wandb", stand_in)
-    return stand_in
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
 
 
 def writer(folder, resumed=False):
     return WandbWriter("shapes", "first", {"max_iter": 8}, str(folder), resumed)
 
 
-def test_scalars_and_pictures_once_each(wandb, tmp_path):
+def test_scalars_and_images_are_written_once(wandb, tmp_path):
     written = writer(tmp_path)
     with EventStorage(0) as storage:
         storage.put_scalar("total_loss", 3.0)
@@ -56,7 +56,7 @@ def test_scalars_and_pictures_once_each(wandb, tmp_path):
     assert wandb.finished == 1
 
 
-def test_a_resumed_run_goes_on_under_its_id(wandb, tmp_path):
+def test_resumed_run_keeps_its_id(wandb, tmp_path):
     writer(tmp_path)
     writer(tmp_path, resumed=True)
     writer(tmp_path, resumed=False)

@@ -1,4 +1,4 @@
-"""A detector, a data set and an evaluator of a few lines each, with detectron2's interfaces: what the engine is tested with."""
+"""A minimal detector, data loader and evaluator with detectron2's interfaces, for tests of the engine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import nn
 
 
 class TinyDetector(nn.Module):
-    """One box an image. Dropout and a random target make a step depend on the random numbers it draws."""
+    """A detector with one box per image, whose steps depend on random numbers (dropout and noise on the target)."""
 
     def __init__(self, num_classes: int = 3, width: int = 8, dropout: float = 0.2, bad_iteration: int | None = None) -> None:
         """
         Args:
-            bad_iteration: the training call whose ``loss_box`` is NaN.
+            bad_iteration: index of the training call in which ``loss_box`` is NaN.
         """
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(3, width, 3, 2), nn.BatchNorm2d(width), nn.ReLU(), nn.Dropout(dropout))
@@ -47,7 +47,7 @@ class TinyDetector(nn.Module):
 
 
 def image(index: int) -> dict[str, Any]:
-    """The same image for the same index."""
+    """Return a random image, determined by its index, and its target."""
     generator = torch.Generator().manual_seed(index)
     return {
         "image": torch.rand(3, 16, 16, generator=generator),
@@ -60,7 +60,7 @@ def image(index: int) -> dict[str, Any]:
 
 
 class TinyTrainLoader:
-    """Endless batches, each a function of its number, shared out among the processes."""
+    """Infinite iterable of batches, each a function of the iteration, distributed over the processes."""
 
     def __init__(self, total_batch_size: int, start_iteration: int = 0) -> None:
         self.total_batch_size = total_batch_size
@@ -82,7 +82,7 @@ def tiny_test_loader(count: int = 3) -> list[list[dict[str, Any]]]:
 
 
 class TinyEvaluator(DatasetEvaluator):
-    """AP is the negative distance to the targets: it grows as the model learns."""
+    """Reports the negative distance to the targets as AP, which grows as the model learns."""
 
     def reset(self) -> None:
         self.errors: list[float] = []
@@ -96,5 +96,5 @@ class TinyEvaluator(DatasetEvaluator):
 
 
 def all_parameters(model: nn.Module | None = None) -> list[nn.Parameter]:
-    """The optimizer's parameters in one group."""
+    """Return all parameters as one group of the optimizer."""
     return list(model.parameters())

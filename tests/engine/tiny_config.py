@@ -1,4 +1,4 @@
-"""A run of eight iterations that takes a second."""
+"""A config that trains the tiny detector for eight iterations, which takes a second."""
 
 import torch
 from detectron2.config import LazyCall as L

@@ -1,4 +1,4 @@
-"""An evaluation for all tests of what is made of one."""
+"""A saved evaluation, shared by the tests of reports."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from tests.evaluation.drawn import evaluate_drawn_shapes
 
 @pytest.fixture(scope="session")
 def evaluated(tmp_path_factory):
-    """Output folder of an evaluation, with its data beside it."""
+    """Output folder of an evaluation, beside its dataset."""
     return evaluate_drawn_shapes(tmp_path_factory.mktemp("evaluated"))

@@ -1,4 +1,4 @@
-"""An evaluation of a few drawn shapes, with all that can be wrong in it."""
+"""A saved evaluation of a small shapes dataset with all kinds of mistakes."""
 
 import json
 from pathlib import Path
@@ -8,22 +8,22 @@ from detectron2.data import MetadataCatalog
 
 from flash_internimage.data.shapes import annotation_file, write_split
 from flash_internimage.evaluation.average_precision import average_precision
-from flash_internimage.evaluation.record import EVALUATION_FILE, PREDICTIONS_FILE, evaluation_record, write_json
+from flash_internimage.evaluation.saved import EVALUATION_FILE, PREDICTIONS_FILE, evaluation_to_json, write_json
 
 
 def write_evaluation(folder: Path, annotations: Path, images: Path, predictions: list[dict], name: str) -> None:
-    """The files that an evaluation leaves."""
+    """Write the files of an evaluation."""
     truth = json.loads(annotations.read_text())
     metadata = MetadataCatalog.get(name).set(json_file=str(annotations), image_root=str(images))
     MetadataCatalog.remove(name)
     scores = average_precision(truth, predictions, ("bbox", "segm"))
     folder.mkdir(parents=True)
     write_json(folder / PREDICTIONS_FILE, predictions)
-    write_json(folder / EVALUATION_FILE, evaluation_record(metadata, truth, scores))
+    write_json(folder / EVALUATION_FILE, evaluation_to_json(metadata, truth, scores))
 
 
 def evaluate_drawn_shapes(root: Path) -> Path:
-    """Output folder of an evaluation: every third object is missed, every fourth of another class, some are there twice."""
+    """Write an evaluation in which objects are missed, misclassified or detected twice; return its output folder."""
     write_split(root / "data", "val", 8)
     annotations = annotation_file(root / "data", "val")
     random = np.random.RandomState(0)
@@ -47,7 +47,7 @@ def evaluate_drawn_shapes(root: Path) -> Path:
 
 
 def rle(segmentation, image_id: int, annotations: Path) -> dict:
-    """A segmentation of the ground truth as a run-length mask."""
+    """Encode a segmentation of the ground truth as an RLE."""
     import pycocotools.mask as mask_util
 
     image = next(i for i in json.loads(annotations.read_text())["images"] if i["id"] == image_id)

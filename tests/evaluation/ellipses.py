@@ -1,4 +1,4 @@
-"""Random annotations and predictions of ellipses, with all that COCO's evaluation makes a difference of."""
+"""Random annotations and predictions of ellipses, covering all cases that COCO's evaluation distinguishes."""
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -9,7 +9,7 @@ _CORNERS = np.stack([np.cos(np.arange(20) * np.pi / 10), np.sin(np.arange(20) * 
 
 
 def ellipse(random: np.random.RandomState) -> tuple[np.ndarray, dict]:
-    """Corners and mask of an ellipse of random place and size, small to large in COCO's terms, in two parts at times."""
+    """Return polygons and RLE of an ellipse of random position and size (small to large), sometimes in two parts."""
     center, radii = random.uniform(20, SIDE - 20, 2), np.exp(random.uniform(np.log(4), np.log(75), 2))
     parts = [center + radii * _CORNERS]
     if random.rand() < 0.2:
@@ -23,13 +23,15 @@ def as_text(rle: dict) -> dict:
 
 
 def ground_truth(random: np.random.RandomState, images: int, crowds: float = 0.15) -> dict:
-    """Content of an annotation file with objects of all sizes, crowd regions and images without objects.
+    """Generate the content of an annotation file with objects of all sizes, crowd regions and images without objects.
 
-    Masks are polygons or run-lengths, areas also just those where sizes part; there is no fork. Ids of images have gaps and
-    are in no order.
+    Masks are polygons or RLE, some areas are exactly on the boundary between two sizes, there is no object of the class fork,
+    and image ids are unordered and have gaps.
 
     Args:
-        crowds: share of crowd regions.
+        random: random number generator.
+        images: number of images.
+        crowds: fraction of crowd regions.
     """
     annotations = []
     image_ids = [int(i) for i in random.permutation(10 * images)[:images]]
@@ -53,7 +55,7 @@ def ground_truth(random: np.random.RandomState, images: int, crowds: float = 0.1
 
 
 def mask_of(annotation: dict) -> np.ndarray:
-    """(SIDE, SIDE) pixels of an object of ``ground_truth``."""
+    """Return the (SIDE, SIDE) mask of an annotation of ``ground_truth``."""
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, list):
         segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, SIDE, SIDE))
@@ -61,10 +63,12 @@ def mask_of(annotation: dict) -> np.ndarray:
 
 
 def predictions(random: np.random.RandomState, dataset: dict, digits: int = 2) -> list[dict]:
-    """Objects found more or less well, some twice, some of a wrong class, some that are none; boxes that fit masks or do not.
+    """Generate predictions: displaced, duplicate, misclassified and spurious objects, some with boxes that do not fit the mask.
 
     Args:
-        digits: of scores: the fewer, the more are equal.
+        random: random number generator.
+        dataset: content of the annotation file.
+        digits: decimal digits of the scores; few digits give many ties.
     """
     results = []
     for image in dataset["images"]:
@@ -93,7 +97,7 @@ def predictions(random: np.random.RandomState, dataset: dict, digits: int = 2) -
 
 
 def perfect(dataset: dict) -> list[dict]:
-    """Each object of ``ground_truth``, found."""
+    """Return perfect predictions for ``ground_truth``."""
     keys = ("image_id", "category_id", "bbox")
     return [
         {

@@ -1,4 +1,4 @@
-"""COCO's average precision: equal to pycocotools to the last bit, and sensible where pycocotools fails."""
+"""COCO's average precision: bit-exact with pycocotools, and well-defined where pycocotools fails."""
 
 import copy
 import math
@@ -17,7 +17,7 @@ TASKS = ("bbox", "segm")
 
 
 def by_pycocotools(dataset: dict, results: list[dict], task: str) -> tuple[np.ndarray, np.ndarray]:
-    """AP, AP50, AP75, APs, APm, APl and the precision of each category as the official implementation computes them."""
+    """Compute AP, AP50, AP75, APs, APm, APl and the precision of each category with the official implementation."""
     truth = COCO()
     truth.dataset = copy.deepcopy(dataset)
     truth.createIndex()
@@ -59,7 +59,7 @@ def test_equals_pycocotools(seed, images, crowds, digits):
     assert_equals_pycocotools(dataset, results)
 
 
-def test_equals_pycocotools_with_more_detections_than_count():
+def test_equals_pycocotools_beyond_the_maximum_number_of_detections():
     random = np.random.RandomState(4)
     dataset = ground_truth(random, images=2)
     drawn = [r for _ in range(30) for r in predictions(random, dataset)]
@@ -70,7 +70,7 @@ def test_equals_pycocotools_with_more_detections_than_count():
 
 
 @pytest.mark.parametrize(("rank", "expected"), [(100, 1.0), (101, 0.0)])
-def test_a_hundred_detections_count(rank, expected):
+def test_at_most_a_hundred_detections_are_evaluated(rank, expected):
     box = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20]}
     dataset = {"images": [{"id": 1, "height": 90, "width": 90}], "annotations": [{**box, "id": 1}], "categories": [{"id": 1}]}
     results = [{**box, "bbox": [50, 50, 20, 20], "score": 1 - i / 1000} for i in range(rank - 1)] + [{**box, "score": 0.1}]
@@ -86,7 +86,7 @@ def test_equals_pycocotools_with_annotations_of_other_images_and_categories():
     assert_equals_pycocotools(dataset, results)
 
 
-def test_predictions_of_the_test_are_neither_perfect_nor_useless():
+def test_random_predictions_are_neither_perfect_nor_useless():
     random = np.random.RandomState(0)
     dataset = ground_truth(random, images=40)
     for scores in average_precision(dataset, predictions(random, dataset), TASKS).values():
@@ -94,7 +94,7 @@ def test_predictions_of_the_test_are_neither_perfect_nor_useless():
         assert math.isnan(scores.by_category[9]["AP"])
 
 
-def test_figures_of_a_task_do_not_depend_on_the_others():
+def test_metrics_of_a_task_do_not_depend_on_the_other_tasks():
     random = np.random.RandomState(2)
     dataset = ground_truth(random, images=8)
     results = predictions(random, dataset)
@@ -105,7 +105,7 @@ def test_figures_of_a_task_do_not_depend_on_the_others():
     assert together["bbox"].metrics != together["segm"].metrics
 
 
-def test_annotation_number_zero_counts_as_any_other():
+def test_annotation_with_id_zero_is_evaluated():
     dataset = ground_truth(np.random.RandomState(1), images=3)
     for number, annotation in enumerate(dataset["annotations"]):
         annotation["id"] = number
@@ -113,7 +113,7 @@ def test_annotation_number_zero_counts_as_any_other():
 
 
 @pytest.mark.parametrize("of", [str, lambda id_: id_ - 5], ids=["text", "negative"])
-def test_ids_may_be_anything_that_can_be_sorted(of):
+def test_ids_may_have_any_sortable_type(of):
     dataset = ground_truth(np.random.RandomState(1), images=3)
     results = perfect(dataset)
     for entry in [*dataset["annotations"], *results]:
@@ -122,7 +122,7 @@ def test_ids_may_be_anything_that_can_be_sorted(of):
     assert average_precision(dataset, results, ["segm"])["segm"].metrics["AP"] == pytest.approx(100)
 
 
-def test_area_and_crowd_may_be_left_out():
+def test_area_and_iscrowd_are_optional():
     dataset = ground_truth(np.random.RandomState(1), images=3, crowds=0)
     results = perfect(dataset)
     for annotation in dataset["annotations"]:
@@ -131,7 +131,7 @@ def test_area_and_crowd_may_be_left_out():
     assert metrics["AP"] == metrics["APm"] == pytest.approx(100)
 
 
-def test_inputs_are_not_changed():
+def test_inputs_are_not_modified():
     random = np.random.RandomState(3)
     dataset = ground_truth(random, images=4)
     results = predictions(random, dataset)
@@ -149,7 +149,7 @@ def test_nothing_is_printed(capfd):
 
 @pytest.mark.parametrize("results", ["some", "none"])
 @pytest.mark.parametrize("annotations", [[], None], ids=["an empty list", "no list"])
-def test_without_objects_there_is_no_figure(annotations, results):
+def test_metrics_without_objects_are_nan(annotations, results):
     random = np.random.RandomState(3)
     dataset = ground_truth(random, images=4)
     results = predictions(random, dataset) if results == "some" else []
@@ -170,7 +170,7 @@ def test_without_objects_there_is_no_figure(annotations, results):
     ],
     ids=["image", "category", "score", "masks"],
 )
-def test_predictions_that_do_not_fit_are_told(change, message):
+def test_inconsistent_predictions_are_rejected(change, message):
     dataset = ground_truth(np.random.RandomState(1), images=3)
     results = perfect(dataset)
     results[1].update(change)

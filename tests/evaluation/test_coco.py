@@ -1,4 +1,4 @@
-"""The COCO evaluator: what it makes of a model's outputs, and what it reports and leaves on disk."""
+"""The COCO evaluator: its metrics, and the files that it writes."""
 
 import json
 import math
@@ -12,13 +12,13 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import Boxes, Instances
 
 from flash_internimage.evaluation import FastCOCOEvaluator
-from flash_internimage.evaluation.record import read_record, scores_of
+from flash_internimage.evaluation.saved import read_evaluation, scores_of
 from tests.evaluation.ellipses import SIDE, ground_truth, perfect
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    """A registered dataset, "evaluated", of which the evaluator knows only its annotation file."""
+    """A registered dataset, "evaluated", that consists of an annotation file without images."""
     content = ground_truth(np.random.RandomState(5), images=5)
     file = tmp_path / "annotations.json"
     file.write_text(json.dumps(content))
@@ -29,12 +29,12 @@ def dataset(tmp_path):
 
 
 def image_with_objects(dataset: dict) -> int:
-    """The id of one."""
+    """Return the id of an image with objects."""
     return next(a["image_id"] for a in dataset["annotations"] if not a["iscrowd"])
 
 
 def outputs(dataset: dict, image_id: int, with_masks: bool = True) -> dict:
-    """What a perfect model gives for an image; classes are 7 -> 0, 9 -> 1, 42 -> 2."""
+    """Return the outputs of a perfect model for an image; category ids map to classes as 7 -> 0, 9 -> 1, 42 -> 2."""
     objects = [r for r in perfect(dataset) if r["image_id"] == image_id]
     instances = Instances((SIDE, SIDE))
     boxes = torch.tensor([r["bbox"] for r in objects], dtype=torch.float32).reshape(-1, 4)
@@ -67,15 +67,15 @@ def test_perfect_model(dataset, tmp_path):
     assert len(written) == len(perfect(dataset))
 
 
-def test_the_record_holds_the_figures(dataset, tmp_path):
+def test_saved_evaluation_contains_the_metrics(dataset, tmp_path):
     evaluator = FastCOCOEvaluator("evaluated", output_dir=str(tmp_path / "out" / "inference"))
     results = run(evaluator, dataset)
-    record, folder = read_record(tmp_path / "out")
+    saved, folder = read_evaluation(tmp_path / "out")
     assert folder == tmp_path / "out" / "inference"
-    assert record["num_images"] == 5
-    assert [(c["id"], c["name"]) for c in record["categories"]] == [(7, "spoon"), (9, "fork"), (42, "mug")]
-    assert sum(c["objects"] for c in record["categories"]) == len(perfect(dataset))
-    scores = scores_of(record["tasks"]["segm"])
+    assert saved["num_images"] == 5
+    assert [(c["id"], c["name"]) for c in saved["categories"]] == [(7, "spoon"), (9, "fork"), (42, "mug")]
+    assert sum(c["objects"] for c in saved["categories"]) == len(perfect(dataset))
+    scores = scores_of(saved["tasks"]["segm"])
     assert scores.metrics["AP"] == results["segm"]["AP"]
     assert scores.by_category[42]["AP"] == results["segm"]["AP-mug"]
     assert math.isnan(scores.by_category[9]["AP"])
@@ -83,27 +83,27 @@ def test_the_record_holds_the_figures(dataset, tmp_path):
     np.testing.assert_allclose(np.nanmean(scores.precision), scores.metrics["AP"], atol=0.01)
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"tasks": {"bbox": {}}}'], ids=["none", "broken", "list", "other"])
-def test_a_folder_without_a_record_is_told(tmp_path, content):
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"tasks": {"bbox": {}}}'], ids=["none", "malformed", "list", "other"])
+def test_folder_without_an_evaluation_is_an_error(tmp_path, content):
     if content is not None:
         (tmp_path / "evaluation.json").write_text(content)
-    with pytest.raises(ValueError, match=r"holds no evaluation.json|should be the record that an evaluation writes"):
-        read_record(tmp_path)
+    with pytest.raises(ValueError, match=r"holds no evaluation.json|should be a file written by an evaluation"):
+        read_evaluation(tmp_path)
 
 
 def test_boxes_only(dataset):
     assert list(run(FastCOCOEvaluator("evaluated"), dataset, with_masks=False)) == ["bbox"]
 
 
-def test_masks_are_kept_as_run_lengths(dataset):
+def test_masks_are_stored_as_rle(dataset):
     evaluator = FastCOCOEvaluator("evaluated")
     run(evaluator, dataset)
-    kept = [r["segmentation"] for prediction in evaluator._predictions for r in prediction["instances"]]
-    assert kept
-    assert all(isinstance(rle["counts"], str) for rle in kept)
+    stored = [r["segmentation"] for prediction in evaluator._predictions for r in prediction["instances"]]
+    assert stored
+    assert all(isinstance(rle["counts"], str) for rle in stored)
 
 
-def test_some_images_only(dataset):
+def test_evaluation_of_some_images(dataset):
     evaluator = FastCOCOEvaluator("evaluated")
     some = image_with_objects(dataset)
     evaluator.process([{"image_id": some}], [outputs(dataset, some)])
@@ -111,8 +111,8 @@ def test_some_images_only(dataset):
     assert evaluator.evaluate(img_ids=[some])["bbox"]["AP"] == pytest.approx(100)
 
 
-@pytest.mark.parametrize("seen", [True, False], ids=["nothing found", "nothing processed"])
-def test_no_predictions_are_an_ap_of_zero(dataset, seen):
+@pytest.mark.parametrize("seen", [True, False], ids=["nothing detected", "nothing processed"])
+def test_ap_without_predictions_is_zero(dataset, seen):
     evaluator = FastCOCOEvaluator("evaluated", tasks=["bbox", "segm"])
     if seen:
         some = image_with_objects(dataset)
@@ -121,7 +121,7 @@ def test_no_predictions_are_an_ap_of_zero(dataset, seen):
     assert [results[task]["AP"] for task in ("bbox", "segm")] == [0, 0]
 
 
-def test_class_that_the_dataset_does_not_have(dataset):
+def test_class_that_the_dataset_does_not_have_is_an_error(dataset):
     evaluator = FastCOCOEvaluator("evaluated")
     some = image_with_objects(dataset)
     output = outputs(dataset, some)
@@ -131,7 +131,7 @@ def test_class_that_the_dataset_does_not_have(dataset):
         evaluator.evaluate()
 
 
-def test_predictions_of_all_processes_count(dataset, monkeypatch):
+def test_predictions_of_all_processes_are_gathered(dataset, monkeypatch):
     evaluator = FastCOCOEvaluator("evaluated")
     run(evaluator, dataset)
     everything = evaluator._predictions
@@ -142,7 +142,7 @@ def test_predictions_of_all_processes_count(dataset, monkeypatch):
     assert evaluator.evaluate() == {}
 
 
-def test_masks_are_not_scored_without_masks_in_the_data(dataset, tmp_path):
+def test_mask_ap_is_skipped_without_masks_in_the_annotations(dataset, tmp_path):
     file = tmp_path / "annotations.json"
     for annotation in dataset["annotations"]:
         annotation.pop("segmentation")

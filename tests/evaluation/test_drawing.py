@@ -1,4 +1,4 @@
-"""Pictures of objects: what is drawn where, and how pictures share a page."""
+"""Visualization of objects, and arrangement of several images."""
 
 import numpy as np
 import torch
@@ -6,49 +6,49 @@ from detectron2.structures import Boxes, Instances
 
 from flash_internimage.evaluation.drawing import class_color, draw_annotations, draw_instances, grid, side_by_side
 
-GREY = np.full((60, 80, 3), 128, dtype=np.uint8)
+GRAY = np.full((60, 80, 3), 128, dtype=np.uint8)
 
 
-def changed(picture: np.ndarray) -> tuple[slice, slice]:
-    """The rows and columns that are no longer gray."""
-    rows, columns = np.nonzero((picture != 128).any(axis=2))
+def changed(drawn: np.ndarray) -> tuple[slice, slice]:
+    """Return the range of rows and of columns that are no longer gray."""
+    rows, columns = np.nonzero((drawn != 128).any(axis=2))
     return slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
 
 
-def test_a_box_is_drawn_at_its_place_in_the_color_of_its_class():
+def test_box_is_drawn_at_its_position_in_the_color_of_its_class():
     annotation = {"bbox": [30, 20, 24, 16], "category_id": 42, "score": 0.5}
-    picture = draw_annotations(GREY, [annotation], ["circle", "star"], class_of={7: 0, 42: 1}, scale=1.0)
-    left = picture[24:34, 30].astype(float).mean(axis=0)  # the left side of the box, away from its label
+    drawn = draw_annotations(GRAY, [annotation], ["circle", "star"], class_of={7: 0, 42: 1}, scale=1.0)
+    left = drawn[24:34, 30].astype(float).mean(axis=0)  # the left edge of the box, away from its label
     hue = np.array(class_color(1))
     assert np.corrcoef(left, hue)[0, 1] > 0.9
-    assert (picture[45:, :20] == 128).all()
+    assert (drawn[45:, :20] == 128).all()
 
 
-def test_detections_below_the_score_are_left_out():
+def test_detections_below_the_threshold_are_not_drawn():
     found = Instances(
         (60, 80),
         pred_boxes=Boxes(torch.tensor([[4.0, 40.0, 20.0, 55.0], [50.0, 5.0, 70.0, 20.0]])),
         scores=torch.tensor([0.2, 0.9]),
         pred_classes=torch.tensor([0, 0]),
     )
-    rows, columns = changed(draw_instances(GREY, found, ["star"], min_score=0.5, scale=1.0))
+    rows, columns = changed(draw_instances(GRAY, found, ["star"], min_score=0.5, scale=1.0))
     assert rows.stop < 40
     assert columns.start > 30
 
 
-def test_small_pictures_are_enlarged_until_labels_are_legible():
-    assert draw_annotations(GREY, [], []).shape == (360, 480, 3)
+def test_small_images_are_enlarged_until_labels_are_legible():
+    assert draw_annotations(GRAY, [], []).shape == (360, 480, 3)
 
 
 def test_side_by_side_leaves_a_white_gap():
-    page = side_by_side(GREY, GREY)
+    page = side_by_side(GRAY, GRAY)
     assert page.shape == (60, 168, 3)
     assert (page[:, 80:88] == 255).all()
 
 
-def test_a_grid_has_a_cell_of_the_largest_size_for_each_picture():
-    pictures = [np.full((10, 20, 3), 1, dtype=np.uint8), np.full((16, 12, 3), 2, dtype=np.uint8), GREY[:4, :4]]
-    page = grid(pictures)
+def test_grid_spacing_is_that_of_the_largest_image():
+    images = [np.full((10, 20, 3), 1, dtype=np.uint8), np.full((16, 12, 3), 2, dtype=np.uint8), GRAY[:4, :4]]
+    page = grid(images)
     assert page.shape == (2 * 16 + 8, 2 * 20 + 8, 3)
     assert (page[:10, :20] == 1).all()
     assert (page[:16, 28:40] == 2).all()

@@ -1,4 +1,4 @@
-"""The report: self-contained, with the figures of the evaluation, from its files alone."""
+"""The report of an evaluation: a self-contained page, generated from the saved files."""
 
 import base64
 import json
@@ -9,14 +9,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from flash_internimage.evaluation.record import read_record
 from flash_internimage.evaluation.report import load, write_report
+from flash_internimage.evaluation.report_images import Mistakes, count_mistakes, worst
 from flash_internimage.evaluation.report_matching import match
-from flash_internimage.evaluation.report_pictures import Mistakes, count_mistakes, worst
+from flash_internimage.evaluation.saved import read_evaluation
 
 
 class Page(HTMLParser):
-    """Elements, attributes and text; complains about elements that are not closed in order."""
+    """Parser for the elements, attributes and text of a page; asserts that elements are closed in order."""
 
     VOID = ("meta", "img", "br", "link")
 
@@ -43,12 +43,12 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def report(evaluated, tmp_path_factory):
     target = tmp_path_factory.mktemp("page") / "report.html"
-    write_report(evaluated, target, config="model: <Tiny>\n", environment="torch  2", min_score=0.5, num_pictures=2)
+    write_report(evaluated, target, config="model: <Tiny>\n", environment="torch  2", min_score=0.5, num_images=2)
     assert [path.name for path in target.parent.iterdir()] == ["report.html"]
     return target.read_text()
 
 
-def test_needs_nothing_else(report):
+def test_report_is_self_contained(report):
     page = Page(report)
     addresses = [attrs[name] for _, attrs in page.elements for name in ("src", "href") if name in attrs]
     assert addresses
@@ -58,79 +58,81 @@ def test_needs_nothing_else(report):
     assert all(attrs.get("alt") for tag, attrs in page.elements if tag == "img")
 
 
-def test_has_the_figures_of_the_evaluation(report, evaluated):
-    record, _ = read_record(evaluated)
+def test_report_contains_the_metrics(report, evaluated):
+    saved, _ = read_evaluation(evaluated)
     text = " ".join(Page(report).text.split())
     assert "Evaluation on shapes <&>" in text
     assert "model: <Tiny>" in text
     assert "torch 2" in text
     for task in ("bbox", "segm"):
-        assert f"{record['tasks'][task]['metrics']['AP']:.1f}" in text
-    objects = sum(category["objects"] for category in record["categories"])
+        assert f"{saved['tasks'][task]['metrics']['AP']:.1f}" in text
+    objects = sum(category["objects"] for category in saved["categories"])
     assert f"8 images, {objects} objects of 4 classes" in text
     assert re.search(rf"\nall\n?{objects}|all{objects}", Page(report).text)
-    for category in record["categories"]:
+    for category in saved["categories"]:
         assert f"{category['name']}{category['objects']}" in Page(report).text
 
 
-def test_charts_show_what_they_should(report):
+def test_report_contains_the_charts(report):
     charts = [base64.b64decode(url).decode() for url in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", report)]
     assert len(charts) == 5
     assert all("<svg" in chart for chart in charts)
-    labels = ["precision", "lowest score that counts", "score", "IoU with the best detection", "detected as"]
+    labels = ["precision", "score threshold", "score", "IoU with the best detection", "detected as"]
     for chart, label in zip(charts, labels, strict=True):
-        assert f"<!-- {label}" in chart  # matplotlib notes the text that it draws as curves
+        assert f"<!-- {label}" in chart  # matplotlib adds the text that it draws as curves in comments
 
 
-def test_shows_images_with_most_mistakes(evaluated, report):
+def test_report_shows_the_images_with_the_most_mistakes(evaluated, report):
     data = load(evaluated)
     matches = match(data.detections, data.objects, len(data.files), 0.5)
     mistakes = count_mistakes(data.detections, data.objects, matches, len(data.files))
-    assert sum(m.missed for m in mistakes) == (~matches.found & ~data.objects.crowd).sum() > 0
-    assert sum(m.wrong for m in mistakes) > 0
-    by_missed, by_wrong = worst(mistakes, 2)
+    assert sum(m.missed for m in mistakes) == (~matches.detected & ~data.objects.crowd).sum() > 0
+    assert sum(m.incorrect for m in mistakes) > 0
+    by_missed, by_incorrect = worst(mistakes, 2)
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", report)
-    assert [caption.split(":")[0] for caption in captions] == [data.files[m.image].name for m in by_missed + by_wrong]
+    assert [caption.split(":")[0] for caption in captions] == [data.files[m.image].name for m in by_missed + by_incorrect]
     assert f"{by_missed[0].missed} of " in captions[0]
     assert report.count("data:image/jpeg") == len(captions)
 
 
 def test_worst_images():
     mistakes = [Mistakes(0, 1, 5), Mistakes(1, 3, 0), Mistakes(2, 0, 2), Mistakes(3, 3, 1), Mistakes(4, 0, 0)]
-    by_missed, by_wrong = worst(mistakes, 2)
+    by_missed, by_incorrect = worst(mistakes, 2)
     assert [m.image for m in by_missed] == [3, 1]
-    assert [m.image for m in by_wrong] == [0, 2]
+    assert [m.image for m in by_incorrect] == [0, 2]
     assert worst(mistakes, 0) == ([], [])
 
 
-def test_without_images_or_detections(evaluated, tmp_path):
+def test_report_without_images_or_detections(evaluated, tmp_path):
     shutil.copytree(evaluated, tmp_path / "run")
     folder = tmp_path / "run" / "inference"
-    record = json.loads((folder / "evaluation.json").read_text())
-    (folder / "evaluation.json").write_text(json.dumps({**record, "image_root": "/nowhere"}))
+    saved = json.loads((folder / "evaluation.json").read_text())
+    (folder / "evaluation.json").write_text(json.dumps({**saved, "image_root": "/nowhere"}))
     (folder / "coco_instances_results.json").write_text("[]")
     write_report(folder, tmp_path / "report.html")
     text = Page((tmp_path / "report.html").read_text()).text
     assert "the image cannot be shown" in text
-    assert "No object was detected as one of another class." in text
+    assert "No object was detected as another class." in text
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param({"annotation_file": "/nowhere.json"}, r"/nowhere.json: should hold the annotations", id="no annotations"),
+        pytest.param(
+            {"annotation_file": "/nowhere.json"}, r"/nowhere.json: should contain the annotations", id="no annotations"
+        ),
         pytest.param({"annotation_file": None}, "has no annotation file", id="no annotation file"),
     ],
 )
-def test_what_is_missing_is_told_and_nothing_written(evaluated, tmp_path, change, message):
+def test_missing_file_is_an_error_and_no_report_is_written(evaluated, tmp_path, change, message):
     shutil.copytree(evaluated / "inference", tmp_path / "run")
-    record = json.loads((tmp_path / "run/evaluation.json").read_text())
-    (tmp_path / "run/evaluation.json").write_text(json.dumps({**record, **change}))
+    saved = json.loads((tmp_path / "run/evaluation.json").read_text())
+    (tmp_path / "run/evaluation.json").write_text(json.dumps({**saved, **change}))
     with pytest.raises(ValueError, match=message):
         write_report(tmp_path / "run", tmp_path / "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_curve_data_are_those_of_coco(evaluated):
+def test_mean_of_the_curves_is_ap(evaluated):
     scores = load(evaluated).scores["bbox"]
     np.testing.assert_allclose(np.nanmean(scores.precision), scores.metrics["AP"], atol=0.01)

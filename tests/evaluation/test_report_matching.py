@@ -1,4 +1,4 @@
-"""Matching by hand: what each detection is, which objects are found, and what they are taken for."""
+"""Matching of detections to ground truth, in cases worked out by hand."""
 
 import numpy as np
 import pytest
@@ -9,17 +9,17 @@ CUP, FORK = 0, 1
 
 
 def boxes(*rows):
-    """(image, class, box, score or "crowd") of each."""
+    """Convert rows of (image, class, box, score or "crowd")."""
     entries = [
         {"image_id": image, "category_id": class_, "bbox": box, "iscrowd": score == "crowd"}
         | ({} if score == "crowd" else {"score": score})
         for image, class_, box, score in rows
     ]
-    return Boxes.of(entries, {i: i for i in range(9)}, {CUP: CUP, FORK: FORK})
+    return Boxes.from_coco(entries, {i: i for i in range(9)}, {CUP: CUP, FORK: FORK})
 
 
 def shifted(by, x=10):
-    """A square of side 10, moved: by 1 the IoU with the unmoved is 0.82, by 4 it is 0.43, by 9 it is 0.05."""
+    """Return a square of side 10, shifted horizontally: by 1 its IoU with the original is 0.82, by 4 it is 0.43, by 9 0.05."""
     return [x + by, 10, 10, 10]
 
 
@@ -29,39 +29,42 @@ OBJECT = (0, CUP, shifted(0), 1.0)
 @pytest.mark.parametrize(
     ("detections", "objects", "kinds"),
     [
-        pytest.param([(0, CUP, shifted(1), 0.9)], [OBJECT], [Kind.CORRECT], id="found"),
-        pytest.param([(0, CUP, shifted(1), 0.9), (0, CUP, shifted(0), 0.8)], [OBJECT], [0, Kind.DUPLICATE], id="found twice"),
+        pytest.param([(0, CUP, shifted(1), 0.9)], [OBJECT], [Kind.CORRECT], id="correct"),
+        pytest.param([(0, CUP, shifted(1), 0.9), (0, CUP, shifted(0), 0.8)], [OBJECT], [0, Kind.DUPLICATE], id="duplicate"),
         pytest.param([(0, CUP, shifted(0), 0.8), (0, CUP, shifted(1), 0.9)], [OBJECT], [Kind.DUPLICATE, 0], id="by score"),
-        pytest.param([(0, CUP, shifted(4), 0.9)], [OBJECT], [Kind.BADLY_PLACED], id="not well enough"),
-        pytest.param([(0, CUP, shifted(9), 0.9)], [OBJECT], [Kind.BACKGROUND], id="hardly at all"),
-        pytest.param([(1, CUP, shifted(0), 0.9)], [OBJECT], [Kind.BACKGROUND], id="in another image"),
-        pytest.param([(0, FORK, shifted(1), 0.9)], [OBJECT], [Kind.WRONG_CLASS], id="as another class"),
+        pytest.param([(0, CUP, shifted(4), 0.9)], [OBJECT], [Kind.POOR_LOCALIZATION], id="low IoU"),
+        pytest.param([(0, CUP, shifted(9), 0.9)], [OBJECT], [Kind.BACKGROUND], id="very low IoU"),
+        pytest.param([(1, CUP, shifted(0), 0.9)], [OBJECT], [Kind.BACKGROUND], id="another image"),
+        pytest.param([(0, FORK, shifted(1), 0.9)], [OBJECT], [Kind.WRONG_CLASS], id="another class"),
         pytest.param(
-            [(0, FORK, shifted(0), 0.9), (0, CUP, shifted(1), 0.6)], [OBJECT], [Kind.BACKGROUND, 0], id="its class comes first"
+            [(0, FORK, shifted(0), 0.9), (0, CUP, shifted(1), 0.6)],
+            [OBJECT],
+            [Kind.BACKGROUND, 0],
+            id="own class is matched first",
         ),
-        pytest.param([(0, FORK, shifted(1), 0.4)], [OBJECT], [Kind.BACKGROUND], id="another class, but does not count"),
-        pytest.param([(0, CUP, shifted(1), 0.9)], [(0, CUP, [0, 0, 50, 50], "crowd")], [Kind.IGNORED], id="in a crowd"),
-        pytest.param([(0, FORK, shifted(1), 0.9)], [(0, CUP, [0, 0, 50, 50], "crowd")], [4], id="in a crowd of others"),
-        pytest.param([(0, CUP, shifted(1), 0.9)], [], [Kind.BACKGROUND], id="nothing there"),
-        pytest.param([], [OBJECT], [], id="nothing found"),
+        pytest.param([(0, FORK, shifted(1), 0.4)], [OBJECT], [Kind.BACKGROUND], id="another class below the threshold"),
+        pytest.param([(0, CUP, shifted(1), 0.9)], [(0, CUP, [0, 0, 50, 50], "crowd")], [Kind.IGNORED], id="crowd"),
+        pytest.param([(0, FORK, shifted(1), 0.9)], [(0, CUP, [0, 0, 50, 50], "crowd")], [4], id="crowd of another class"),
+        pytest.param([(0, CUP, shifted(1), 0.9)], [], [Kind.BACKGROUND], id="no objects"),
+        pytest.param([], [OBJECT], [], id="no detections"),
     ],
 )
 def test_kinds(detections, objects, kinds):
     assert match(boxes(*detections), boxes(*objects), 3, min_score=0.5).kind.tolist() == kinds
 
 
-def test_each_detection_takes_the_nearest_object_that_is_free():
+def test_detection_is_matched_to_the_free_object_with_the_highest_iou():
     objects = boxes((0, CUP, shifted(0), 1.0), (0, CUP, shifted(2), 1.0))
     detections = boxes((0, CUP, shifted(1.2), 0.7), (0, CUP, shifted(1.8), 0.9))
     matches = match(detections, objects, 1, min_score=0.5)
     assert matches.object.tolist() == [0, 1]
-    assert matches.found.all()
+    assert matches.detected.all()
 
 
-def test_detections_that_do_not_count():
+def test_detection_below_the_threshold():
     matches = match(boxes((0, CUP, shifted(1), 0.3)), boxes(OBJECT), 1, min_score=0.5)
-    assert (matches.kind.tolist(), matches.counted.tolist()) == ([Kind.CORRECT], [False])
-    assert not matches.found[0]
+    assert (matches.kind.tolist(), matches.above_threshold.tolist()) == ([Kind.CORRECT], [False])
+    assert not matches.detected[0]
     assert matches.best_iou[0] == 0
 
 
@@ -79,11 +82,11 @@ def test_confusion():
     np.testing.assert_array_equal(counts, [[1, 1, 0], [0, 0, 1], [1, 1, 0]])
 
 
-def test_images_without_anything():
+def test_images_without_objects_and_detections():
     matches = match(boxes((7, CUP, shifted(1), 0.9)), boxes((7, CUP, shifted(0), 1.0)), 9, min_score=0.5)
     assert matches.kind.tolist() == [Kind.CORRECT]
 
 
-def test_predictions_of_other_data_are_told():
+def test_predictions_of_another_dataset_are_rejected():
     with pytest.raises(ValueError, match="names image or category 77"):
-        Boxes.of([{"image_id": 77, "category_id": 0, "bbox": [0, 0, 1, 1]}], {1: 0}, {0: 0})
+        Boxes.from_coco([{"image_id": 77, "category_id": 0, "bbox": [0, 0, 1, 1]}], {1: 0}, {0: 0})

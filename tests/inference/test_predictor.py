@@ -1,4 +1,4 @@
-"""The predictor: the same detections as in evaluation, for arrays, files, PIL images and batches of them."""
+"""The predictor: the same detections as in evaluation, for arrays, files, PIL images and several images."""
 
 import subprocess
 import sys
@@ -22,8 +22,8 @@ def predictor(nano_checkpoint):
 
 
 @pytest.fixture(scope="module")
-def picture():
-    """(60, 90, 3), with a left half unlike the right, and channels unlike each other."""
+def image():
+    """A (60, 90, 3) image without symmetry, whose channels differ."""
     image = np.random.RandomState(0).randint(0, 256, (60, 90, 3)).astype(np.uint8)
     image[:, 45:, 0] //= 8
     return image
@@ -37,14 +37,14 @@ def assert_same(output, expected):
     torch.testing.assert_close(ours.pred_boxes.tensor, theirs.pred_boxes.tensor, rtol=0, atol=0)
 
 
-def test_the_package_alone_imports_neither_torch_nor_detectron2():
+def test_import_of_the_package_imports_neither_torch_nor_detectron2():
     code = "import flash_internimage, sys; assert not {'torch', 'detectron2', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_equals_the_model_fed_by_the_test_loader(predictor, nano_checkpoint, picture, tmp_path):
-    file = tmp_path / "picture.png"
-    Image.fromarray(picture).save(file)
+def test_equals_the_model_with_the_test_mapper(predictor, nano_checkpoint, image, tmp_path):
+    file = tmp_path / "image.png"
+    Image.fromarray(image).save(file)
     cfg = model_zoo.get_config(NANO)
     cfg.model.roi_heads.num_classes = 3
     model = instantiate(cfg.model).eval()
@@ -56,47 +56,47 @@ def test_equals_the_model_fed_by_the_test_loader(predictor, nano_checkpoint, pic
     assert_same(predictor(file), expected)
 
 
-def test_every_kind_of_image_gives_the_same(predictor, picture, tmp_path):
-    file = tmp_path / "picture.png"
-    Image.fromarray(picture).save(file)
-    expected = predictor(picture)
-    for output in predictor([str(file), Image.fromarray(picture)]):
+def test_every_type_of_image_gives_the_same_detections(predictor, image, tmp_path):
+    file = tmp_path / "image.png"
+    Image.fromarray(image).save(file)
+    expected = predictor(image)
+    for output in predictor([str(file), Image.fromarray(image)]):
         assert_same(output, expected)
-    (output,) = predictor(picture[None])
+    (output,) = predictor(image[None])
     assert_same(output, expected)
     assert predictor([]) == []
 
 
-def test_channels_are_rgb(predictor, picture):
-    swapped = predictor(picture[..., ::-1])["instances"]
-    assert not torch.equal(swapped.scores, predictor(picture)["instances"].scores)
+def test_channels_are_rgb(predictor, image):
+    swapped = predictor(image[..., ::-1])["instances"]
+    assert not torch.equal(swapped.scores, predictor(image)["instances"].scores)
 
 
 @pytest.mark.parametrize("as_file", [True, False], ids=["file", "PIL image"])
-def test_exif_orientation_is_honored(predictor, picture, tmp_path, as_file):
+def test_exif_orientation_is_applied(predictor, image, tmp_path, as_file):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    file = tmp_path / "turned.png"
-    Image.fromarray(np.rot90(picture)).save(file, exif=exif)
-    assert_same(predictor(file if as_file else Image.open(file)), predictor(picture))
+    exif[0x0112] = 6  # to be rotated by 90 degrees clockwise
+    file = tmp_path / "rotated.png"
+    Image.fromarray(np.rot90(image)).save(file, exif=exif)
+    assert_same(predictor(file if as_file else Image.open(file)), predictor(image))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 300), (500, 3)], ids=["one pixel", "a row", "thin"])
-def test_any_size(predictor, size):
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (500, 3)], ids=["one pixel", "one row", "narrow"])
+def test_any_image_size(predictor, size):
     instances = predictor(np.zeros((*size, 3), np.uint8))["instances"]
     assert instances.image_size == size
     assert instances.pred_masks.shape[1:] == size
 
 
-def test_a_score_threshold_leaves_out_what_is_below(predictor, nano_checkpoint, picture):
-    everything = predictor(picture)["instances"]
+def test_detections_below_the_score_threshold_are_dropped(predictor, nano_checkpoint, image):
+    everything = predictor(image)["instances"]
     threshold = float(everything.scores[len(everything) // 3])
-    some = Predictor(NANO, nano_checkpoint, min_score=threshold, device="cpu")(picture)
+    some = Predictor(NANO, nano_checkpoint, min_score=threshold, device="cpu")(image)
     assert 0 < len(some["instances"]) < len(everything)
     assert_same(some, {"instances": everything[everything.scores >= threshold]})
 
 
-def test_classes_are_those_of_the_checkpoint(predictor):
+def test_class_names_are_those_of_the_checkpoint(predictor):
     assert predictor.class_names == ["mug", "spoon", "US$ fork"]
     assert predictor.model.roi_heads.num_classes == 3
 
@@ -104,24 +104,24 @@ def test_classes_are_those_of_the_checkpoint(predictor):
 @pytest.mark.parametrize(
     ("number", "expected"), [(80, ["person", "bicycle"]), (2, ["class 0", "class 1"])], ids=["as many as COCO's", "other"]
 )
-def test_classes_where_the_checkpoint_names_none(tmp_path, number, expected):
+def test_class_names_without_names_in_the_checkpoint(tmp_path, number, expected):
     cfg = model_zoo.get_config(NANO)
     cfg.model.roi_heads.num_classes = number
     torch.save(instantiate(cfg.model).state_dict(), tmp_path / "plain.pth")
     assert Predictor(cfg, tmp_path / "plain.pth", device="cpu").class_names[:2] == expected
 
 
-def test_configs_by_file_and_loaded(predictor, nano_checkpoint, repository, picture):
-    expected = predictor(picture)
-    assert_same(Predictor(repository / f"configs/shapes/{NANO}.py", nano_checkpoint, device="cpu")(picture), expected)
+def test_config_may_be_a_file_or_loaded(predictor, nano_checkpoint, repository, image):
+    expected = predictor(image)
+    assert_same(Predictor(repository / f"configs/shapes/{NANO}.py", nano_checkpoint, device="cpu")(image), expected)
     cfg = model_zoo.get_config(NANO)
     cfg.train.init_checkpoint = str(nano_checkpoint)
     cfg.train.device = "cpu"
-    assert_same(Predictor(cfg)(picture), expected)
+    assert_same(Predictor(cfg)(image), expected)
     assert cfg.model.roi_heads.num_classes == 4
 
 
-def test_averaged_weights_are_used_where_the_run_keeps_them(nano_checkpoint, picture, tmp_path):
+def test_averaged_weights_are_used_if_the_checkpoint_has_them(nano_checkpoint, image, tmp_path):
     cfg = model_zoo.get_config(NANO)
     cfg.model.roi_heads.num_classes = 3
     contents = read_checkpoint(nano_checkpoint)
@@ -129,32 +129,37 @@ def test_averaged_weights_are_used_where_the_run_keeps_them(nano_checkpoint, pic
     model.load_state_dict(contents["model"])
     average = build_ema(model).state_dict()
     torch.save({**contents, "model": instantiate(cfg.model).state_dict(), "ema": average}, tmp_path / "model.pth")
-    plain = Predictor(cfg, nano_checkpoint, device="cpu")(picture)
+    plain = Predictor(cfg, nano_checkpoint, device="cpu")(image)
     cfg.train.ema.enabled = True
-    assert_same(Predictor(cfg, tmp_path / "model.pth", device="cpu")(picture), plain)
+    assert_same(Predictor(cfg, tmp_path / "model.pth", device="cpu")(image), plain)
 
 
-def test_a_published_name_means_the_published_checkpoint(monkeypatch):
+def test_published_name_loads_the_published_checkpoint(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    asked = []
-    monkeypatch.setattr("flash_internimage.checkpoint.hub.fetch", lambda path: asked.append(path) or "/nowhere.pth")
+    fetched = []
+    monkeypatch.setattr("flash_internimage.checkpoint.hub.fetch", lambda path: fetched.append(path) or "/nowhere.pth")
     with pytest.raises(ValueError, match=r"/nowhere.pth: no such file"):
         Predictor("mask_rcnn_flash_intern_image_t_fpn_1x_coco", device="cpu")
-    assert asked == ["hf://OpenGVLab/DCNv4/mask_rcnn_flash_internimage_t_fpn_1x_coco.pth"]
+    assert fetched == ["hf://OpenGVLab/DCNv4/mask_rcnn_flash_internimage_t_fpn_1x_coco.pth"]
 
 
 @pytest.mark.parametrize(
     ("image", "error", "message"),
     [
-        pytest.param(np.zeros((5, 5), np.uint8), ValueError, r"shape \(height, width, 3\).* got \(5, 5\) of uint8", id="gray"),
-        pytest.param(np.zeros((5, 5, 3)), ValueError, r"dtype uint8, in RGB, got \(5, 5, 3\) of float64", id="floats"),
-        pytest.param(np.zeros((0, 5, 3), np.uint8), ValueError, r"got \(0, 5, 3\)", id="empty"),
-        pytest.param([3], ValueError, "an array, a path or a PIL image, got a int", id="a number"),
-        pytest.param("nowhere.jpg", FileNotFoundError, "nowhere.jpg", id="no file"),
-        pytest.param(__file__, ValueError, "test_predictor.py: not a readable image", id="no image"),
+        pytest.param(
+            np.zeros((5, 5), np.uint8),
+            ValueError,
+            r"shape \(height, width, 3\).* got shape \(5, 5\) and dtype uint8",
+            id="gray",
+        ),
+        pytest.param(np.zeros((5, 5, 3)), ValueError, r"got shape \(5, 5, 3\) and dtype float64", id="floats"),
+        pytest.param(np.zeros((0, 5, 3), np.uint8), ValueError, r"got shape \(0, 5, 3\)", id="empty"),
+        pytest.param([3], ValueError, "an array, a path or a PIL image, got int", id="number"),
+        pytest.param("nowhere.jpg", FileNotFoundError, "nowhere.jpg", id="missing file"),
+        pytest.param(__file__, ValueError, "test_predictor.py: not a readable image", id="not an image"),
     ],
 )
-def test_bad_images(predictor, image, error, message):
+def test_invalid_images(predictor, image, error, message):
     with pytest.raises(error, match=message):
         predictor(image)
 
@@ -168,6 +173,6 @@ def test_bad_images(predictor, image, error, message):
         pytest.param(NANO, "nowhere.pth", "nowhere.pth: no such file", id="checkpoint"),
     ],
 )
-def test_bad_configs(config, checkpoint, message):
+def test_invalid_configs(config, checkpoint, message):
     with pytest.raises((ValueError, OSError), match=message):
         Predictor(config, checkpoint, device="cpu")

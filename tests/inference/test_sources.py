@@ -1,12 +1,14 @@
-"""What the demo's ``--input`` means."""
+"""Input sources: files, folders, patterns and standard input."""
 
 from pathlib import Path
 
 import pytest
 
+from flash_internimage.inference.sources import Source, find_sources
+
 
 @pytest.fixture
-def find(demo_modules, tmp_path, monkeypatch):
+def find(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in (
         "b.JPG",
@@ -23,8 +25,8 @@ def find(demo_modules, tmp_path, monkeypatch):
         Path(name).touch()
 
     def find(*inputs):
-        sources, passed_over = demo_modules["sources"].find_sources(inputs)
-        return [(source.path, source.name) for source in sources], passed_over
+        sources, skipped = find_sources(inputs)
+        return [(source.path, source.name) for source in sources], skipped
 
     return find
 
@@ -36,20 +38,21 @@ def find(demo_modules, tmp_path, monkeypatch):
         pytest.param(["missing.jpg"], [("missing.jpg", "missing")], id="missing file"),
         pytest.param(["."], [("a.png", "a"), ("b.JPG", "b"), ("clip.MP4", "clip"), ("odd[1].jpg", "odd[1]")], id="folder"),
         pytest.param(["**/*.jpg"], [("odd[1].jpg", "odd[1]"), ("sub/c.jpg", "c")], id="pattern through folders"),
-        pytest.param(["odd[1].jpg"], [("odd[1].jpg", "odd[1]")], id="file named like a pattern"),
+        pytest.param(["odd[1].jpg"], [("odd[1].jpg", "odd[1]")], id="file whose name looks like a pattern"),
         pytest.param(["-"], [("-", "stdin")], id="standard input"),
-        pytest.param(["a.png", "sub", "a.png"], [("a.png", "a"), ("sub/a.webp", "a_2"), ("sub/c.jpg", "c")], id="same names"),
+        pytest.param(
+            ["a.png", "sub", "a.png"], [("a.png", "a"), ("sub/a.webp", "a_2"), ("sub/c.jpg", "c")], id="duplicate names"
+        ),
     ],
 )
-def test_found(find, inputs, expected):
+def test_sources_are_found(find, inputs, expected):
     assert find(*inputs)[0] == expected
 
 
-def test_other_files_of_a_folder_are_told(find):
+def test_other_files_in_a_folder_are_skipped_and_returned(find):
     assert find(".")[1] == ["notes.txt", "report.pdf"]
 
 
-def test_videos_are_told_by_their_suffix(demo_modules):
-    source = demo_modules["sources"].Source
-    assert source("a/clip.MP4", "clip").is_video
-    assert not source("a/clip.jpg", "clip").is_video
+def test_videos_are_recognized_by_their_suffix():
+    assert Source("a/clip.MP4", "clip").is_video
+    assert not Source("a/clip.jpg", "clip").is_video

@@ -1,4 +1,4 @@
-"""The report's pictures: the images with most mistakes, ground truth beside detections."""
+"""Images of the report: those with the most mistakes, with ground truth beside detections."""
 
 from __future__ import annotations
 
@@ -16,74 +16,78 @@ from .drawing import draw_objects, side_by_side
 from .report_figures import data_url
 from .report_matching import Boxes, Kind, Matches
 
-_LONGEST_SIDE = 480  # pixels of one half of a picture
+_LONGEST_SIDE = 480  # pixels, of ground truth and of detections each
 
 _REMARKS = {
     Kind.WRONG_CLASS: "wrong class",
-    Kind.DUPLICATE: "again",
-    Kind.BADLY_PLACED: "badly placed",
-    Kind.BACKGROUND: "no object",
-    Kind.IGNORED: "in a crowd",
+    Kind.DUPLICATE: "duplicate",
+    Kind.POOR_LOCALIZATION: "poor localization",
+    Kind.BACKGROUND: "background",
+    Kind.IGNORED: "crowd",
 }
 
 
 @dataclass(frozen=True)
 class Mistakes:
-    """What went wrong in an image.
+    """Numbers of mistakes in an image.
 
     Attributes:
-        image: its number.
-        missed: objects without a correct detection.
-        wrong: detections that are not correct.
+        image: image number.
+        missed: number of objects without a correct detection.
+        incorrect: number of incorrect detections.
     """
 
     image: int
     missed: int
-    wrong: int
+    incorrect: int
 
 
 def count_mistakes(detections: Boxes, objects: Boxes, matches: Matches, num_images: int) -> list[Mistakes]:
-    """The mistakes in each image."""
-    missed = np.bincount(objects.image[~matches.found & ~objects.crowd], minlength=num_images)
-    is_wrong = matches.counted & ~np.isin(matches.kind, (Kind.CORRECT, Kind.IGNORED))
-    wrong = np.bincount(detections.image[is_wrong], minlength=num_images)
-    return [Mistakes(i, int(m), int(w)) for i, (m, w) in enumerate(zip(missed, wrong, strict=True))]
+    """Count the mistakes in each image."""
+    missed = np.bincount(objects.image[~matches.detected & ~objects.crowd], minlength=num_images)
+    is_incorrect = matches.above_threshold & ~np.isin(matches.kind, (Kind.CORRECT, Kind.IGNORED))
+    incorrect = np.bincount(detections.image[is_incorrect], minlength=num_images)
+    return [Mistakes(i, int(m), int(n)) for i, (m, n) in enumerate(zip(missed, incorrect, strict=True))]
 
 
 def worst(mistakes: Sequence[Mistakes], number: int) -> tuple[list[Mistakes], list[Mistakes]]:
-    """The images with most missed objects, and of the others those with most wrong detections; each at most ``number``."""
-    by_missed = sorted((m for m in mistakes if m.missed), key=lambda m: (-m.missed, -m.wrong, m.image))[:number]
+    """Select up to ``number`` images with the most missed objects, and as many others with the most incorrect detections."""
+    by_missed = sorted((m for m in mistakes if m.missed), key=lambda m: (-m.missed, -m.incorrect, m.image))[:number]
     shown = {m.image for m in by_missed}
-    rest = [m for m in mistakes if m.wrong and m.image not in shown]
-    return by_missed, sorted(rest, key=lambda m: (-m.wrong, -m.missed, m.image))[:number]
+    rest = [m for m in mistakes if m.incorrect and m.image not in shown]
+    return by_missed, sorted(rest, key=lambda m: (-m.incorrect, -m.missed, m.image))[:number]
 
 
 def draw_mistakes(
     file: str | Path, image: int, detections: Boxes, objects: Boxes, matches: Matches, names: Sequence[str]
 ) -> str:
-    """One image with its objects on the left and its counted detections on the right, mistakes named, as a data URL.
+    """Draw an image's ground truth on the left and its detections on the right, with labeled mistakes, as a data URL.
 
     Args:
-        file: of the image.
-        image: its number.
+        file: image file.
+        image: image number.
+        detections: detections of all images.
+        objects: ground truth of all images.
+        matches: matches between them; only detections above the threshold are drawn.
+        names: class names.
 
     Raises:
-        OSError: the file cannot be opened, or is no image.
-        ValueError: likewise.
+        OSError: the file cannot be opened, or is not an image.
+        ValueError: the file is corrupt.
     """
     pixels = read_rgb(file)
     factor = _LONGEST_SIDE / max(pixels.shape[:2])
     size = [max(1, round(side * factor)) for side in pixels.shape[1::-1]]
     pixels = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
     t = np.flatnonzero(objects.image == image)
-    d = np.flatnonzero((detections.image == image) & matches.counted)
+    d = np.flatnonzero((detections.image == image) & matches.above_threshold)
     truth = draw_objects(
         pixels,
         _corners(objects.box[t] * factor),
         objects.category[t].tolist(),
         names,
         scale=1.0,
-        labels=["(crowd)" if objects.crowd[i] else "" if matches.found[i] else "– missed" for i in t],
+        labels=["(crowd)" if objects.crowd[i] else "" if matches.detected[i] else "– missed" for i in t],
     )
     found = draw_objects(
         pixels,
@@ -103,5 +107,5 @@ def _score_and_remark(score: float, kind: Kind) -> str:
 
 
 def _corners(boxes: np.ndarray) -> np.ndarray:
-    """XYWH to XYXY."""
+    """Convert XYWH boxes to XYXY."""
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)

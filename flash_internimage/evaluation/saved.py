@@ -1,4 +1,4 @@
-"""The record of an evaluation, ``evaluation.json``: what was evaluated and the figures, for reports and comparisons."""
+"""Saved evaluations: ``evaluation.json`` (dataset and metrics) and predictions, from which reports and comparisons are made."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ PREDICTIONS_FILE = "coco_instances_results.json"
 EVALUATION_FILE = "evaluation.json"
 GROUND_TRUTH_FILE = "ground_truth.json"  # of a dataset without an annotation file
 INFERENCE_FOLDER = "inference"
-"""Where an evaluation puts both, in the output folder of a run, unless the config says otherwise."""
+"""Default folder of both files, inside the output folder of a run."""
 
 
-def evaluation_record(
+def evaluation_to_json(
     metadata: Metadata,
     dataset: Mapping[str, Any],
     scores: Mapping[str, Scores],
     annotation_file: str | None = None,
     max_dets_per_image: int = MAX_DETECTIONS,
 ) -> dict[str, Any]:
-    """The record of an evaluation.
+    """Return the content of ``evaluation.json``.
 
     Args:
-        metadata: of the dataset: its name and where its annotations and images are.
-        dataset: the content of the annotation file, or as much of it as was evaluated.
-        scores: by task.
-        annotation_file: where the annotations are; by default the metadata's ``json_file``.
-        max_dets_per_image: the evaluation's limit of detections per image and category.
+        metadata: metadata of the dataset: its name, annotation file and image folder.
+        dataset: content of the annotation file, or the evaluated part of it.
+        scores: scores by task.
+        annotation_file: path of the annotations; by default that of the metadata.
+        max_dets_per_image: limit of detections per category and image.
 
     Returns:
-        ``dataset``, ``annotation_file``, ``image_root``, ``num_images``, ``max_dets_per_image``, ``categories``
-        (id, name and number of objects) and ``tasks``: for each its ``metrics`` in percent, those ``by_category``, and
-        ``precision`` as in :class:`.Scores`.
+        ``dataset``, ``annotation_file``, ``image_root``, ``num_images``, ``max_dets_per_image``, ``categories`` (id, name and
+        number of objects) and ``tasks``; for each task ``metrics`` in percent, the same ``by_category``, and ``precision`` as
+        in :class:`.Scores`.
     """
     objects = Counter(a["category_id"] for a in dataset.get("annotations", []) if not a.get("iscrowd"))
     names = {category["id"]: category["name"] for category in dataset["categories"]}
@@ -60,14 +60,14 @@ def evaluation_record(
     }
 
 
-def read_record(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Path]:
-    """The record of an evaluation, and the folder that holds it and the predictions.
+def read_evaluation(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Path]:
+    """Read ``evaluation.json``; return its content and the folder with it and the predictions.
 
     Args:
-        path: the output folder of a run, its folder ``inference``, or the file itself.
+        path: the output folder of a run, its ``inference`` folder, or the file itself.
 
     Raises:
-        UserError: there is none, or the file is another's.
+        UserError: there is no such file, or it has other content.
     """
     path = Path(path)
     candidates = [path / INFERENCE_FOLDER / EVALUATION_FILE, path / EVALUATION_FILE] if path.is_dir() else [path]
@@ -77,16 +77,16 @@ def read_record(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Path]:
             f"{path}: holds no {EVALUATION_FILE}; give the output folder of an evaluation (train_net.py --eval-only …)"
         )
     try:
-        record = json.loads(file.read_text())
-        for task in record["tasks"].values():
+        evaluation = json.loads(file.read_text())
+        for task in evaluation["tasks"].values():
             task["metrics"] = {name: _number(task["metrics"][name]) for name in METRICS}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: should be the record that an evaluation writes ({error!r}); evaluate again") from error
-    return record, file.parent
+        raise UserError(f"{file}: should be a file written by an evaluation ({error!r}); evaluate again") from error
+    return evaluation, file.parent
 
 
 def scores_of(task: Mapping[str, Any]) -> Scores:
-    """The scores of one of a record's ``tasks``."""
+    """Convert one of the ``tasks`` in ``evaluation.json`` to scores."""
     by_category = {
         int(id_): {name: _number(value) for name, value in found.items()} for id_, found in task["by_category"].items()
     }
@@ -94,40 +94,41 @@ def scores_of(task: Mapping[str, Any]) -> Scores:
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
-    """Predictions in COCO's result format.
+    """Read predictions in COCO's result format.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: the file does not exist, or has other content.
     """
     predictions = read_json(path, "the predictions of an evaluation")
     if not isinstance(predictions, list):
         raise UserError(
-            f"{path}: should hold the predictions of an evaluation, a list, but holds a {type(predictions).__name__}"
+            f"{path}: should contain the predictions of an evaluation, a list, but contains a {type(predictions).__name__}"
         )
     return predictions
 
 
 def read_json(path: Path, what: str) -> Any:
-    """The contents of a file.
+    """Read a JSON file.
 
     Args:
-        what: it should hold, for messages.
+        path: path of the file.
+        what: description of the expected content, for messages.
 
     Raises:
-        UserError: it cannot be opened, or is no JSON.
+        UserError: the file cannot be opened, or is not JSON.
     """
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UserError(f"{path}: should hold {what}, but cannot be read ({reason})") from error
+        raise UserError(f"{path}: should contain {what}, but cannot be read ({reason})") from error
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a file in one step."""
+    """Write a JSON file atomically."""
 
-    # As one string: json.dump, which writes as it goes, does not use the compiled encoder and takes five times as long.
+    # json.dump does not use the compiled encoder and is five times slower than json.dumps.
     text = json.dumps(content)
     write_atomically(path, lambda temporary: temporary.write_text(text))
 

@@ -1,4 +1,4 @@
-"""Detections beside ground truth for a few validation images, wherever a run writes its pictures: TensorBoard."""
+"""Visualizations of ground truth and detections on validation images, for TensorBoard and other event writers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .coco import FastCOCOEvaluator
 from .drawing import draw_annotations, draw_instances, side_by_side
 
 
-class ValidationPictures(DatasetEvaluator):
-    """Draws the first images with objects that it is shown: the same each time, so that progress can be seen.
+class ValidationVisualizer(DatasetEvaluator):
+    """Draws detections beside ground truth for the first images with objects, the same images in every evaluation.
 
     Args:
-        evaluator: which knows the ground truth.
-        number: of images; of those that the first process sees.
-        min_score: lowest score that is drawn.
+        evaluator: evaluator with the ground truth.
+        number: number of images, taken from those of the main process.
+        min_score: detections with a lower score are not drawn.
     """
 
     def __init__(self, evaluator: FastCOCOEvaluator, number: int, min_score: float = 0.5) -> None:
@@ -43,11 +43,11 @@ class ValidationPictures(DatasetEvaluator):
                 self._shown.append((given, instances[instances.scores >= self._min_score].to("cpu")))
 
     def evaluate(self) -> dict[str, Any]:
-        """Hand the pictures to the run's storage; there is nothing to measure."""
+        """Put the visualizations into the event storage; returns no metrics."""
         storage = get_event_storage()
         for given, instances in self._shown:
-            picture = self._draw(given, instances)
-            storage.put_image(f"validation/{Path(given['file_name']).stem}", np.ascontiguousarray(picture.transpose(2, 0, 1)))
+            drawn = self._draw(given, instances)
+            storage.put_image(f"validation/{Path(given['file_name']).stem}", np.ascontiguousarray(drawn.transpose(2, 0, 1)))
         self._shown = []
         return {}
 
