@@ -27,6 +27,7 @@ from tqdm import tqdm
 from flash_internimage.cli.errors import reported
 from flash_internimage.data.check import OBJECT_SIZES, DatasetReport, check_dataset, read_json
 from flash_internimage.data.mapper import read_image
+from flash_internimage.data.validation import is_usable, usable_images
 from flash_internimage.evaluation.drawing import draw_annotations, grid
 from flash_internimage.files import write_atomically
 
@@ -60,20 +61,22 @@ def image_dataset_dicts(content: dict, report: DatasetReport) -> list[dict]:
 
     Images whose file is missing are left out: the report names them.
     """
+    images = usable_images(content)
     annotations = defaultdict(list)
-    for annotation in content.get("annotations") or []:
-        if isinstance(annotation, dict) and annotation.get("category_id") in report.categories:
-            annotations[annotation.get("image_id")].append(annotation)
+    if isinstance(content.get("annotations"), list):
+        for annotation in content["annotations"]:
+            if not isinstance(annotation, dict) or not {"image_id", "category_id"} <= annotation.keys():
+                continue
+            image_id, category = annotation["image_id"], annotation["category_id"]
+            if isinstance(image_id, int | str) and type(category) is int and category in report.categories:
+                annotations[image_id].append(annotation)
     dataset_dicts = []
-    for image in content.get("images") or []:
-        if isinstance(image, dict) and {"id", "file_name", "height", "width"} <= image.keys():
-            file_name = os.path.join(report.image_root, image["file_name"])
-            dataset_dict = {"image_id": image["id"], "height": image["height"], "width": image["width"]}
-            dataset_dict.update(
-                file_name=file_name, annotation_file=report.annotation_file, annotations=annotations[image["id"]]
-            )
-            if os.path.isfile(file_name):
-                dataset_dicts.append(dataset_dict)
+    for id_, image in images.items():
+        file_name = os.path.join(report.image_root, image["file_name"])
+        dataset_dict = {"image_id": id_, "height": image["height"], "width": image["width"]}
+        dataset_dict.update(file_name=file_name, annotation_file=report.annotation_file, annotations=annotations[id_])
+        if os.path.isfile(file_name):
+            dataset_dicts.append(dataset_dict)
     return dataset_dicts
 
 
@@ -138,16 +141,13 @@ def tile(dataset_dict: dict, categories: dict[int, str], side: int = 320) -> np.
 
 def drawable(annotation: dict, height: int, width: int) -> dict | None:
     """What can be drawn of an annotation, sound or not, in an image of height x width pixels; None: nothing."""
-    box = annotation.get("bbox")
-    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(number, int | float) for number in box)):
-        return None
-    if not np.isfinite(box).all():
+    if not is_usable(annotation, height, width):
         return None
     kept = {key: value for key, value in annotation.items() if key != "segmentation"}
     mask = annotation.get("segmentation")
     if isinstance(mask, list):
         kept["segmentation"] = [p for p in mask if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
-    elif isinstance(mask, dict) and "counts" in mask and mask.get("size") == [height, width]:
+    elif isinstance(mask, dict):
         kept["segmentation"] = mask
     return kept
 
@@ -168,7 +168,7 @@ def check(arguments: argparse.Namespace) -> bool:
     unreadable = unreadable_images(dataset_dicts) if dataset_dicts else {}
     if report.categories:
         print(f"{summary(report)}\n")
-    errors = [*report.errors, *unreadable.values()]
+    errors = [*report.errors, *filter(None, [report.untrainable]), *unreadable.values()]
     for kind, sentences in (("warning", report.warnings), ("error", errors)):
         if sentences:
             print(listed(kind, sentences))

@@ -98,6 +98,29 @@ def validate_contents(content: Mapping) -> ValidatedContents:
     return found
 
 
+def usable_images(content: Mapping) -> dict:
+    """Return the valid images of an annotation file by id, even if the file has errors."""
+    found = ValidatedContents()
+    _validate_images(content, found)
+    return found.images
+
+
+def is_usable(annotation: Mapping, height: int, width: int) -> bool:
+    """Return whether a single annotation is without errors, apart from its ids, and can be drawn.
+
+    Args:
+        annotation: an annotation in COCO format.
+        height: height of its image in pixels.
+        width: width of its image in pixels.
+    """
+    content = {
+        "images": [{"id": 0, "file_name": "image", "height": height, "width": width}],
+        "annotations": [{**annotation, "id": 0, "image_id": 0, "category_id": 0}],
+        "categories": [{"id": 0, "name": "category"}],
+    }
+    return not validate_contents(content).errors.sentences()
+
+
 def _entries(content: Mapping, key: str, errors: Findings) -> list[dict]:
     """Return the objects of one of the file's lists; a missing list is empty."""
     entries = content.get(key, [])
