@@ -84,6 +84,46 @@ def problems_of_strings(strings: Sequence[str | bytes], pixels: Sequence[int]) -
             )
 
 
+def crop_columns(counts: bytes, height: int, left: int, right: int) -> bytes:
+    """Return a compressed mask without ``left`` columns of zeros on its left side and ``right`` on its right side.
+
+    Runs go down the columns, so that only the first and the last run change. The result is only valid if the mask starts
+    and ends with runs of that many zeros, which the caller has to validate (:func:`problems_of_strings`).
+
+    Args:
+        counts: a valid compressed mask.
+        height: height of the mask in pixels.
+        left: number of columns to remove on the left.
+        right: number of columns to remove on the right.
+    """
+    if left:
+        end = next(i for i, code in enumerate(counts) if not (code - _FIRST) & _CONTINUES) + 1
+        counts = _encode(_decode(counts[:end]) - left * height) + counts[end:]
+    if right:
+        start = len(counts) - 1
+        while start > 0 and (counts[start - 1] - _FIRST) & _CONTINUES:
+            start -= 1
+        # Where the last run is stored as a difference, nothing else refers to it.
+        counts = counts[:start] + _encode(_decode(counts[start:]) - right * height)
+    return counts
+
+
+def _decode(characters: bytes) -> int:
+    number = sum(((code - _FIRST) & 0x1F) << (5 * k) for k, code in enumerate(characters))
+    return number - (1 << (5 * len(characters))) if (characters[-1] - _FIRST) & _NEGATIVE else number
+
+
+def _encode(number: int) -> bytes:
+    characters = bytearray()
+    while True:
+        code = number & 0x1F
+        number >>= 5
+        if number == (-1 if code & _NEGATIVE else 0):
+            characters.append(code + _FIRST)
+            return bytes(characters)
+        characters.append((code | _CONTINUES) + _FIRST)
+
+
 def _undo_differences(numbers: np.ndarray, per_mask: np.ndarray) -> np.ndarray:
     """Return the runs that are encoded as ``numbers``: from the fourth on, the difference to the last run but one.
 
