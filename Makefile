@@ -12,7 +12,7 @@ formatted_sources := $(native_sources) $(shell find tests/sanitized -name '*.cpp
 clang_format := $(VENV)/bin/clang-format
 main_detectron2 := .cache/detectron2-main
 
-# As in train_net.py, for the tests: a compiler may be at work beside them.
+# As in flash_internimage/cli, for the tests: a compiler may use the cores at the same time.
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
@@ -32,6 +32,7 @@ $(VENV)/.python:
 
 $(VENV)/.requirements: requirements/torch.txt requirements/development.txt requirements/constraints.txt $(VENV)/.python
 	$(pip) install -r requirements/torch.txt -r requirements/development.txt
+	$(python) tools/cuda_toolkit.py | xargs -r $(pip) install
 	@touch $@
 
 $(VENV)/.detectron2: tools/install_detectron2.py tools/detectron2_patches.py $(VENV)/.requirements
@@ -70,20 +71,20 @@ $(main_detectron2)/.unpacked: requirements/detectron2-main.txt $(VENV)/.requirem
 test-detectron2-main: install $(main_detectron2)/.unpacked ## Run the tests against a detectron2 close to upstream main.
 	PYTHONPATH=$(main_detectron2) $(python) -m pytest $(ARGS)
 
-shapes := configs/shapes
+program := $(VENV)/bin/flash-internimage
 demo := output/demo
 
 .PHONY: demo
-demo: install ## Train a small model on drawn shapes, evaluate it and draw its detections (CPU, minutes).
-	$(python) train_net.py --config-file $(shapes)/mask_rcnn_flash_internimage_nano.py train.output_dir=$(demo)
-	$(python) train_net.py --config-file $(shapes)/mask_rcnn_flash_internimage_nano.py --eval-only train.init_checkpoint=$(demo)/model_final.pth train.output_dir=$(demo)/evaluation
-	$(python) flash_internimage/cli/draw.py --dataset shapes_val --predictions $(demo)/evaluation/inference/coco_instances_results.json --output $(demo)/pictures
+demo: install ## Train a small model on the shapes dataset, evaluate it and draw its detections (CPU, minutes).
+	$(program) train --config-file mask_rcnn_flash_internimage_nano train.output_dir=$(demo)
+	$(program) eval --config-file $(demo)/config.yaml --weights $(demo)/model_final.pth train.output_dir=$(demo)/evaluation
+	$(program) draw --dataset shapes_val --predictions $(demo)/evaluation/inference/coco_instances_results.json --output $(demo)/visualizations
 
 .PHONY: train-shapes
-train-shapes: install ## Train the small Cascade, DINO and RetinaNet on drawn shapes (CPU, within the hour).
-	$(python) train_net.py --config-file $(shapes)/cascade_flash_internimage_nano.py train.output_dir=output/shapes-cascade
-	$(python) train_net.py --config-file $(shapes)/dino_flash_internimage_nano.py train.output_dir=output/shapes-dino
-	$(python) train_net.py --config-file $(shapes)/retinanet_flash_internimage_nano.py train.output_dir=output/shapes-retinanet
+train-shapes: install ## Train the small Cascade, DINO and RetinaNet on the shapes dataset (CPU, within the hour).
+	$(program) train --config-file cascade_flash_internimage_nano train.output_dir=output/shapes-cascade
+	$(program) train --config-file dino_flash_internimage_nano train.output_dir=output/shapes-dino
+	$(program) train --config-file retinanet_flash_internimage_nano train.output_dir=output/shapes-retinanet
 
 .PHONY: parity
 parity: install ## Print how far every stage of the models is from the original's stored numbers.

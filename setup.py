@@ -1,101 +1,80 @@
-"""Builds ``flash_internimage._C`` and says which folders make up the package; everything else is in pyproject.toml.
+"""Builds ``flash_internimage._C`` and lists the folders of the package; everything else is in pyproject.toml.
 
     pip install --no-build-isolation -e .     # builds against the torch that is installed
     python setup.py build_ext --inplace       # after a change in csrc: compiles what changed
 
 Environment:
-    FORCE_CUDA            1: build the CUDA kernels or fail. 0: do not build them. Unset: build them where torch is a CUDA
-                          build and a working CUDA toolkit is found, with or without a GPU.
+    FORCE_CUDA            1: build the CUDA kernels, with or without a GPU, or fail. 0: do not build them. Unset: build them
+                          if a GPU is visible; if nothing can compile for it, fail and say what to install.
     TORCH_CUDA_ARCH_LIST  GPU architectures, such as "8.0;9.0+PTX". Unset: those of the GPUs in this machine, or, without
                           one, what covers every GPU that the toolkit knows.
     CUDA_HOME, CC, CXX, MAX_JOBS: as for every PyTorch extension.
 """
 
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from sysconfig import get_platform
 
-import torch
 from setuptools import find_packages, setup
 
-ROOT = Path(__file__).resolve().parent
+try:
+    import torch
+except ImportError as error:
+    raise SystemExit(
+        f"setup.py: PyTorch cannot be imported ({error}); install it, then build in the same environment with "
+        "`pip install --no-build-isolation .`"
+    ) from None
 
-# Code for x.0 runs on every later x.y, so one entry for each generation serves all of its GPUs, and PTX the coming ones.
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "tools"))  # a build front end runs this file without its folder on the path
+
+import cuda_toolkit
+
+# Code for x.0 runs on every later x.y, so one entry per generation serves all of its GPUs, and PTX the coming ones.
 GPU_GENERATIONS = [(7, 5), (8, 0), (9, 0), (10, 0), (12, 0)]
 
-# What PyTorch's CUDA headers include from the toolkit; a toolkit installed in parts may lack some.
-TOOLKIT_HEADERS = ["cuda_runtime.h", "cublas_v2.h", "cublasLt.h", "cusparse.h", "cusolverDn.h"]
+LINK_FOLDER = ROOT / "build" / "cuda-runtime"
 
 
-def cuda_home() -> str | None:
-    """The CUDA toolkit's folder, None where there is none. ``nvcc`` on the PATH may be a script that calls the real one."""
-    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    if named:
-        return named
-    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
-    if not os.path.exists(nvcc):
-        return None
-    plan = subprocess.run([nvcc, "--dryrun", "-c", "-x", "cu", os.devnull], capture_output=True, text=True, check=False)
-    found = re.search(r"^#\$ _HERE_=(.+)$", plan.stderr, flags=re.MULTILINE)
-    return os.path.dirname(found.group(1) if found else os.path.dirname(os.path.realpath(nvcc)))
+def find_toolkit() -> str | None:
+    """Folder of the CUDA toolkit to build with; None to build the CPU kernels only. Prints which, and why.
 
-
-def version_tuple(text: str) -> tuple[int, ...]:
-    """``"13.0"`` -> ``(13, 0)``, so that versions compare as numbers."""
-    return tuple(int(number) for number in re.findall(r"\d+", text))
-
-
-def nvidia_wheel_includes() -> list[str]:
-    """Include folders of NVIDIA's Python packages, which PyTorch's wheels bring: they complete a partial toolkit."""
-    spec = importlib.util.find_spec("nvidia")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    return sorted(str(path) for folder in folders for path in Path(folder).glob("*/include"))
-
-
-def cuda_obstacle(home: str | None) -> str | None:
-    """Why the CUDA sources cannot be compiled here, or None if they can."""
-    if torch.version.hip is not None:
-        return "torch is a ROCm build, for which there are no kernels"
-    if torch.version.cuda is None:
-        return f"torch {torch.__version__} is not a CUDA build"
-    if home is None:
-        return "no CUDA toolkit was found (no nvcc on the PATH, CUDA_HOME is not set)"
-    nvcc = os.path.join(home, "bin", "nvcc")
-    if not os.path.exists(nvcc):
-        return f"{nvcc} does not exist (is CUDA_HOME right?)"
-    answer = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
-    release = re.search(r"release (\d+\.\d+)", answer)
-    if release is None:
-        return f"{nvcc} --version does not name a release"
-    if version_tuple(release.group(1))[0] != version_tuple(torch.version.cuda)[0]:
-        return f"the CUDA toolkit in {home} is {release.group(1)}, but torch was built with {torch.version.cuda}"
-    with tempfile.TemporaryDirectory() as scratch:
-        source = Path(scratch, "probe.cu")
-        source.write_text("".join(f"#include <{header}>\n" for header in TOOLKIT_HEADERS))
-        includes = [flag for folder in nvidia_wheel_includes() for flag in ("-isystem", folder)]
-        probe = subprocess.run([nvcc, "-M", *includes, str(source)], capture_output=True, text=True, check=False)
-    # nvcc says on stderr which header is missing, or that the host compiler is too new for it.
-    return None if probe.returncode == 0 else f"{nvcc} cannot compile: {probe.stderr.strip()}"
-
-
-def wants_cuda(home: str | None) -> bool:
-    """Whether to build the CUDA sources, by FORCE_CUDA and by what stands in the way; says so on stdout."""
+    Raises:
+        SystemExit: ``FORCE_CUDA`` has another value, or CUDA kernels are wanted and cannot be built.
+    """
     forced = os.environ.get("FORCE_CUDA", "")
     if forced not in ("", "0", "1"):
         raise SystemExit(f"setup.py: FORCE_CUDA should be 0, 1 or unset, got {forced!r}")
-    obstacle = "FORCE_CUDA=0" if forced == "0" else cuda_obstacle(home)
-    if forced == "1" and obstacle is not None:
-        raise SystemExit(f"setup.py: FORCE_CUDA=1, but {obstacle}")
-    print(
-        f"setup.py: building CPU kernels only: {obstacle}" if obstacle else f"setup.py: building CPU and CUDA kernels, {home}"
-    )
-    return obstacle is None
+    if forced == "0" or (forced == "" and not cuda_toolkit.gpu_is_visible()):
+        reason = "FORCE_CUDA=0" if forced == "0" else "no GPU is visible (FORCE_CUDA=1 builds the CUDA kernels all the same)"
+        print(f"setup.py: building CPU kernels only: {reason}")
+        return None
+    home, obstacle = cuda_toolkit.find(LINK_FOLDER)
+    if obstacle is not None:
+        cause = "FORCE_CUDA=1" if forced == "1" else "a GPU is visible"
+        raise SystemExit(
+            f'setup.py: {cause}, but {obstacle}; install a compiler with `pip install "{cuda_toolkit.requirement()}"`, '
+            "or set FORCE_CUDA=0 to build the CPU kernels only"
+        )
+    print(f"setup.py: building CPU and CUDA kernels, {home}")
+    return home
+
+
+def require_build_tools() -> None:
+    """Stop with one sentence if the C++ compiler or ninja is missing."""
+    from torch.utils.cpp_extension import get_cxx_compiler, is_ninja_available
+
+    compiler = get_cxx_compiler()
+    if shutil.which(compiler) is None:
+        raise SystemExit(
+            f"setup.py: the C++ compiler {compiler} was not found; install one (g++ or clang++), or name it with CXX"
+        )
+    if not is_ninja_available():
+        raise SystemExit("setup.py: ninja was not found; install it with `pip install ninja`")
 
 
 def default_architectures(home: str) -> str:
@@ -108,7 +87,7 @@ def default_architectures(home: str) -> str:
 
 
 def visible_architectures() -> str:
-    """The architectures of the GPUs in this machine, which PyTorch compiles for unless told otherwise."""
+    """The architectures of the GPUs in this machine, which PyTorch compiles for by default."""
     capabilities = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
     return ";".join(f"{major}.{minor}" for major, minor in sorted(capabilities)) + "+PTX"
 
@@ -120,9 +99,8 @@ def glob_sources(pattern: str) -> list[str]:
 
 def extension_and_command():
     """The extension module and the command that builds it."""
-    home = cuda_home()
-    with_cuda = wants_cuda(home)
-    if with_cuda:
+    home = find_toolkit()
+    if home is not None:
         os.environ["CUDA_HOME"] = home
         if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
             os.environ["TORCH_CUDA_ARCH_LIST"] = default_architectures(home)
@@ -136,12 +114,12 @@ def extension_and_command():
     if sys.platform == "linux":
         # Only compiled for OpenMP, not linked with it: the runtime is then whichever libtorch has loaded, never a second.
         cxx.append("-fopenmp")
-    if with_cuda:
+    if home is not None:
         macros.append(("WITH_CUDA", None))
         architectures = os.environ.get("TORCH_CUDA_ARCH_LIST") or visible_architectures()
         macros.append(("FLASH_INTERNIMAGE_CUDA_ARCHITECTURES", f'"{architectures.replace(" ", ";")}"'))
         # After the toolkit's own folder, so that a complete toolkit is used as it is.
-        for folder in nvidia_wheel_includes():
+        for folder in cuda_toolkit.wheel_files("include"):
             cxx += ["-isystem", folder]
             nvcc += ["-isystem", folder]
 
@@ -156,11 +134,16 @@ def extension_and_command():
                 # pip would have it in a temporary folder and compile everything each time.
                 self.build_temp = str(ROOT / "build" / f"temp.{get_platform()}-{sys.implementation.cache_tag}")
 
-    kind = CUDAExtension if with_cuda else CppExtension
+        def build_extensions(self) -> None:
+            require_build_tools()
+            super().build_extensions()
+
+    kind = CUDAExtension if home is not None else CppExtension
     extension = kind(
         "flash_internimage._C",
-        glob_sources("*.cpp") + (glob_sources("*.cu") if with_cuda else []),
+        glob_sources("*.cpp") + (glob_sources("*.cu") if home is not None else []),
         include_dirs=[str(ROOT / "csrc")],
+        library_dirs=[str(LINK_FOLDER)] if home is not None else [],
         define_macros=macros,
         extra_compile_args={"cxx": cxx, "nvcc": nvcc},
         depends=glob_sources("*.h") + glob_sources("*.cuh"),

@@ -1,4 +1,4 @@
-"""Collects the versions and build flags for a bug report: ``python -m flash_internimage.collect_env`` prints them.
+"""Collects the versions and build flags for a bug report: ``flash-internimage env`` prints them.
 
 Works without the compiled extension, detectron2 or a GPU, and reports them as missing.
 """
@@ -63,7 +63,7 @@ def _detectron2() -> str:
         module = importlib.import_module("detectron2")
     except ImportError as error:
         return f"cannot be imported: {error}"
-    return f"{module.__version__} in {os.path.dirname(module.__file__)}"
+    return f"{module.__version__} in {os.path.dirname(str(module.__file__))}"
 
 
 def _extension() -> dict[str, str]:
@@ -93,7 +93,3 @@ def _gpus() -> str:
         return "none"
     properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     return ", ".join(f"{each.name} (compute capability {each.major}.{each.minor})" for each in properties)
-
-
-if __name__ == "__main__":
-    print(format_table(collect_env()))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
     """Write a file atomically: ``write`` creates a temporary file in the same folder, which is then renamed to ``path``.
 
     Readers see either the old file or the complete new one, even if the process is killed.

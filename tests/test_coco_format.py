@@ -13,8 +13,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from flash_internimage.coco_format import contents_of
-from flash_internimage.data import TrainingMapper, require_valid, training_dataset_dicts
-from flash_internimage.data import test_dataset_dicts as evaluation_dataset_dicts
+from flash_internimage.data import TrainingMapper, evaluation_dataset_dicts, require_valid, training_dataset_dicts
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation import FastCOCOEvaluator
 from flash_internimage.evaluation.report import load, write_report
@@ -109,7 +108,7 @@ def test_evaluates_whatever_an_earlier_evaluation_left(register, tmp_path):
 
 def test_classes_without_names_have_numbers(register, tmp_path):
     register()
-    assert FastCOCOEvaluator(NAME).class_names == ["class 0", "class 1"]
+    assert FastCOCOEvaluator(NAME).categories.names == ["class 0", "class 1"]
     assert evaluate(tmp_path / "out")["bbox"]["AP-class 1"] == pytest.approx(100)
 
 

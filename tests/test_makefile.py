@@ -53,3 +53,20 @@ def test_first_install_runs_every_step_in_order(repository: Path, tmp_path: Path
     steps = ["-m venv", "requirements/torch.txt", "tools/install_detectron2.py", "--no-build-isolation", "build_ext --inplace"]
     positions = [plan.index(step) for step in steps]
     assert positions == sorted(positions)
+
+
+def test_versions_of_the_lint_tools_are_pinned_in_one_file(repository: Path) -> None:
+    files = ["pyproject.toml", "Makefile", ".pre-commit-config.yaml", *(repository / "requirements").glob("*.txt")]
+    pins = [
+        (pin, (repository / file).name)
+        for file in files
+        for pin in re.findall(r"\b(clang-format|mypy|ruff)\s*[=~<>]=", (repository / file).read_text())
+    ]
+    assert sorted(pins) == [(tool, "constraints.txt") for tool in ("clang-format", "mypy", "ruff")]
+
+
+def test_commit_hooks_run_the_tools_that_make_lint_runs(repository: Path) -> None:
+    programs = {line.split()[0] for line in make(repository, "-n", "lint").splitlines()}
+    entries = re.findall(r"entry: (\S+)", (repository / ".pre-commit-config.yaml").read_text())
+    assert len(entries) == 3
+    assert set(entries) <= programs

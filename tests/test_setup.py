@@ -1,14 +1,17 @@
-"""setup.py: the decision whether to build CUDA kernels, tested with a fake toolkit, and the contents of the package."""
+"""How setup.py decides what to build, and what it packages."""
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+import torch.utils.cpp_extension
 
 
 @pytest.fixture(scope="module")
@@ -19,112 +22,91 @@ def setup_py(repository: Path) -> ModuleType:
     return module
 
 
-@pytest.fixture(autouse=True)
-def _torch_with_cuda_13(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.version, "hip", None)
+NO_HEADER = "nvcc cannot compile and link: cusparse.h: No such file"
 
 
-def make_toolkit(folder: Path, release: str = "13.0", missing_header: str | None = None) -> str:
-    """Create a fake CUDA toolkit whose bin/nvcc script answers the queries of setup.py."""
-    script = folder / "bin" / "nvcc"
-    script.parent.mkdir(parents=True)
-    compiles = f"echo 'fatal error: {missing_header}: No such file' >&2; exit 1" if missing_header else "exit 0"
-    script.write_text(
-        "#!/bin/sh\n"
-        'case "$1" in\n'
-        f"  --version) echo 'Cuda compilation tools, release {release}, V{release}.96';;\n"
-        f"  --dryrun) echo '#$ _HERE_={script.parent}' >&2;;\n"
-        "  --list-gpu-arch) printf 'compute_75\\ncompute_80\\ncompute_86\\ncompute_90\\n';;\n"
-        f"  -M) {compiles};;\n"
-        "esac\n"
-    )
-    script.chmod(0o755)
-    return str(folder)
+@pytest.fixture
+def machine(setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Set what setup.py finds: a visible GPU, a toolkit that works."""
 
+    def describe(forced: str = "", gpu: bool = True, works: bool = True) -> None:
+        monkeypatch.setenv("FORCE_CUDA", forced)
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        monkeypatch.setattr(setup_py.cuda_toolkit, "gpu_is_visible", lambda: gpu)
+        found = ("/toolkit", None) if works else (None, NO_HEADER)
+        monkeypatch.setattr(setup_py.cuda_toolkit, "find", lambda link_folder: found)
 
-def test_versions_compare_as_numbers(setup_py: ModuleType) -> None:
-    assert setup_py.version_tuple("13.0") > setup_py.version_tuple("9.2")
-    assert setup_py.version_tuple("2.10.1+cu130")[:2] > setup_py.version_tuple("2.4")
-
-
-def test_working_toolkit_is_no_obstacle(setup_py: ModuleType, tmp_path: Path) -> None:
-    assert setup_py.cuda_obstacle(make_toolkit(tmp_path)) is None
+    return describe
 
 
 @pytest.mark.parametrize(
-    ("toolkit", "message"),
+    ("forced", "gpu", "works", "expected"),
     [
-        pytest.param({"release": "9.2"}, "is 9.2, but torch was built with 13.0", id="another major version"),
-        pytest.param({"missing_header": "cusparse.h"}, "cusparse.h: No such file", id="missing header"),
+        pytest.param("", True, True, "/toolkit", id="a GPU and a toolkit"),
+        pytest.param("", False, True, None, id="no GPU"),
+        pytest.param("", False, False, None, id="neither"),
+        pytest.param("0", True, True, None, id="refused"),
+        pytest.param("0", True, False, None, id="refused and not found"),
+        pytest.param("1", False, True, "/toolkit", id="forced without a GPU"),
     ],
 )
-def test_reason_why_a_toolkit_cannot_be_used(setup_py: ModuleType, tmp_path: Path, toolkit: dict, message: str) -> None:
-    assert message in setup_py.cuda_obstacle(make_toolkit(tmp_path, **toolkit))
-
-
-def test_missing_toolkit_and_missing_nvcc_have_different_messages(setup_py: ModuleType, tmp_path: Path) -> None:
-    assert "no CUDA toolkit was found" in setup_py.cuda_obstacle(None)
-    assert "is CUDA_HOME right?" in setup_py.cuda_obstacle(str(tmp_path))
+def test_cuda_kernels_are_built_for_a_gpu_or_on_request(
+    setup_py: ModuleType, machine: Callable[..., None], forced: str, gpu: bool, works: bool, expected: str | None
+) -> None:
+    machine(forced, gpu, works)
+    assert setup_py.find_toolkit() == expected
 
 
 @pytest.mark.parametrize(
-    ("attribute", "value", "message"),
-    [("cuda", None, "is not a CUDA build"), ("hip", "6.0", "ROCm")],
-    ids=["torch for the CPU", "torch for ROCm"],
+    ("forced", "cause"),
+    [pytest.param("", "a GPU is visible", id="for a GPU"), pytest.param("1", "FORCE_CUDA=1", id="on request")],
 )
-def test_torch_must_be_a_cuda_build(
-    setup_py: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attribute: str, value: str | None, message: str
+def test_a_build_without_a_compiler_names_both_ways_on(
+    setup_py: ModuleType, machine: Callable[..., None], forced: str, cause: str
 ) -> None:
-    monkeypatch.setattr(torch.version, attribute, value)
-    assert message in setup_py.cuda_obstacle(make_toolkit(tmp_path))
+    machine(forced, gpu=not forced, works=False)
+    with pytest.raises(SystemExit) as error:
+        setup_py.find_toolkit()
+    assert str(error.value) == (
+        f'setup.py: {cause}, but {NO_HEADER}; install a compiler with `pip install "cuda-toolkit[nvcc,cccl]==13.0.*"`, '
+        "or set FORCE_CUDA=0 to build the CPU kernels only"
+    )
 
 
-@pytest.mark.parametrize(
-    ("forced", "works", "expected"),
-    [("", True, True), ("", False, False), ("0", True, False), ("0", False, False), ("1", True, True)],
-    ids=["available", "unavailable", "disabled", "disabled and unavailable", "forced"],
-)
-def test_cuda_is_built_if_available_unless_disabled(
-    setup_py: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forced: str, works: bool, expected: bool
-) -> None:
-    monkeypatch.setenv("FORCE_CUDA", forced)
-    home = make_toolkit(tmp_path, missing_header=None if works else "cusparse.h")
-    assert setup_py.wants_cuda(home) is expected
-
-
-def test_error_of_an_impossible_forced_build_has_the_reason(
-    setup_py: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FORCE_CUDA", "1")
-    with pytest.raises(SystemExit, match="FORCE_CUDA=1, but .*cusparse.h"):
-        setup_py.wants_cuda(make_toolkit(tmp_path, missing_header="cusparse.h"))
-
-
-def test_force_cuda_must_be_0_or_1(setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FORCE_CUDA", "yes")
+def test_force_cuda_has_two_values(setup_py: ModuleType, machine: Callable[..., None]) -> None:
+    machine("yes")
     with pytest.raises(SystemExit, match="0, 1 or unset, got 'yes'"):
-        setup_py.wants_cuda(None)
+        setup_py.find_toolkit()
 
 
-def test_toolkit_is_found_through_an_nvcc_wrapper_script(
-    setup_py: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = make_toolkit(tmp_path / "toolkit")
-    wrapper = tmp_path / "path" / "nvcc"
-    wrapper.parent.mkdir()
-    wrapper.write_text(f'#!/bin/sh\nexec {home}/bin/nvcc "$@"\n')
-    wrapper.chmod(0o755)
-    monkeypatch.delenv("CUDA_HOME", raising=False)
-    monkeypatch.delenv("CUDA_PATH", raising=False)
-    monkeypatch.setenv("PATH", f"{wrapper.parent}{os.pathsep}{os.environ['PATH']}")
-    assert setup_py.cuda_home() == home
-    monkeypatch.setenv("CUDA_HOME", "/somewhere")
-    assert setup_py.cuda_home() == "/somewhere"
+def test_a_missing_compiler_is_named(setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(SystemExit, match=r"^setup.py: the C\+\+ compiler no-such-compiler was not found; install"):
+        setup_py.require_build_tools()
 
 
-def test_default_architectures_are_those_supported_by_the_toolkit(setup_py: ModuleType, tmp_path: Path) -> None:
-    assert setup_py.default_architectures(make_toolkit(tmp_path)) == "7.5;8.0;9.0+PTX"
+def test_a_missing_ninja_is_named(setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.utils.cpp_extension, "is_ninja_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"^setup.py: ninja was not found; install it with `pip install ninja`$"):
+        setup_py.require_build_tools()
+
+
+def test_an_isolated_build_says_how_to_build(repository: Path) -> None:
+    """Without PyTorch, as in the environment that pip makes for a build unless it is told not to."""
+    code = "import runpy, sys; sys.modules['torch'] = None; runpy.run_path('setup.py')"
+    run = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert re.fullmatch(
+        r"setup\.py: PyTorch cannot be imported \(.*\); install it, .* `pip install --no-build-isolation \.`\n", run.stderr
+    )
+
+
+def test_default_architectures_are_those_the_toolkit_knows(setup_py: ModuleType, tmp_path: Path) -> None:
+    script = tmp_path / "bin" / "nvcc"
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\nprintf 'compute_75\\ncompute_80\\ncompute_86\\ncompute_90\\n'\n")
+    script.chmod(0o755)
+    assert setup_py.default_architectures(str(tmp_path)) == "7.5;8.0;9.0+PTX"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""DINO over four levels on FlashInternImage-T, 12 epochs. Published: box AP 54.7."""
+"""DINO with four feature levels on FlashInternImage-T, 12 epochs. Published: box AP 54.7."""
 
 from ..common.data.coco_boxes_multi_scale import data, dataloader
 from ..common.models.dino import model

@@ -1,4 +1,4 @@
-"""Mask R-CNN on FlashInternImage-T with ViTDet's large-scale jitter: 100 epochs of 1024 x 1024. Not a published recipe."""
+"""Mask R-CNN on FlashInternImage-T with ViTDet's large-scale jitter: 100 epochs at 1024 x 1024. Not a published recipe."""
 
 from ..common.data.coco_lsj import data, dataloader
 from ..common.schedule import iterations, multi_step

@@ -1,4 +1,4 @@
-"""AdamW with the parameter groups of the published recipes; a recipe changes rates, decay and the factors a layer."""
+"""AdamW with the parameter groups of the published recipes, which override learning rate, weight decay and layer decay."""
 
 import torch
 from detectron2.config import LazyCall as L
@@ -12,8 +12,8 @@ optimizer = L(torch.optim.AdamW)(
         base_lr="${..lr}",
         weight_decay="${..weight_decay}",
         layer_ids=layer_ids,
-        layer_decay=1.0,  # rate of a layer over that of the next deeper one
-        offset_lr_scale=1.0,  # further factor on layers that predict sampling offsets
+        layer_decay=1.0,  # ratio of the learning rate of a layer to that of the next deeper one
+        offset_lr_scale=1.0,  # additional factor for layers that predict sampling offsets
     ),
     lr=1e-4,
     betas=(0.9, 0.999),

@@ -1,4 +1,4 @@
-"""Learning-rate schedules, and how long COCO takes."""
+"""Learning rate schedules, and conversion of COCO epochs to iterations."""
 
 import math
 
@@ -6,16 +6,16 @@ from detectron2.config import LazyCall as L
 
 from flash_internimage.solver.schedule import WarmupMultiStep
 
-COCO_TRAIN_IMAGES = 117266  # of train2017's 118287 images, those that have a box that is no crowd
+COCO_TRAIN_IMAGES = 117266  # images of train2017 (118287) with at least one non-crowd box
 
 
 def iterations(epochs, batch_size, images=COCO_TRAIN_IMAGES):
-    """Steps in so many passes over the training images; the last, smaller batch of an epoch counts."""
+    """Number of iterations in ``epochs`` passes over the training images, including the last, smaller batch of each."""
     return epochs * math.ceil(images / batch_size)
 
 
 def multi_step(epochs, steps):
-    """A tenth of the rate after each of ``steps`` (in epochs), in a run of ``epochs``; linear warm-up over 500 iterations."""
+    """Schedule of ``epochs`` with 500 iterations of linear warm-up, dividing the rate by 10 after each epoch in ``steps``."""
     return L(WarmupMultiStep)(
         max_iter="${train.max_iter}",
         epochs=epochs,

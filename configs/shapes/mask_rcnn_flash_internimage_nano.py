@@ -1,4 +1,4 @@
-"""Mask R-CNN on the nano FlashInternImage, for the drawn shapes: two CPU cores, less than ten minutes."""
+"""Mask R-CNN on FlashInternImage nano for the shapes dataset: less than 10 minutes on two CPU cores."""
 
 from ..common.data.shapes import data, dataloader
 from ..common.models.flash_internimage_nano import flash_internimage_nano as _flash_internimage_nano

@@ -1,4 +1,4 @@
-"""RetinaNet of detectron2 on the nano FlashInternImage, for the drawn shapes: another head takes one such file."""
+"""detectron2's RetinaNet on FlashInternImage nano for the shapes dataset; an example of using another detector."""
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec

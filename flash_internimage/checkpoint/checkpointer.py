@@ -1,4 +1,4 @@
-"""The checkpointer of this project: detectron2's, made safe to kill and safe to feed."""
+"""detectron2's checkpointer with atomic writes, safe reading, and recognition of published checkpoints."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ hub.register(PathManager)
 class Checkpointer(DetectionCheckpointer):
     """Loads this project's, the published and plain checkpoints; saves this project's.
 
-    A file is recognized by its contents (:func:`.formats.recognize`) and read with ``weights_only=True``. What it holds is
-    reported in one line. Tensors that do not fit the model are an error, but for two expected kinds, both reported: layers
-    sized by the number of classes are re-initialized where that number differs, and a backbone fills the backbone alone.
-    Files are written in one step, so that a run killed at any moment leaves the previous checkpoint.
+    A file is recognized by its contents (:func:`.formats.recognize`) and read with ``weights_only=True``. The log says in one
+    line what was found. Tensors that do not fit the model are an error, with two exceptions that are logged: layers that
+    depend on the number of classes are re-initialized if that number differs, and an ImageNet checkpoint fills only the
+    backbone. Files are written atomically: a run that is killed leaves the previous checkpoint intact.
 
-    Used as detectron2's: ``Checkpointer(model, save_dir, optimizer=…)``, ``.save``, ``.load``, ``.resume_or_load``.
+    The interface is detectron2's: ``Checkpointer(model, save_dir, optimizer=…)``, ``.save``, ``.load``, ``.resume_or_load``.
     """
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load a file into the model and, where the file has them, into the checkpointables.
+        """Load a file into the model and into those checkpointables that the file has.
 
         Args:
-            path: a local path, or any that detectron2's path manager knows (``hf://org/repo/file``, ``https://…``);
-                empty: nothing is loaded.
-            checkpointables: names of those to load; None: all.
+            path: a local path, or one that detectron2's path manager resolves (``hf://org/repo/file``, ``https://…``);
+                if empty, nothing is loaded.
+            checkpointables: names of the checkpointables to load; None for all.
 
         Returns:
-            What else the file holds, such as ``iteration``.
+            The other contents of the file, such as ``iteration``.
 
         Raises:
             CheckpointError: the file cannot be read, or does not fit the model.
@@ -53,10 +53,10 @@ class Checkpointer(DetectionCheckpointer):
         return super().load(path, checkpointables)
 
     def load_complete(self, path: str) -> dict[str, Any]:
-        """Load a file that must fill the whole model, as evaluation needs it, and nothing but the model.
+        """Load the model from a file that must fill it completely, as evaluation needs it, and no checkpointables.
 
         Raises:
-            CheckpointError: as :meth:`load`, and where any tensor of the model would keep its random initial value.
+            CheckpointError: as for :meth:`load`, or a tensor of the model would keep its random initial value.
         """
         if not path:
             raise CheckpointError("no checkpoint given: name one with train.init_checkpoint=PATH")
@@ -70,7 +70,7 @@ class Checkpointer(DetectionCheckpointer):
         return rest
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``<save_dir>/<name>.pth``: the model, the checkpointables and ``kwargs``, in one step."""
+        """Write the model, the checkpointables and ``kwargs`` to ``<save_dir>/<name>.pth``, atomically."""
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
@@ -83,13 +83,13 @@ class Checkpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(basename)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Note the newest checkpoint, in one step: a half-written note would lose all checkpoints before it."""
+        """Write the name of the newest checkpoint atomically: with half a name a run could not be resumed."""
         note = Path(self.save_dir) / "last_checkpoint"
         write_atomically(note, lambda path: path.write_text(last_filename_basename))
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         contents = read_checkpoint(filename)
-        # Only this project's own files hold states of the optimizer and the like that can be resumed.
+        # Only this project's own files hold a state of the optimizer that can be resumed.
         own = contents if isinstance(contents.get("model"), Mapping) else {}
         return {**{key: own[key] for key in own if key != "model"}, "path": filename, "contents": contents}
 

@@ -1,4 +1,4 @@
-"""What a checkpoint file is, told from its contents."""
+"""Recognizing what a checkpoint file holds, by its contents."""
 
 from __future__ import annotations
 
@@ -8,27 +8,25 @@ from typing import Any
 
 import torch
 
+from flash_internimage.families import BackboneFamily, backbone_families
+
 from .published import published_family, to_detectron2
 from .reading import CheckpointError
 
-# The first tensor of a FlashInternImage; what stands before it in a name is where the backbone lives in a model.
-_STEM = "patch_embed.conv1.weight"
-# The original framework's averaging hook swaps the averages into the model before it saves: the plain names hold them, and
+# MMDetection's EMA hook swaps the averaged weights into the model before it saves: the plain names hold the averages, and
 # the copies under this prefix are the weights of the last step.
 _COPY = "ema_"
-# What the ImageNet classifiers have after the backbone.
-_CLASSIFIER = ("head.", "conv_head.", "fc_norm.", "avgpool.")
 
 
 @dataclass(frozen=True)
-class Recognised:
+class Recognized:
     """A checkpoint's tensors under this project's names.
 
     Attributes:
         title: what was found, for messages: "published Mask R-CNN checkpoint".
         tensors: name -> tensor.
-        dropped: names in the file that no detector has: a classifier's head, copies kept by an averaging hook.
-        whole: whether the file claims to hold every tensor of a model, as all but backbones do.
+        dropped: names in the file that no detector has: an ImageNet classifier's head, the copies of an EMA hook.
+        whole: whether the file should hold every tensor of a model; False for backbones.
     """
 
     title: str
@@ -37,15 +35,15 @@ class Recognised:
     whole: bool = True
 
 
-def recognize(contents: Mapping[str, Any], model_names: Collection[str]) -> Recognised:
-    """Tell the kinds of checkpoints apart and bring their tensors under the names of the model.
+def recognize(contents: Mapping[str, Any], model_names: Collection[str]) -> Recognized:
+    """Recognize the kind of a checkpoint and rename its tensors to the names of the model.
 
     Known are this project's own checkpoints (``model``), published detectors (``state_dict`` with ``meta``, and perhaps
     ``optimizer`` and averaged copies ``ema_*``), published ImageNet classifiers (``model`` or ``state_dict``), and plain
     state dicts, each with or without a ``module.`` before every name.
 
     Args:
-        contents: what :func:`.reading.read_checkpoint` returned.
+        contents: as returned by :func:`.reading.read_checkpoint`.
         model_names: the names in the state dict of the model that is to be loaded.
 
     Raises:
@@ -55,15 +53,16 @@ def recognize(contents: Mapping[str, Any], model_names: Collection[str]) -> Reco
     family = published_family(tensors)
     if family is not None:
         copies = tuple(name for name in _inner(contents) if name.startswith(_COPY))
-        return Recognised(f"published {family.title} checkpoint", to_detectron2(tensors), copies)
-    if _STEM in tensors and _STEM not in model_names:
-        return _backbone(tensors, _backbone_prefix(model_names))
+        return Recognized(f"published {family.title} checkpoint", to_detectron2(tensors), copies)
+    for backbone in backbone_families():
+        if backbone.signature in tensors and backbone.signature not in model_names:
+            return _recognize_backbone(tensors, backbone, model_names)
     title = "checkpoint of this project" if "model" in contents else "state dict"
-    return Recognised(title, tensors)
+    return Recognized(title, tensors)
 
 
 def state_dict_of(contents: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The model's tensors, wherever the file keeps them, without ``module.`` and without an averaging hook's copies.
+    """The model's tensors, wherever the file keeps them, without the prefix ``module.`` and without an EMA hook's copies.
 
     Raises:
         CheckpointError: there are none.
@@ -76,20 +75,26 @@ def state_dict_of(contents: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in tensors.items() if not name.startswith(_COPY)}
 
 
+def class_names_of(contents: Mapping[str, Any]) -> list[str] | None:
+    """The class names in a checkpoint: this project's ``classes`` or MMDetection's ``meta["CLASSES"]``; None without any."""
+    meta = contents.get("meta")
+    names = contents.get("classes") or (meta.get("CLASSES") if isinstance(meta, Mapping) else None)
+    return [str(name) for name in names] if names else None
+
+
 def _inner(contents: Mapping[str, Any]) -> Mapping[str, Any]:
     return next((contents[key] for key in ("model", "state_dict") if isinstance(contents.get(key), Mapping)), contents)
 
 
-def _backbone_prefix(model_names: Collection[str]) -> str:
-    prefixes = [name.removesuffix(_STEM) for name in model_names if name.endswith(f".{_STEM}")]
+def _recognize_backbone(
+    tensors: Mapping[str, torch.Tensor], backbone: BackboneFamily, model_names: Collection[str]
+) -> Recognized:
+    """Put the prefix of the model's only backbone before every name, and drop the classifier's head."""
+    prefixes = [name.removesuffix(backbone.signature) for name in model_names if name.endswith(f".{backbone.signature}")]
     if len(prefixes) != 1:
         raise CheckpointError(
-            f"the checkpoint is a FlashInternImage backbone, and the model has {len(prefixes)} such backbones to load"
+            f"the checkpoint is a {backbone.title} backbone, and the model has {len(prefixes)} such backbones to load"
         )
-    return prefixes[0]
-
-
-def _backbone(tensors: Mapping[str, torch.Tensor], prefix: str) -> Recognised:
-    dropped = tuple(name for name in tensors if name.startswith(_CLASSIFIER))
-    kept = {prefix + name: tensor for name, tensor in tensors.items() if name not in dropped}
-    return Recognised("ImageNet backbone", kept, dropped, whole=False)
+    dropped = tuple(name for name in tensors if name.startswith(backbone.classifier))
+    kept = {prefixes[0] + name: tensor for name, tensor in tensors.items() if name not in dropped}
+    return Recognized("ImageNet backbone", kept, dropped, whole=False)

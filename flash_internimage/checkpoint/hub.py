@@ -1,8 +1,8 @@
-"""``hf://org/repo/file`` as a path: files of the Hugging Face hub for everything that opens paths through detectron2.
+"""Paths ``hf://org/repo/file`` to files of the Hugging Face hub, for detectron2's path manager.
 
-The file is fetched once into the hub's cache (``HF_HOME``), with a progress bar and resumed where the connection broke, and
-found there afterwards without the network. ``hf://org/repo@revision/file`` pins a branch, tag or commit;
-``HF_HUB_OFFLINE=1`` keeps to the cache.
+A file is downloaded once into the hub's cache (``HF_HOME``), with a progress bar; an interrupted download is resumed. Later
+uses need no network. ``hf://org/repo@revision/file`` selects a branch, tag or commit; with ``HF_HUB_OFFLINE=1`` only the
+cache is used.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from flash_internimage.errors import UserError
 from .reading import CheckpointError
 
 PREFIX = "hf://"
-# The HTTP library's own error: which library that is differs between releases of the hub's client.
+# The base error of the HTTP library, which differs between releases of huggingface_hub.
 _HttpError = HfHubHTTPError.__bases__[0]
 _PATH = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """One file of a repository of the hub."""
+    """A file in a repository of the hub."""
 
     repo: str
     file: str
@@ -42,10 +42,10 @@ class HubFile:
 
     @classmethod
     def parse(cls, path: str) -> HubFile:
-        """Read ``hf://org/repo[@revision]/file``.
+        """Parse ``hf://org/repo[@revision]/file``.
 
         Raises:
-            CheckpointError: the path has another form.
+            CheckpointError: the path does not have this form.
         """
         found = _PATH.fullmatch(path)
         if found is None:
@@ -56,19 +56,19 @@ class HubFile:
 
     @property
     def url(self) -> str:
-        """Where a browser finds the file."""
+        """The URL of the file for a browser."""
         return f"{constants.ENDPOINT}/{self.repo}/resolve/{self.revision}/{self.file}"
 
 
 def fetch(path: str) -> str:
-    """The local path of a file of the hub, which is fetched if the cache lacks it.
+    """Return the local path of a file of the hub, after downloading it if it is not in the cache.
 
     Args:
         path: ``hf://org/repo[@revision]/file``.
 
     Raises:
-        CheckpointError: there is no such file, or it is not in the cache and the hub cannot be reached; the message names
-            the file to fetch by hand and how to use it then.
+        CheckpointError: there is no such file, or it is not in the cache and the hub cannot be reached; the message has
+            the URL to download it by hand, and how to use it then.
     """
     wanted = HubFile.parse(path)
     try:
@@ -76,8 +76,8 @@ def fetch(path: str) -> str:
     except LocalEntryNotFoundError as error:
         reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub could not be reached"
         raise CheckpointError(
-            f"{path}: not in the cache ({constants.HF_HUB_CACHE}), and {reason}; fetch {wanted.url} on a machine that can, "
-            "and give the file's path instead: train.init_checkpoint=/path/to/the/file"
+            f"{path}: not in the cache ({constants.HF_HUB_CACHE}), and {reason}; download {wanted.url} on a machine with "
+            "network access, and give the path of the file instead: train.init_checkpoint=/path/to/the/file"
         ) from error
     except RevisionNotFoundError as error:
         raise CheckpointError(f"{path}: the repository {wanted.repo} has no revision {wanted.revision}") from error
@@ -93,12 +93,12 @@ def fetch(path: str) -> str:
     except (_HttpError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{path}: fetching {wanted.url} failed ({reason}); try again, or fetch it by hand and give its path"
+            f"{path}: downloading {wanted.url} failed ({reason}); try again, or download it by hand and give its path"
         ) from error
 
 
 class HubPathHandler(PathHandler):
-    """Lets iopath's path managers, such as detectron2's, open ``hf://`` paths for reading."""
+    """Opens ``hf://`` paths for reading through iopath's path managers, such as detectron2's."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [PREFIX]
@@ -109,10 +109,10 @@ class HubPathHandler(PathHandler):
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any):
         if mode not in ("r", "rb"):
-            raise UserError(f"{path}: files of the hub can be read, not opened with mode {mode!r}")
+            raise UserError(f"{path}: files of the hub can only be read, got mode {mode!r}")
         return open(self._get_local_path(path, **kwargs), mode, buffering=buffering)
 
 
 def register(path_manager: PathManager) -> None:
-    """Teach a path manager ``hf://``; again is harmless."""
+    """Register the handler of ``hf://`` paths with a path manager; repeated calls have no effect."""
     path_manager.register_handler(HubPathHandler(), allow_override=True)

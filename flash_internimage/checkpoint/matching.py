@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 
-# The layers whose length is the number of classes, by the end of their names. A model of another number of classes
-# starts them afresh.
-_CLASS_LAYERS = re.compile(
-    r"(^|\.)(cls_score|bbox_pred|mask_head(\.\d+)?\.predictor|class_heads\.\d+|label_embedding)\.(weight|bias)$"
-)
+from flash_internimage.families import detector_family
+
+from .names import Template
 
 
 @dataclass(frozen=True)
@@ -20,11 +17,11 @@ class Match:
     """How the tensors of a file fit a model; each tuple holds names, in the model's or the file's order.
 
     Attributes:
-        matched: in both, of one shape.
-        reinitialized: layers sized by the number of classes, which differs; the model keeps its fresh weights there.
-        missing: in the model alone.
-        unexpected: in the file alone.
-        wrong_shape: in both, of unequal shapes, with both shapes: ``name: (2, 3) in the file, (2, 4) in the model``.
+        matched: in both, with the same shape.
+        reinitialized: layers that depend on the number of classes, which differs; the model keeps its initial weights there.
+        missing: only in the model.
+        unexpected: only in the file.
+        wrong_shape: in both, with different shapes: ``name: (2, 3) in the file, (2, 4) in the model``.
     """
 
     matched: tuple[str, ...]
@@ -34,7 +31,7 @@ class Match:
     wrong_shape: tuple[str, ...]
 
     def summary(self) -> str:
-        """One line of counts, with all layers that start afresh and examples of what does not fit."""
+        """One line of counts, with all re-initialized layers and examples of what does not fit."""
         parts = [f"{len(self.matched)} matched"]
         if self.reinitialized:
             listed = ", ".join(self.reinitialized)
@@ -50,9 +47,15 @@ class Match:
 
 
 def match(model: Mapping[str, torch.Tensor], file: Mapping[str, torch.Tensor]) -> Match:
-    """Sort the names of two state dicts into what fits and what does not."""
+    """Compare two state dicts by name and shape; the model's family says which layers depend on the number of classes."""
+    family = detector_family(model.keys())
+    class_layers = () if family is None else tuple(Template(text) for text in family.class_layers)
     unequal = [name for name in model if name in file and model[name].shape != file[name].shape]
-    resized = [name for name in unequal if _another_class_count(name, model[name], file[name])]
+    resized = [
+        name
+        for name in unequal
+        if model[name].shape[1:] == file[name].shape[1:] and any(layer.match(name) is not None for layer in class_layers)
+    ]
     return Match(
         matched=tuple(name for name in model if name in file and name not in unequal),
         reinitialized=tuple(resized),
@@ -67,11 +70,7 @@ def match(model: Mapping[str, torch.Tensor], file: Mapping[str, torch.Tensor]) -
 
 
 def examples(names: Iterable[str], limit: int = 3) -> str:
-    """The first few names, and how many more there are."""
+    """The first ``limit`` names, and how many more there are."""
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
-
-
-def _another_class_count(name: str, model: torch.Tensor, file: torch.Tensor) -> bool:
-    return bool(_CLASS_LAYERS.search(name)) and model.shape[1:] == file.shape[1:]

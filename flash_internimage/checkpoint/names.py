@@ -1,8 +1,8 @@
-"""Renaming tensors by a table of rules that reads the same in both directions.
+"""Renaming tensors with a table of bidirectional rules.
 
-A rule is a pair of templates, ``("neck.lateral_convs.{i}.conv.*", "backbone.fpn_lateral{i+2}.*")``: ``{i}`` is an integer
-(``{i+2}`` the same integer written two higher), and a final ``*`` is whatever follows. The same pair translates a name
-either way, so a table cannot disagree with its inverse.
+A rule is a pair of templates, ``("neck.lateral_convs.{i}.conv.*", "backbone.fpn_lateral{i+2}.*")``: ``{i}`` is an integer,
+``{i+2}`` the same integer plus two, and a final ``*`` is the rest of the name. The same pair translates names in both
+directions, so a table and its inverse always agree.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _REST = "rest"
 
 @dataclass(frozen=True)
 class Template:
-    """One side of a rule: matches names and writes them."""
+    """One side of a rule, which matches and writes names."""
 
     text: str
 
@@ -39,24 +39,24 @@ class Template:
         return {field[1]: int(field[2] or 0) for field in _FIELD.finditer(self.text)}
 
     def match(self, name: str) -> dict[str, int | str] | None:
-        """The values of the template's fields in ``name``, or None where it does not match in full."""
+        """The values of the template's fields in ``name``, or None if it does not match the whole name."""
         found = self._pattern.fullmatch(name)
         if found is None:
             return None
         values: dict[str, int | str] = dict(found.groupdict())
         values.update({field: int(found[field]) - shift for field, shift in self._shifts.items()})
-        # A negative number would be written back as another name ("fpn_lateral1" has no counterpart).
+        # Negative numbers have no counterpart, such as that of "fpn_lateral1".
         return None if any(values[field] < 0 for field in self._shifts) else values
 
     def write(self, values: dict[str, int | str]) -> str:
-        """The name that the field values give."""
+        """The name with these values of the fields."""
         text = _FIELD.sub(lambda field: str(values[field[1]] + int(field[2] or 0)), self.text)
         return text.replace("*", str(values.get(_REST, "")))
 
 
 @dataclass(frozen=True)
 class Table:
-    """An ordered list of rules; the first template that matches a name decides."""
+    """An ordered list of rules; the first one that matches a name applies."""
 
     rules: tuple[tuple[Template, Template], ...]
 
@@ -69,7 +69,7 @@ class Table:
         return Table(tuple((right, left) for left, right in self.rules))
 
     def rename(self, name: str) -> str | None:
-        """``name`` on the right-hand side of the table, or None if no rule knows it."""
+        """The counterpart of ``name`` on the right-hand side of the table, or None if no rule matches."""
         for source, target in self.rules:
             values = source.match(name)
             if values is not None:
@@ -77,10 +77,10 @@ class Table:
         return None
 
     def rename_all(self, names: Iterable[str]) -> dict[str, str]:
-        """Old name -> new name for those that a rule knows.
+        """Old name -> new name, for all names that match a rule.
 
         Raises:
-            UserError: two names would become one.
+            UserError: two names would be renamed to the same name.
         """
         renamed = {name: target for name in names if (target := self.rename(name)) is not None}
         taken: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Reading a checkpoint file without trusting it."""
+"""Reading checkpoint files from untrusted sources."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from flash_internimage.errors import UserError
 
 _MULTIARRAY = (np._core if hasattr(np, "_core") else np.core).multiarray  # renamed in NumPy 2
 
-# What training frameworks leave in the `meta` of a checkpoint and that cannot run code when it is built, under the names
-# that files use: those written with NumPy 1 name the module as it was called then.
+# Types that training frameworks leave in the `meta` of a checkpoint and whose construction runs no code, under their names in
+# files; files written with NumPy 1 use the old name of the module.
 HARMLESS_TYPES: dict[str, object] = {
     "numpy.ndarray": np.ndarray,
     "numpy.dtype": np.dtype,
@@ -28,25 +28,25 @@ HARMLESS_TYPES: dict[str, object] = {
         for function in (_MULTIARRAY.scalar, _MULTIARRAY._reconstruct)
     },
 }
-# Built by calling numpy.dtype, so never named in a file, yet checked by torch.
+# Constructed by calling numpy.dtype, so never named in a file, but checked by torch.
 _DTYPES = [type(np.dtype(code)) for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")]
 
 
 class CheckpointError(UserError):
-    """A file that is no checkpoint, is damaged, is refused, or does not fit the model. The message says which."""
+    """Raised for a file that is not a checkpoint, is corrupt, is refused, or does not fit the model."""
 
 
 def read_checkpoint(path: str | os.PathLike[str], allow: Iterable[str] = ()) -> dict[str, Any]:
-    """The contents of a ``.safetensors`` file, or of a ``.pth`` file read with ``weights_only=True``.
+    """Read a ``.safetensors`` file, or a ``.pth`` file with ``weights_only=True``.
 
-    Tensors are mapped from the file where the format allows it, so that only those used are read.
+    Tensors are memory-mapped if the format allows it, so that only those in use are read.
 
     Args:
         path: a local file.
-        allow: names from :data:`HARMLESS_TYPES` that the file may hold beside tensors and plain Python values.
+        allow: names from :data:`HARMLESS_TYPES` that the file may contain beside tensors and plain Python values.
 
     Raises:
-        CheckpointError: the file is missing, cut short, no checkpoint, or would need more than plain data to be read.
+        CheckpointError: the file is missing, truncated, not a checkpoint, or contains more than plain data.
     """
     path = Path(path)
     if not path.is_file():
@@ -62,21 +62,21 @@ def read_checkpoint(path: str | os.PathLike[str], allow: Iterable[str] = ()) -> 
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, is_zip)) from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"checkpoint {path}: not a file that torch.save wrote ({_first_line(error)})") from error
+        raise CheckpointError(f"checkpoint {path}: not a file of torch.save ({_first_line(error)})") from error
     if not isinstance(contents, Mapping):
         raise CheckpointError(f"checkpoint {path}: expected a dictionary of tensors, got {type(contents).__name__}")
     return dict(contents)
 
 
 def remove_unfinished(folder: str | os.PathLike[str]) -> None:
-    """Delete what a process that was killed inside :func:`.files.write_atomically` left of checkpoints and their note."""
+    """Delete the temporary files of checkpoints that a process left when it was killed during an atomic write."""
     for pattern in (".*.pth.*.pth", ".last_checkpoint.*"):
         for path in Path(folder).glob(pattern):
             path.unlink(missing_ok=True)
 
 
 def _check_archive(path: Path) -> None:
-    """Say what is wrong with a damaged file before a reader fails inside it."""
+    """Raise an error that describes a damaged file, before a reader fails on it."""
     size = path.stat().st_size
     if size == 0:
         raise CheckpointError(f"checkpoint {path}: the file is empty; download or save it again")
@@ -87,17 +87,17 @@ def _check_archive(path: Path) -> None:
         if len(head) < 8 or header > size - 8:
             raise CheckpointError(
                 f"checkpoint {path}: its header claims {header} bytes, the file has {size}; "
-                "it is cut short or no safetensors file: download it again"
+                "it is truncated or not a safetensors file: download it again"
             )
     elif head[:4] == b"PK\x03\x04" and not zipfile.is_zipfile(path):
         raise CheckpointError(
-            f"checkpoint {path}: the archive's directory, which stands at the end of the file, is missing or damaged "
-            f"(the file has {size} bytes); the download stopped early or the file was published so: compare its size "
-            "with the publisher's and fetch it again"
+            f"checkpoint {path}: the archive's directory, which is at the end of the file, is missing or damaged "
+            f"(the file has {size} bytes); the download was interrupted or the published file is damaged: compare its size "
+            "with the publisher's and download it again"
         )
     elif head[:15].lstrip().lower().startswith((b"<!doct", b"<html", b"version ")):
         raise CheckpointError(
-            f"checkpoint {path}: this is a web page or a Git LFS pointer of {size} bytes, not the file it stands for"
+            f"checkpoint {path}: this is a web page or a Git LFS pointer of {size} bytes, not the checkpoint itself"
         )
 
 
@@ -117,7 +117,7 @@ def _allowing(path: Path, allow: Iterable[str]) -> AbstractContextManager[None]:
         raise CheckpointError(
             f"checkpoint {path}: {', '.join(unknown)} cannot be allowed; only {', '.join(sorted(HARMLESS_TYPES))} can"
         )
-    # The pair form admits the type under the name that the file uses for it, which need not be today's.
+    # The pairs allow a type under the name that the file uses, which may be an old one.
     types = [(HARMLESS_TYPES[name], name) for name in allow]
     return torch.serialization.safe_globals([*types, *_DTYPES] if types else [])
 
@@ -125,17 +125,17 @@ def _allowing(path: Path, allow: Iterable[str]) -> AbstractContextManager[None]:
 def _refusal(path: Path, is_zip: bool) -> str:
     if not is_zip:
         return (
-            f"checkpoint {path}: not a file that torch.save wrote, or one in its format of before 2020 that needs more "
-            "than plain data to be read; it was not unpickled, since that could run code"
+            f"checkpoint {path}: not a file of torch.save, or one in the format before PyTorch 1.6 that contains more than "
+            "plain data; it was not unpickled, since that could run code"
         )
     needed = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    refused = f"checkpoint {path}: refused, since reading it would build {', '.join(needed)}, and unpickling can run code"
+    refused = f"checkpoint {path}: refused, since reading it would construct {', '.join(needed)}, and unpickling can run code"
     if set(needed) <= set(HARMLESS_TYPES):
         return (
             f"{refused}; these types are harmless: "
-            f"`python tools/convert_checkpoint.py {path} OUT.pth --allow {' '.join(needed)}` reads exactly them"
+            f"`flash-internimage convert {path} OUT.pth --allow {' '.join(needed)}` reads exactly them"
         )
-    return f"{refused}; ask the publisher for a file of tensors alone (.safetensors)"
+    return f"{refused}; ask the publisher for a file with tensors only (.safetensors)"
 
 
 def _first_line(error: BaseException) -> str:

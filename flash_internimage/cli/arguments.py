@@ -1,58 +1,112 @@
-"""The command line of ``train_net.py``: detectron2's flags, then ``key=value`` overrides, in any order."""
+"""Arguments that several commands share; each is named, described and checked here once."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import re
+from pathlib import Path
 
-_EXAMPLES = """
-examples:
-  train a small model on drawn shapes, on a CPU or one GPU:
-    python train_net.py --config-file configs/shapes/mask_rcnn_flash_internimage_nano.py
+from flash_internimage import model_zoo
 
-  the published recipe on eight GPUs, with mixed precision:
-    python train_net.py --config-file configs/coco/mask_rcnn_flash_intern_image_t_fpn_1x_coco.py --num-gpus 8 \\
-        train.amp.enabled=true
-
-  the same by torchrun, or by SLURM's srun:
-    torchrun --nproc_per_node 8 train_net.py --config-file configs/coco/mask_rcnn_flash_intern_image_t_fpn_1x_coco.py
-
-  data of your own, in COCO format:
-    python train_net.py --config-file configs/coco/mask_rcnn_flash_intern_image_t_fpn_1x_coco.py \\
-        data.train.json=train.json data.train.images=train data.test.json=val.json data.test.images=val
-
-  evaluate a checkpoint:
-    python train_net.py --eval-only --config-file configs/shapes/mask_rcnn_flash_internimage_nano.py \\
-        train.init_checkpoint=output/model_final.pth
-"""
+_CONFIG = "a LazyConfig file (.py), the config.yaml of a run, or the name of a config in the package"
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """detectron2's flags, except that nothing needs to be said under torchrun, under SLURM, or on a CPU."""
-    parser = argparse.ArgumentParser(
-        description="Train, resume or evaluate the detector that a config file describes.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="LazyConfig file (.py), or the .yaml of a run")
-    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in train.output_dir")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint")
+def add_config(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add ``--config-file``; :func:`config_path` turns its value into the path of a file."""
+    count = {"nargs": "+"} if several else {}
+    parser.add_argument("--config-file", required=True, metavar="CONFIG", help=_CONFIG, **count)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add ``key=value`` overrides of the config, which may stand before, between and after the flags."""
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values, for instance train.max_iter=1000")
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Add ``--weights``, the checkpoint to load; :func:`overrides_with_weights` turns it into an override."""
     parser.add_argument(
-        "--num-gpus", type=int, metavar="N", help="processes on this machine, one a GPU (default 1, or as torchrun or srun say)"
+        "--weights",
+        metavar="CHECKPOINT",
+        help="a file, hf://ORG/REPO/FILE or https://... (default: train.init_checkpoint; with the name of a "
+        "published detector as CONFIG, its published checkpoint)",
     )
-    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="machines in the run (default 1)")
-    parser.add_argument("--machine-rank", type=int, default=0, metavar="I", help="number of this machine (default 0)")
+
+
+def add_output(parser: argparse.ArgumentParser, contents: str, *, required: bool = False) -> None:
+    """Add ``--output``, a folder, which the command creates if necessary."""
+    parser.add_argument("--output", required=required, type=Path, metavar="FOLDER", help=f"folder for {contents}")
+
+
+def add_threshold(parser: argparse.ArgumentParser, effect: str) -> None:
+    """Add ``--threshold``, a score from 0 to 1."""
+    parser.add_argument("--threshold", type=score, default=0.5, metavar="SCORE", help=f"lowest score that is {effect} (0.5)")
+
+
+def add_own_data(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """Add ``--json`` and ``--images``, a dataset in COCO format."""
+    parser.add_argument("--json", required=required, metavar="FILE", help="annotation file in COCO format")
+    parser.add_argument("--images", required=required, metavar="FOLDER", help="folder of its images")
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Add detectron2's flags for several processes; under torchrun, under SLURM and on a CPU none is needed."""
+    parser.add_argument(
+        "--num-gpus",
+        type=process_count,
+        metavar="N",
+        help="processes on this machine, one per GPU (default: 1, or what torchrun or srun say)",
+    )
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="machines in the run (default: 1)")
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="I", help="number of this machine (default: 0)")
     parser.add_argument(
         "--dist-url", default="auto", metavar="URL", help="where processes meet, tcp://HOST:PORT (default: a free local port)"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values, for instance train.max_iter=1000")
-    return parser
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; flags may follow overrides."""
-    parser = argument_parser()
-    args = parser.parse_intermixed_args(argv)
-    if args.num_gpus is not None and args.num_gpus < 1:
-        parser.error(f"--num-gpus {args.num_gpus}: expected 1 or more; without a GPU the one process runs on the CPU")
-    return args
+def config_path(text: str) -> str:
+    """Return the path of the config that ``--config-file`` names: a file, or a config in the package.
+
+    Raises:
+        UserError: the package has no config of that name.
+    """
+    return str(model_zoo.config_path(text)) if re.fullmatch(r"\w+", text) else text
+
+
+def overrides_with_weights(args: argparse.Namespace) -> list[str]:
+    """Return the overrides, with ``train.init_checkpoint`` set by ``--weights`` or by the name of a published detector.
+
+    ``--weights`` takes precedence over an override, an override over the published checkpoint.
+    """
+    if args.weights is not None:
+        return [*args.overrides, f"train.init_checkpoint={args.weights}"]
+    if args.config_file in model_zoo.list():
+        return [f"train.init_checkpoint={model_zoo.get_checkpoint(args.config_file)}", *args.overrides]
+    return args.overrides
+
+
+def score(text: str) -> float:
+    """Parse a score."""
+    if not 0 <= _number(text, float) <= 1:
+        raise argparse.ArgumentTypeError(f"expected a score from 0 to 1, got {text}")
+    return float(text)
+
+
+def positive(text: str) -> int:
+    """Parse a whole number of 1 or more."""
+    if _number(text, int) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return int(text)
+
+
+def process_count(text: str) -> int:
+    """Parse a number of processes."""
+    if _number(text, int) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}; without a GPU the one process runs on the CPU")
+    return int(text)
+
+
+def _number(text: str, kind: type[int] | type[float]) -> float:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a {'whole ' if kind is int else ''}number, got {text!r}") from None

@@ -1,42 +1,42 @@
-#!/usr/bin/env python
-"""Convert a detector's checkpoint between the published names and this project's.
+"""Convert a detector's checkpoint between the names of the published checkpoints and the names of this project's models.
 
-    python tools/convert_checkpoint.py mask_rcnn_flash_internimage_t_fpn_1x_coco.pth mask_rcnn_t.pth
-    python tools/convert_checkpoint.py hf://OpenGVLab/DCNv4/dino_4scale_flash_internimage_t_1x_coco.pth dino_t.safetensors
-    python tools/convert_checkpoint.py output/model_final.pth published.pth --to published
+Examples:
 
-`train_net.py` and `model_zoo` read both kinds, so training and evaluation need no conversion.
+  a published checkpoint:
+    flash-internimage convert mask_rcnn_flash_internimage_t_fpn_1x_coco.pth mask_rcnn_t.pth
+
+  a published checkpoint from the Hugging Face hub, as safetensors:
+    flash-internimage convert hf://OpenGVLab/DCNv4/dino_4scale_flash_internimage_t_1x_coco.pth dino_t.safetensors
+
+  a checkpoint of your own, for MMDetection:
+    flash-internimage convert output/model_final.pth published.pth --to published
+
+Training, evaluation and prediction read both kinds, so none of them needs a conversion.
 """
 
-import argparse
-import sys
+from __future__ import annotations
 
-from flash_internimage.checkpoint import CheckpointError, convert_checkpoint
+import argparse
+
+from flash_internimage.checkpoint import convert_checkpoint
 from flash_internimage.checkpoint.reading import HARMLESS_TYPES
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", help="a .pth or .safetensors file, or hf://org/repo/file")
-    parser.add_argument("output", help="the .pth or .safetensors file to write")
-    parser.add_argument("--to", choices=["detectron2", "published"], default="detectron2", help="whose names to write")
-    parser.add_argument("--force", action="store_true", help="overwrite the output if it exists")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="a .pth or .safetensors file, or hf://ORG/REPO/FILE")
+    parser.add_argument("target", metavar="TARGET", help="the .pth or .safetensors file to write")
+    parser.add_argument("--to", choices=["detectron2", "published"], default="detectron2", help="names to write (detectron2)")
+    parser.add_argument("--force", action="store_true", help="overwrite TARGET if it exists")
     parser.add_argument(
         "--allow",
         nargs="+",
         default=[],
         metavar="TYPE",
-        help=f"harmless types that the input may hold beside tensors: {', '.join(sorted(HARMLESS_TYPES))}",
+        help=f"harmless types that SOURCE may contain beside tensors: {', '.join(sorted(HARMLESS_TYPES))}",
     )
-    arguments = parser.parse_args()
-    try:
-        family = convert_checkpoint(
-            arguments.input, arguments.output, arguments.to, allow=arguments.allow, force=arguments.force
-        )
-    except (CheckpointError, OSError) as error:
-        sys.exit(f"convert_checkpoint: {error}")
-    print(f"{arguments.output}: {family.title}, {arguments.to} names")
 
 
-if __name__ == "__main__":
-    main()
+def run(args: argparse.Namespace) -> int:
+    family = convert_checkpoint(args.source, args.target, args.to, allow=args.allow, force=args.force)
+    print(f"{args.target}: {family.title}, {args.to} names")
+    return 0

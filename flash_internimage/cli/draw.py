@@ -1,18 +1,22 @@
-#!/usr/bin/env python
-"""Draw the detections of an evaluation beside the ground truth, one picture an image.
+"""Draw the detections of an evaluation beside the ground truth, one visualization per image.
 
-    python tools/draw_detections.py --dataset shapes_val --predictions output/demo/inference/coco_instances_results.json \\
-        --output output/demo/pictures
-    python tools/draw_detections.py --json val.json --images val/ --predictions … --output … --limit 50 --threshold 0.3
+Examples:
 
-An evaluation writes its predictions below `train.output_dir`.
+  an evaluation on the generated shapes dataset:
+    flash-internimage draw --dataset shapes_val \\
+        --predictions output/inference/coco_instances_results.json --output output/visualizations
+
+  an evaluation on your own dataset, with more detections and more images:
+    flash-internimage draw --json val.json --images val --threshold 0.3 --limit 50 \\
+        --predictions output/inference/coco_instances_results.json --output output/visualizations
+
+`flash-internimage eval` writes the predictions to train.output_dir.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +24,49 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
-from flash_internimage.cli.errors import reported
-from flash_internimage.data import require_registered
+from flash_internimage.data import Categories, require_registered
 from flash_internimage.data.custom import register_in_place
 from flash_internimage.evaluation.drawing import draw_annotations, side_by_side
 from flash_internimage.evaluation.saved import read_predictions
 from flash_internimage.images import read_rgb
 
+from .arguments import add_output, add_own_data, add_threshold, positive
+from .errors import UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", metavar="NAME", help="a registered dataset, such as shapes_val or coco_2017_val")
+    add_own_data(parser)
+    parser.add_argument(
+        "--predictions", required=True, type=Path, metavar="FILE", help="coco_instances_results.json of an evaluation"
+    )
+    add_output(parser, "the visualizations", required=True)
+    add_threshold(parser, "drawn")
+    parser.add_argument("--limit", type=positive, default=20, metavar="N", help="number of images (20)")
+    parser.add_argument("--scale", type=float, default=2.0, metavar="FACTOR", help="magnification of the images (2)")
+
+
+def run(args: argparse.Namespace) -> int:
+    if (args.dataset is None) == (args.json is None) or (args.json is None) != (args.images is None):
+        raise UsageError("expected either --dataset, or --json and --images")
+    name = args.dataset or "own data"
+    if args.json:
+        register_in_place(name, args.json, args.images)
+    require_registered(name)
+    by_image = group_by_image(read_predictions(args.predictions), args.threshold)
+    dataset_dicts = DatasetCatalog.get(name)[: args.limit]
+    args.output.mkdir(parents=True, exist_ok=True)
+    for dataset_dict in tqdm(dataset_dicts, desc="drawing", unit="image"):
+        drawn = ground_truth_and_detections(
+            dataset_dict, by_image[dataset_dict["image_id"]], MetadataCatalog.get(name), args.scale
+        )
+        Image.fromarray(drawn).save(args.output / f"{Path(dataset_dict['file_name']).stem}.png")
+    print(f"{len(dataset_dicts)} visualizations in {args.output}: ground truth on the left, detections on the right")
+    return 0
+
 
 def group_by_image(predictions: list[dict], threshold: float) -> dict[object, list[dict]]:
-    """Predictions in COCO's result format, by image id, those below the threshold left out."""
+    """Group predictions in COCO's result format by image id, without those that score below ``threshold``."""
     groups: dict[object, list[dict]] = defaultdict(list)
     for prediction in predictions:
         if prediction["score"] >= threshold:
@@ -38,54 +75,8 @@ def group_by_image(predictions: list[dict], threshold: float) -> dict[object, li
 
 
 def ground_truth_and_detections(dataset_dict: dict, predictions: list[dict], metadata: Metadata, scale: float) -> np.ndarray:
-    """Ground truth on the left, detections on the right, as an RGB image."""
+    """Draw an image twice: with its ground truth on the left, with its detections on the right; RGB."""
     image = read_rgb(dataset_dict["file_name"])
-    names = metadata.thing_classes
-    truth = draw_annotations(image, dataset_dict["annotations"], names, scale=scale)
-    class_of = metadata.thing_dataset_id_to_contiguous_id
-    return side_by_side(truth, draw_annotations(image, predictions, names, class_of, scale=scale))
-
-
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", help="a registered dataset, such as shapes_val or coco_2017_val")
-    parser.add_argument("--json", help="annotations of your own data, instead of --dataset")
-    parser.add_argument("--images", help="the folder of its images")
-    parser.add_argument("--predictions", required=True, type=Path, help="coco_instances_results.json of an evaluation")
-    parser.add_argument("--output", required=True, type=Path, help="the folder for the pictures")
-    parser.add_argument("--limit", type=int, default=20, help="how many images (20)")
-    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score that is drawn (0.5)")
-    parser.add_argument("--scale", type=float, default=2.0, help="magnification of the pictures (2)")
-    arguments = parser.parse_args(argv)
-    if (arguments.dataset is None) == (arguments.json is None) or (arguments.json is None) != (arguments.images is None):
-        parser.error("give either --dataset, or --json with --images")
-    return arguments
-
-
-def draw(arguments: argparse.Namespace) -> int:
-    """The number of pictures drawn."""
-    name = arguments.dataset or "own data"
-    if arguments.json:
-        register_in_place(name, arguments.json, arguments.images)
-    require_registered(name)
-    predictions = read_predictions(arguments.predictions)
-    dataset_dicts = DatasetCatalog.get(name)[: arguments.limit]
-    by_image = group_by_image(predictions, arguments.threshold)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    for dataset_dict in tqdm(dataset_dicts, desc="drawing", unit="image"):
-        picture = ground_truth_and_detections(
-            dataset_dict, by_image[dataset_dict["image_id"]], MetadataCatalog.get(name), arguments.scale
-        )
-        Image.fromarray(picture).save(arguments.output / f"{Path(dataset_dict['file_name']).stem}.png")
-    return len(dataset_dicts)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parse_arguments(argv)
-    with reported("draw_detections.py"):
-        number = draw(arguments)
-    print(f"{number} pictures in {arguments.output}: ground truth on the left, detections on the right")
-
-
-if __name__ == "__main__":
-    main()
+    categories = Categories.from_metadata(metadata)
+    truth = draw_annotations(image, dataset_dict["annotations"], categories.names, scale=scale)
+    return side_by_side(truth, draw_annotations(image, predictions, categories.names, categories.class_of, scale=scale))

@@ -1,4 +1,4 @@
-"""What a user sees when a run cannot go on: one line for a mistake of theirs, the whole traceback for one of ours."""
+"""How the programs report errors: one line for a mistake of the user's, a traceback for a bug."""
 
 from __future__ import annotations
 
@@ -8,23 +8,34 @@ import re
 import sys
 from collections.abc import Iterator
 
-import torch
-
 from flash_internimage.errors import UserError
 
 SHOW_TRACEBACK = "FLASH_INTERNIMAGE_TRACEBACK"
 """Environment variable: when set to anything but 0, every error is shown with its traceback."""
 
+_HOW_TO_INSTALL = {
+    "cv2": "detectron2 draws with OpenCV: pip install opencv-python-headless",
+    "detectron2": "see https://detectron2.readthedocs.io/tutorials/install.html",
+    "torch": "see https://pytorch.org/get-started",
+    "torchvision": "see https://pytorch.org/get-started",
+}
+"""Packages that the user installs, because more than one distribution provides them."""
+
+
+class UsageError(UserError):
+    """Raised for arguments that contradict each other; the exit code is 2, as for argparse's own errors."""
+
 
 @contextlib.contextmanager
 def reported(program: str, silent: bool = False) -> Iterator[None]:
-    """End the program with one line on stderr and exit code 1 where the error inside is one of the user's.
+    """Exit with one line on stderr if the block raises an error that the user can fix.
 
-    Other errors pass through, with their traceback.
+    The exit code is 2 for a :class:`UsageError`, 130 for an interrupt, and 1 otherwise. Other errors pass through, with
+    their traceback.
 
     Args:
-        program: what the line starts with.
-        silent: print nothing, because another process prints the same.
+        program: name of the program, with which the line starts.
+        silent: print nothing, because another process prints the same line.
     """
     try:
         yield
@@ -36,15 +47,20 @@ def reported(program: str, silent: bool = False) -> Iterator[None]:
             raise
         if not silent:
             print(f"{program}: error: {message}", file=sys.stderr, flush=True)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
 
 
 def message_for_user(error: BaseException) -> str | None:
-    """The one line that explains ``error``, or None if it needs its traceback to be understood.
+    """Return the one line that explains ``error``, or None if it needs its traceback to be understood.
 
-    Explained by their text are :class:`~flash_internimage.errors.UserError`, also when a data loading worker raised it, an
-    error of the file system that names its file, and a GPU that is out of memory.
+    One line explains a :class:`~flash_internimage.errors.UserError`, also when a data loader worker raised it, a package that
+    the user has to install, an error of the file system that names its file, and a GPU that is out of memory.
     """
+    if isinstance(error, ModuleNotFoundError) and error.name in _HOW_TO_INSTALL:
+        return f"{error.name} is not installed; {_HOW_TO_INSTALL[error.name]}"
+
+    import torch  # here, so that `flash-internimage --help` does not wait for it
+
     if isinstance(error, UserError):
         return _without_traceback(str(error))
     if isinstance(error, torch.cuda.OutOfMemoryError):

@@ -1,48 +1,44 @@
-#!/usr/bin/env python
-"""Make the report of an evaluation after the fact: one web page that needs nothing else.
+"""Write the report of an evaluation: one web page, which needs no other file.
 
-    python tools/report.py output
-    python tools/report.py output/inference --output report.html --threshold 0.3
+Examples:
 
-An evaluation (train_net.py --eval-only) writes one by itself unless train.report=false.
+  the report of an evaluation:
+    flash-internimage report output
+
+  with more detections and more images, into another folder:
+    flash-internimage report output --threshold 0.3 --limit 12 --output reports
+
+`flash-internimage eval` writes the same page unless train.report=false.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from flash_internimage.cli.errors import reported
 from flash_internimage.evaluation.report import REPORT_FILE, write_report
 from flash_internimage.evaluation.saved import read_evaluation
 
+from .arguments import add_output, add_threshold
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of an evaluation")
+    add_output(parser, f"{REPORT_FILE} (default: FOLDER)")
+    add_threshold(parser, "shown")
+    parser.add_argument("--limit", type=int, default=6, metavar="N", help="number of images for each kind of mistake (6)")
+
+
+def run(args: argparse.Namespace) -> int:
+    _, folder = read_evaluation(args.folder)
+    target = (args.output or (args.folder if args.folder.is_dir() else folder)) / REPORT_FILE
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_report(args.folder, target, config=saved_config(folder), min_score=args.threshold, num_images=args.limit)
+    print(target)
+    return 0
+
 
 def saved_config(folder: Path) -> str | None:
-    """The config that a run left in the folder of its evaluation, or in that above."""
+    """Return the text of the config that a run saved in the folder of its evaluation, or in the folder above it."""
     files = [folder / "config.yaml", folder.parent / "config.yaml"]
-    return next((file.read_text() for file in files if file.is_file()), None)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("evaluation", type=Path, help="the output folder of an evaluation")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the page (default: report.html in that folder)")
-    parser.add_argument("--threshold", type=float, default=0.5, metavar="SCORE", help="lowest score that counts (0.5)")
-    parser.add_argument("--pictures", type=int, default=6, metavar="N", help="images shown of each kind of mistake (6)")
-    arguments = parser.parse_args(argv)
-    with reported("report.py"):
-        _, folder = read_evaluation(arguments.evaluation)
-        target = arguments.output or (arguments.evaluation if arguments.evaluation.is_dir() else folder) / REPORT_FILE
-        write_report(
-            arguments.evaluation,
-            target,
-            config=saved_config(folder),
-            min_score=arguments.threshold,
-            num_images=arguments.pictures,
-        )
-    print(target)
-
-
-if __name__ == "__main__":
-    main()
+    return next((file.read_text(encoding="utf-8") for file in files if file.is_file()), None)

@@ -1,48 +1,67 @@
-#!/usr/bin/env python
-"""Draw what the model is fed: the first batch of training, after augmentation, with its boxes and masks.
+"""Draw the first training batch of a config after augmentation, as the model gets it, with boxes and masks.
 
-    python tools/show_batch.py configs/shapes/mask_rcnn_flash_internimage_nano.py
-    python tools/show_batch.py configs/coco/mask_rcnn_flash_intern_image_t_fpn_3x_coco.py --output batch.png --images 16 \\
+Examples:
+
+  the batch of a config in the package:
+    flash-internimage show-batch --config-file mask_rcnn_flash_internimage_nano --output batch
+
+  your own dataset, with another seed:
+    flash-internimage show-batch --config-file mask_rcnn_flash_intern_image_t_fpn_3x_coco --output batch --limit 8 \\
         data.train.json=train.json data.train.images=train data.test.json=val.json data.test.images=val train.seed=1
+
+The visualization is written to FOLDER/batch.png.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.config import instantiate
-from omegaconf import DictConfig
 from PIL import Image
 
-from flash_internimage.cli.errors import reported
-from flash_internimage.data import class_names, require_registered, require_valid, use_augmentation_preset, use_custom_data
+from flash_internimage.data import use_augmentation_preset
 from flash_internimage.data.resize import fit_size, resize_nearest
 from flash_internimage.engine.config import load_config
+from flash_internimage.engine.run import categories_of_data
 from flash_internimage.evaluation.drawing import draw_objects, grid
 from flash_internimage.files import write_atomically
+
+from .arguments import add_config, add_output, add_overrides, config_path, positive
 
 _SIDE = 480  # of a cell of the grid, in pixels
 
 
-def names_of_classes(cfg: DictConfig) -> list[str]:
-    """Of the training data, which is checked; the config is pointed at data of the user's own if it names some."""
-    names = use_custom_data(cfg) if "data" in cfg else None
-    if names is not None:
-        return names
-    datasets = cfg.dataloader.train.dataset.names
-    datasets = [datasets] if isinstance(datasets, str) else list(datasets)
-    for dataset in datasets:
-        require_registered(dataset)
-        require_valid(dataset)
-    return class_names(datasets[0]) or []
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    add_output(parser, "batch.png", required=True)
+    parser.add_argument("--limit", type=positive, default=16, metavar="N", help="number of images (16)")
+    add_overrides(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    cfg = load_config(config_path(args.config_file), args.overrides)
+    categories = categories_of_data(cfg, "train")
+    names = [] if categories is None else categories.names
+    use_augmentation_preset(cfg)
+    cfg.dataloader.train.num_workers = 0
+    batch = next(iter(instantiate(cfg.dataloader.train)))
+    shown = batch[: args.limit]
+    page = Image.fromarray(grid([draw_sample(sample, names) for sample in shown]))
+    args.output.mkdir(parents=True, exist_ok=True)
+    file = args.output / "batch.png"
+    write_atomically(file, lambda path: page.save(path, format="PNG"))
+    for sample in shown:
+        height, width = sample["image"].shape[-2:]
+        print(f"{sample['file_name']}: {width} x {height}, {len(sample['instances'])} objects")
+    print(f"{len(batch)} images in the batch; {file}")
+    return 0
 
 
 def draw_sample(sample: dict[str, Any], names: Sequence[str]) -> np.ndarray:
-    """A sample of the loader with its objects, as RGB that fits into a cell of the grid."""
+    """Draw a sample of the training loader with its objects, scaled to fit a cell of the grid; RGB."""
     image = np.ascontiguousarray(sample["image"].numpy().transpose(1, 2, 0))
     objects = sample["instances"]
     height, width = fit_size(*image.shape[:2], _SIDE, _SIDE)
@@ -56,31 +75,3 @@ def draw_sample(sample: dict[str, Any], names: Sequence[str]) -> np.ndarray:
         masks=[resize_nearest(bitmap, height, width) for bitmap in bitmaps],
         scale=1.0,
     )
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", metavar="CONFIG", help="LazyConfig file (.py), or the .yaml of a run")
-    parser.add_argument("--output", type=Path, default=Path("batch.png"), metavar="FILE", help="the picture (batch.png)")
-    parser.add_argument("--images", type=int, default=16, metavar="N", help="how many of the batch (16)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values")
-    arguments = parser.parse_intermixed_args(argv)
-    if arguments.images < 1:
-        parser.error(f"--images {arguments.images}: expected 1 or more")
-    with reported("show_batch.py"):
-        cfg = load_config(arguments.config, arguments.overrides)
-        names = names_of_classes(cfg)
-        use_augmentation_preset(cfg)
-        cfg.dataloader.train.num_workers = 0
-        batch = next(iter(instantiate(cfg.dataloader.train)))
-        page = grid([draw_sample(sample, names) for sample in batch[: arguments.images]])
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(arguments.output, lambda path: Image.fromarray(page).save(path, format="PNG"))
-    for sample in batch[: arguments.images]:
-        height, width = sample["image"].shape[-2:]
-        print(f"{sample['file_name']}: {width} x {height}, {len(sample['instances'])} objects")
-    print(f"{len(batch)} images in the batch; {arguments.output}")
-
-
-if __name__ == "__main__":
-    main()

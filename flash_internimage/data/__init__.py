@@ -1,9 +1,10 @@
 """Datasets and their validation, augmentations, and data loaders that resume exactly."""
 
 from .augmentations import CropRange, ExactResizeTransform, OneOf, ResizeToFit, ScaleJitter
+from .categories import Categories
 from .check import DatasetReport, check_dataset, require_valid
-from .custom import class_names, literal_num_classes, require_num_classes, require_registered, use_custom_data
-from .dataset_dicts import test_dataset_dicts, training_dataset_dicts
+from .custom import dataset_categories, literal_num_classes, require_num_classes, require_registered, use_custom_data
+from .dataset_dicts import evaluation_dataset_dicts, training_dataset_dicts
 from .loader import build_test_loader, build_train_loader
 from .mapper import TestMapper, TrainingMapper
 from .presets import use_augmentation_preset
@@ -13,6 +14,7 @@ from .stream import TrainingStream
 register_shapes()
 
 __all__ = [
+    "Categories",
     "CropRange",
     "DatasetReport",
     "ExactResizeTransform",
@@ -25,14 +27,14 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "check_dataset",
-    "class_names",
+    "dataset_categories",
+    "evaluation_dataset_dicts",
     "literal_num_classes",
     "make_shapes",
     "register_shapes",
     "require_num_classes",
     "require_registered",
     "require_valid",
-    "test_dataset_dicts",
     "training_dataset_dicts",
     "use_augmentation_preset",
     "use_custom_data",

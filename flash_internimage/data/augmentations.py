@@ -6,7 +6,7 @@ Random numbers come from numpy's global generator, as in detectron2; the trainin
 from collections.abc import Sequence
 
 import numpy as np
-from detectron2.data.transforms import Augmentation, CropTransform, Transform, TransformList
+from detectron2.data.transforms import AugInput, Augmentation, CropTransform, Transform, TransformList
 
 from .resize import fit_size, resize_bilinear, resize_nearest
 
@@ -118,6 +118,6 @@ class OneOf(Augmentation):
         super().__init__()
         self.policies = [list(policy) for policy in policies]
 
-    def __call__(self, aug_input) -> TransformList:
+    def __call__(self, aug_input: AugInput) -> TransformList:
         policy = self.policies[np.random.randint(len(self.policies))]
         return TransformList([augmentation(aug_input) for augmentation in policy])

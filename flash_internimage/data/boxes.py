@@ -1,22 +1,22 @@
 """Box utilities for annotations in detectron2's dataset format."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from detectron2.structures import BoxMode
 
 
-def is_degenerate(x: float, y: float, box_width: float, box_height: float, height: int, width: int) -> bool:
+def is_degenerate(box: Sequence[float], height: int, width: int) -> bool:
     """Return whether a box has a side below one pixel or lies outside its image.
 
     The published recipes do not train on such boxes.
 
     Args:
-        x: left edge of the box, in pixels.
-        y: top edge of the box, in pixels.
-        box_width: width of the box in pixels.
-        box_height: height of the box in pixels.
+        box: (x, y, width, height) in pixels, where (x, y) is the top left corner.
         height: height of the image in pixels.
         width: width of the image in pixels.
     """
+    x, y, box_width, box_height = box
     # Comparisons with NaN are false, so that a box with NaN is degenerate.
     within = min(x + box_width, width) > max(x, 0) and min(y + box_height, height) > max(y, 0)
     return not (box_width >= 1 and box_height >= 1 and within)

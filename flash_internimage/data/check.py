@@ -18,6 +18,7 @@ from detectron2.utils.file_io import PathManager
 from flash_internimage.coco_format import contents_of, is_registered_in_code
 from flash_internimage.errors import UserError
 
+from .categories import Categories
 from .validation import MIN_SIDE, Findings, ValidatedContents, validate_contents
 
 OBJECT_SIZES = {"small": 32**2, "medium": 96**2, "large": math.inf}
@@ -31,7 +32,7 @@ class DatasetReport:
     Attributes:
         annotation_file: path as given.
         image_root: path as given.
-        categories: category id -> name, in ascending order of ids, which is the order of the model's classes.
+        categories: empty if the file has none that can be used.
         objects: category id -> number of objects, without crowd regions.
         num_images: number of images listed.
         num_annotations: number of annotations listed, including crowd regions.
@@ -47,7 +48,7 @@ class DatasetReport:
 
     annotation_file: str
     image_root: str
-    categories: dict[int, str] = field(default_factory=dict)
+    categories: Categories = field(default_factory=lambda: Categories({}))
     objects: dict[int, int] = field(default_factory=dict)
     num_images: int = 0
     num_annotations: int = 0

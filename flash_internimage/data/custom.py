@@ -1,4 +1,6 @@
-"""Data of one's own, given on the command line as annotation files and image folders, with no code to write."""
+"""Custom datasets: annotation files and image folders given on the command line, without code to register them."""
+
+from __future__ import annotations
 
 import difflib
 import logging
@@ -10,87 +12,40 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from flash_internimage.errors import UserError
 
+from .categories import Categories
 from .check import DatasetReport, check_dataset_once, require_sound, require_valid
 
 logger = logging.getLogger(__name__)
 
 TRAIN_NAME = "custom_train"
 TEST_NAME = "custom_test"
-"""Names under which the data of the command line is registered with detectron2."""
+"""Names under which the datasets of the command line are registered with detectron2."""
 
 
 def register_in_place(name: str, annotation_file: str, image_root: str) -> None:
-    """Registers a dataset in COCO's format, in place of one that was registered under the name before."""
+    """Register a dataset in COCO format, replacing one that was registered under the name before."""
     if name in DatasetCatalog.list():
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     register_coco_instances(name, {}, annotation_file, image_root)
 
 
-def _checked(cfg: DictConfig, split: str) -> DatasetReport | None:
-    """Report of the data given for a split, or ``None`` if none is given.
+def use_custom_data(cfg: DictConfig) -> Categories | None:
+    """Apply ``cfg.data`` to a config, if it is set: point the loaders at the datasets and set the number of classes.
 
-    Raises:
-        UserError: one half is missing, or the data has errors.
-    """
-    given = cfg.data[split]
-    if given.json is None and given.images is None:
-        return None
-    if given.json is None or given.images is None:
-        missing, present = ("json", "images") if given.json is None else ("images", "json")
-        raise UserError(
-            f"data.{split}.{present} is given, but data.{split}.{missing} is not; "
-            "both are needed: an annotation file in COCO's format, and the folder of its images"
-        )
-    report = check_dataset_once(str(given.json), str(given.images))
-    require_sound(report)
-    for sentence in report.warnings:
-        logger.warning(sentence)
-    return report
-
-
-def _require_same_categories(train: DatasetReport, test: DatasetReport) -> None:
-    if train.categories == test.categories:
-        return
-    differing = sorted(dict(train.categories.items() ^ test.categories.items()))
-    id_ = differing[0]
-    raise UserError(
-        "training and test data must have the same categories, but "
-        f"category {id_} is {train.categories.get(id_, 'absent')!r} in {train.annotation_file} "
-        f"and {test.categories.get(id_, 'absent')!r} in {test.annotation_file}"
-        + (f" ({len(differing)} categories differ)" if len(differing) > 1 else "")
-    )
-
-
-def literal_num_classes(model: DictConfig | ListConfig) -> Iterator[DictConfig]:
-    """The nodes of a model config that give ``num_classes`` as a number and not as a reference to another."""
-    keys = range(len(model)) if isinstance(model, ListConfig) else list(model.keys())
-    for key in keys:
-        if OmegaConf.is_interpolation(model, key) or OmegaConf.is_missing(model, key):
-            continue
-        value = model[key]
-        if isinstance(value, DictConfig | ListConfig):
-            yield from literal_num_classes(value)
-        elif key == "num_classes" and value is not None:
-            yield model
-
-
-def use_custom_data(cfg: DictConfig) -> list[str] | None:
-    """Points a config at the data in ``cfg.data``, if there is any, and sets the model's number of classes.
-
-    ``cfg.data.train.json``, ``cfg.data.train.images`` and the same of ``cfg.data.test`` name the files. The data is
-    checked and registered with detectron2, ``dataloader`` is pointed at it, and every literal ``num_classes`` in
-    ``cfg.model`` becomes the number of its categories. Category ids may be any integers: in ascending order they are
-    the model's classes.
+    ``cfg.data.train.json``, ``cfg.data.train.images`` and the same of ``cfg.data.test`` name the files. The datasets are
+    validated and registered with detectron2, ``dataloader`` is pointed at them, and every literal ``num_classes`` in
+    ``cfg.model`` becomes the number of their categories. Category ids may be any integers: the classes of the model are
+    the categories in ascending order of ids.
 
     Args:
         cfg: a whole config; changed in place.
 
     Returns:
-        Names of the classes in the model's order; ``None`` if no data is given.
+        The categories; None if ``cfg.data`` is not set.
 
     Raises:
-        UserError: the data has errors, or the categories of training and test data differ, or there is training data
+        UserError: a dataset has errors, the categories of training and test data differ, or there is training data
             without test data.
     """
     train, test = _checked(cfg, "train"), _checked(cfg, "test")
@@ -110,56 +65,104 @@ def use_custom_data(cfg: DictConfig) -> list[str] | None:
     cfg.dataloader.evaluator.dataset_name = TEST_NAME
     for node in literal_num_classes(cfg.model):
         node.num_classes = len(test.categories)
-    return list(test.categories.values())
+    return test.categories
 
 
 def require_registered(dataset_name: str) -> None:
-    """Checks that detectron2 knows a dataset.
+    """Raise an error if a dataset is not registered with detectron2.
 
     Raises:
-        UserError: it does not; the nearest names are given.
+        UserError: it is not; the message has the nearest names.
     """
     known = DatasetCatalog.list()
     if dataset_name not in known:
         near = difflib.get_close_matches(dataset_name, known, n=3)
-        own = "give data of your own by its annotation file and its folder of images"
+        own = "give your own data by its annotation file and its folder of images"
         hint = f"did you mean {' or '.join(near)}?" if near else own
         raise UserError(f"dataset {dataset_name!r} is not known; {hint}")
 
 
-def class_names(dataset_name: str) -> list[str] | None:
-    """Names of the classes of a registered dataset in the model's order; ``None`` if it does not name them.
+def dataset_categories(dataset_name: str) -> Categories | None:
+    """The categories of a registered dataset; None if it does not name them.
 
     Raises:
-        UserError: the dataset is not known, or has errors.
+        UserError: the dataset is not registered, or has errors.
     """
     require_registered(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
-    if metadata.get("thing_classes") is not None:
-        return list(metadata.thing_classes)
-    if metadata.get("json_file") is None:
-        return None
+    categories = Categories.from_metadata(metadata)
+    if categories is not None or metadata.get("json_file") is None:
+        return categories
     require_valid(dataset_name)
-    return list(check_dataset_once(str(metadata.json_file), str(metadata.image_root)).categories.values())
+    return check_dataset_once(str(metadata.json_file), str(metadata.image_root)).categories
 
 
 def require_num_classes(cfg: DictConfig, dataset_name: str) -> None:
-    """Checks that the model of a config has as many classes as a dataset.
+    """Raise an error if the model of a config has another number of classes than a dataset.
 
     Args:
         cfg: a whole config.
-        dataset_name: a registered dataset.
+        dataset_name: a registered dataset; one that does not name its categories is not compared.
 
     Raises:
-        UserError: it has not.
+        UserError: the numbers differ.
     """
-    names = class_names(dataset_name)
-    if names is None:
+    categories = dataset_categories(dataset_name)
+    if categories is None:
         return
+    names = categories.names
     for node in literal_num_classes(cfg.model):
         if node.num_classes != len(names):
             raise UserError(
                 f"the model has {node.num_classes} classes, but dataset {dataset_name} has {len(names)} "
                 f"({', '.join(names[:10])}{', ...' if len(names) > 10 else ''}); "
-                f"set num_classes to {len(names)}, or give data of your own as data.train and data.test, which sets it"
+                f"set num_classes to {len(names)}, or give your own data as data.train and data.test, which sets it"
             )
+
+
+def literal_num_classes(model: DictConfig | ListConfig) -> Iterator[DictConfig]:
+    """The nodes of a model config that give ``num_classes`` as a number and not as a reference to another."""
+    keys = range(len(model)) if isinstance(model, ListConfig) else list(model.keys())
+    for key in keys:
+        if OmegaConf.is_interpolation(model, key) or OmegaConf.is_missing(model, key):
+            continue
+        value = model[key]
+        if isinstance(value, DictConfig | ListConfig):
+            yield from literal_num_classes(value)
+        elif key == "num_classes" and value is not None:
+            yield model
+
+
+def _checked(cfg: DictConfig, split: str) -> DatasetReport | None:
+    """The report on the dataset given for a split; None if none is given.
+
+    Raises:
+        UserError: the annotation file or the image folder is missing, or the dataset has errors.
+    """
+    given = cfg.data[split]
+    if given.json is None and given.images is None:
+        return None
+    if given.json is None or given.images is None:
+        missing, present = ("json", "images") if given.json is None else ("images", "json")
+        raise UserError(
+            f"data.{split}.{present} is given, but data.{split}.{missing} is not; "
+            "both are needed: an annotation file in COCO format, and the folder of its images"
+        )
+    report = check_dataset_once(str(given.json), str(given.images))
+    require_sound(report)
+    for sentence in report.warnings:
+        logger.warning(sentence)
+    return report
+
+
+def _require_same_categories(train: DatasetReport, test: DatasetReport) -> None:
+    if train.categories == test.categories:
+        return
+    differing = sorted(dict(train.categories.items() ^ test.categories.items()))
+    id_ = differing[0]
+    raise UserError(
+        "training and test data must have the same categories, but "
+        f"category {id_} is {train.categories.get(id_, 'absent')!r} in {train.annotation_file} "
+        f"and {test.categories.get(id_, 'absent')!r} in {test.annotation_file}"
+        + (f" ({len(differing)} categories differ)" if len(differing) > 1 else "")
+    )

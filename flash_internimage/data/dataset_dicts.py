@@ -47,18 +47,18 @@ def filter_training_dataset_dicts(
             crowds += len(dataset_dict["annotations"]) - len(objects)
             first_crowd = first_crowd or dataset_dict
         boxes = boxes_of(objects, BoxMode.XYWH_ABS).tolist()
-        sound = [a for a, box in zip(objects, boxes, strict=True) if not is_degenerate(*box, height, width)]
-        degenerate += len(objects) - len(sound)
-        if with_masks and not all("segmentation" in a for a in sound):
+        valid = [a for a, box in zip(objects, boxes, strict=True) if not is_degenerate(box, height, width)]
+        degenerate += len(objects) - len(valid)
+        if with_masks and not all("segmentation" in a for a in valid):
             raise UserError(
                 f"{dataset_dict.get('annotation_file', 'the dataset')}: an object of image {dataset_dict['image_id']} "
                 f"({dataset_dict['file_name']}) has no segmentation, but the model learns masks; "
                 "add masks, or train a model that predicts boxes only (DINO)"
             )
-        if filter_empty and not sound:
+        if filter_empty and not valid:
             empty += 1
             continue
-        kept.append({**dataset_dict, "annotations": sound})
+        kept.append({**dataset_dict, "annotations": valid})
     if crowds:
         logger.warning(
             "%d crowd regions are left out of training; the first is in image %s (%s)",
@@ -116,9 +116,6 @@ def training_dataset_dicts(
     return dataset_dicts
 
 
-def test_dataset_dicts(names: str | Sequence[str]) -> list[dict]:
+def evaluation_dataset_dicts(names: str | Sequence[str]) -> list[dict]:
     """Load the dataset dicts for evaluation: all images, including tiny ones and those without objects."""
     return _load(names)
-
-
-test_dataset_dicts.__test__ = False  # keeps pytest from collecting it as a test

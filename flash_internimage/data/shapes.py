@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
@@ -49,7 +50,8 @@ def write_split(root: str | Path, split: str, size: int) -> None:
     """
     folder = Path(root) / split
     folder.mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id in range(_FIRST_NUMBER[split], _FIRST_NUMBER[split] + size):
         drawn = draw_image(image_id)
         file_name = f"{image_id:012d}.jpg"

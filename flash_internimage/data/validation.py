@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .boxes import is_degenerate
+from .categories import Categories
 from .run_lengths import problem_of_counts, problems_of_strings
 
 MIN_SIDE = 32
@@ -52,7 +53,7 @@ class ValidatedContents:
     """What is usable of an annotation file, and what is wrong with the rest.
 
     Attributes:
-        categories: category id -> name, in ascending order of ids.
+        categories: valid categories; empty if any is invalid.
         images: image id -> entry of the annotation file, of valid images.
         objects: annotations to train on: valid objects without crowd regions.
         num_crowds: number of crowd regions.
@@ -61,7 +62,7 @@ class ValidatedContents:
         warnings: annotations that are skipped, and likely mistakes.
     """
 
-    categories: dict[int, str] = field(default_factory=dict)
+    categories: Categories = field(default_factory=lambda: Categories({}))
     images: dict = field(default_factory=dict)
     objects: list[dict] = field(default_factory=list)
     num_crowds: int = 0
@@ -154,7 +155,7 @@ def _validate_categories(content: Mapping, found: ValidatedContents) -> None:
     if not names and not found.errors.sentences():
         found.errors.say('there are no categories; list them under "categories" as [{"id", "name"}]')
     if not found.errors.sentences():
-        found.categories = dict(sorted(names.items()))
+        found.categories = Categories(dict(sorted(names.items())))
 
 
 def _is_text(value: object) -> bool:
@@ -439,7 +440,7 @@ class _Annotations:
         """Return whether an object's box is used in training; add a warning for anything unusual about it."""
         box = annotation["bbox"]
         x, y, width, height = box
-        if is_degenerate(x, y, width, height, image["height"], image["width"]):
+        if is_degenerate(box, image["height"], image["width"]):
             self.warnings.add(
                 "boxes are skipped in training because a side is below one pixel or they lie outside their image",
                 f"{_label(annotation)}: {box}",
@@ -460,6 +461,6 @@ def _label(annotation: dict) -> str:
     return f"annotation {short_repr(annotation['id'])} of image {short_repr(annotation['image_id'])}"
 
 
-def _listed(categories: dict[int, str]) -> str:
+def _listed(categories: Categories) -> str:
     shown = [f"{id_!r} ({name})" for id_, name in list(categories.items())[:_MAX_LISTED]]
     return ", ".join(shown) + (", ..." if len(categories) > _MAX_LISTED else "")

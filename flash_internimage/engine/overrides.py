@@ -116,8 +116,8 @@ def _unknown(cfg: DictConfig, key: str, path: str, part: str, siblings: list[str
 
 
 def _all_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    for name in node:
-        yield prefix + str(name)
+    for name in map(str, node):
+        yield prefix + name
         value = _get(node, name)
         if isinstance(value, DictConfig):
             yield from _all_keys(value, f"{prefix}{name}.")

@@ -105,7 +105,7 @@ class ProgressBar(EventWriter):
     def write(self) -> None:
         storage = get_event_storage()
         if self._bar is None:
-            self._open()
+            self._bar = self._open()
         shown = progress(storage, self._max_iter, self._images_per_step)
         self._bar.n = min(storage.iter + 1, self._max_iter)
         shown.pop("iter")
@@ -122,17 +122,16 @@ class ProgressBar(EventWriter):
         self._bar.close()
         self._bar = None
 
-    def _open(self) -> None:
+    def _open(self) -> tqdm:
         layout = "{percentage:3.0f}%|{bar:10}| {n}/{total}{postfix}"
-        self._bar = tqdm(
-            total=self._max_iter, file=self._stream, bar_format=layout, dynamic_ncols=True, mininterval=0, leave=True
-        )
+        bar = tqdm(total=self._max_iter, file=self._stream, bar_format=layout, dynamic_ncols=True, mininterval=0, leave=True)
         loggers = [logging.getLogger(name) for name in LOGGERS]
         loggers = [each for each in loggers if _handlers_writing_to(self._stream, each)]
         self._redirect.enter_context(logging_redirect_tqdm(loggers))
         for each in loggers:
             for handler in _handlers_writing_to(self._stream, each):  # those of tqdm, which are discarded on close
                 handler.addFilter(_is_not_progress)
+        return bar
 
 
 def _is_not_progress(record: logging.LogRecord) -> bool:

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -155,7 +155,7 @@ class Trainer(SimpleTrainer):
             weight = len(part) / len(batch)
             with self._synchronized_if(i == len(parts) - 1):
                 losses = self._forward(part)
-                self.grad_scaler.scale(sum(losses.values()) * weight).backward()
+                self.grad_scaler.scale(cast(torch.Tensor, sum(losses.values())) * weight).backward()
             for name, loss in losses.items():
                 means[name] = means.get(name, 0.0) + loss.detach() * weight
         return means

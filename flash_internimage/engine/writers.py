@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
@@ -27,7 +28,7 @@ def build_writers(cfg: DictConfig, resumed: bool) -> list[HookBase]:
     wandb = OmegaConf.select(cfg, "train.wandb")  # configs saved by earlier versions have no such section
     writers = [ProgressLog(train.max_iter, images_per_step)]
     if wandb is not None and wandb.enabled:
-        config = OmegaConf.to_container(OmegaConf.create({"train": train}), resolve=False)
+        config: Any = OmegaConf.to_container(OmegaConf.create({"train": train}), resolve=False)
         writers.append(WandbWriter(wandb.project, wandb.name, config, folder, resumed))
     os.makedirs(folder, exist_ok=True)
     writers += [JSONWriter(os.path.join(folder, "metrics.json")), TensorboardXWriter(folder)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import hotcoco
 import numpy as np
@@ -49,7 +50,8 @@ def average_precision(
         evaluation.params.max_dets = [max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
-        scores[task] = _scores(evaluation.eval["precision"][..., 0], list(category_number))
+        results: Any = evaluation.eval
+        scores[task] = _scores(results["precision"][..., 0], list(category_number))
     return {task: scores[task] for task in tasks}
 
 
@@ -60,7 +62,7 @@ def _numbers(entries: Sequence[Mapping]) -> dict:
 
 def _ground_truth(dataset: Mapping, image_number: Mapping, category_number: Mapping) -> hotcoco.COCO:
     """Convert the parts of the dataset that evaluation needs to hotcoco, with consecutive numbers as ids."""
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for a in dataset.get("annotations", []):
         if a["image_id"] in image_number and a["category_id"] in category_number:
             found = {
@@ -100,7 +102,7 @@ def _columns(predictions: Sequence[Mapping], image_number: Mapping, category_num
     return columns
 
 
-def _masks(predictions: Sequence[Mapping]) -> list[Mapping]:
+def _masks(predictions: Sequence[Mapping]) -> list[Any]:
     try:
         return [p["segmentation"] for p in predictions]
     except KeyError as error:

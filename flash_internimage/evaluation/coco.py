@@ -21,6 +21,7 @@ from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 
 from flash_internimage.coco_format import contents_of, is_registered_in_code
+from flash_internimage.data.categories import Categories
 from flash_internimage.errors import UserError
 
 from .average_precision import MAX_DETECTIONS, average_precision
@@ -73,13 +74,11 @@ class FastCOCOEvaluator(DatasetEvaluator):
         self._registered_in_code = is_registered_in_code(dataset_name)
         if self._registered_in_code:
             self._dataset = contents_of(dataset_name)
-            self._class_of = {category["id"]: category["id"] for category in self._dataset["categories"]}
         else:
             if self._metadata.get("thing_dataset_id_to_contiguous_id") is None:
                 DatasetCatalog.get(dataset_name)  # loading a dataset sets the names and ids of its classes
             path = PathManager.get_local_path(self._metadata.json_file)
             self._dataset = read_json(Path(path), f"the annotations of dataset {dataset_name}")
-            self._class_of = self._metadata.get("thing_dataset_id_to_contiguous_id")
         self._annotations_by_image: dict[Any, list[dict]] = defaultdict(list)
         for annotation in self._dataset.get("annotations", []):
             self._annotations_by_image[annotation["image_id"]].append(annotation)
@@ -91,16 +90,11 @@ class FastCOCOEvaluator(DatasetEvaluator):
         return self._output_dir
 
     @property
-    def class_names(self) -> list[str]:
-        """Class names in the model's order."""
+    def categories(self) -> Categories | None:
+        """Categories of the dataset; None if it does not name them."""
         if self._registered_in_code:
-            return [category["name"] for category in self._dataset["categories"]]
-        return list(self._metadata.thing_classes)
-
-    @property
-    def class_of(self) -> dict[int, int]:
-        """Mapping from category ids to the model's class indices."""
-        return dict(self._class_of)
+            return Categories.from_coco(self._dataset["categories"])
+        return Categories.from_metadata(self._metadata)
 
     def annotations_of(self, image_id: int) -> list[dict]:
         """Return the ground truth annotations of an image, in COCO format."""
@@ -175,17 +169,16 @@ class FastCOCOEvaluator(DatasetEvaluator):
         Raises:
             UserError: the model has predicted a class that the dataset does not have.
         """
-        contiguous = self._class_of
-        if contiguous is None:
+        if self.categories is None:
             return results
-        dataset_ids = {class_: id_ for id_, class_ in contiguous.items()}
-        unknown = {r["category_id"] for r in results} - dataset_ids.keys()
+        ids = self.categories.ids
+        unknown = {r["category_id"] for r in results} - set(range(len(ids)))
         if unknown:
             raise UserError(
-                f"the model predicts class {min(unknown)}, but dataset {self._metadata.name} has {len(dataset_ids)} classes; "
+                f"the model predicts class {min(unknown)}, but dataset {self._metadata.name} has {len(ids)} classes; "
                 "evaluate on data with the classes that the model was trained for"
             )
-        return [{**r, "category_id": dataset_ids[r["category_id"]]} for r in results]
+        return [{**r, "category_id": ids[r["category_id"]]} for r in results]
 
     def _reported(self, dataset: Mapping, scores: Scores, task: str) -> dict[str, float]:
         logger.info("Evaluation results for %s:\n%s", task, create_small_table(scores.metrics))
@@ -193,7 +186,7 @@ class FastCOCOEvaluator(DatasetEvaluator):
             logger.info("NaN: there are no objects of that size")
         if len(scores.by_category) == 1:
             return scores.metrics
-        names = {category["id"]: category["name"] for category in dataset["categories"]}
+        names = Categories.from_coco(dataset["categories"])
         by_name = {names[id_]: found["AP"] for id_, found in scores.by_category.items()}
         logger.info("%s AP of each category:\n%s", task, _category_table(by_name))
         return {**scores.metrics, **{f"AP-{name}": ap for name, ap in by_name.items()}}

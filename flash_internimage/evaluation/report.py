@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from flash_internimage.data.categories import Categories
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 
@@ -109,17 +110,19 @@ def load(evaluation: str | os.PathLike[str]) -> Evaluation:
     truth = read_json(Path(saved["annotation_file"]), "the annotations of the evaluated dataset")
     predictions = read_predictions(folder / PREDICTIONS_FILE)
     image_number = {image["id"]: i for i, image in enumerate(truth["images"])}
-    class_number = {category["id"]: k for k, category in enumerate(saved["categories"])}
+    categories = Categories.from_coco(saved["categories"])
     root = Path(saved["image_root"] or "")
     return Evaluation(
         dataset=saved["dataset"],
-        names=[category["name"] for category in saved["categories"]],
+        names=categories.names,
         files=[root / image["file_name"] for image in truth["images"]],
         num_objects=np.array([category["objects"] for category in saved["categories"]]),
         scores={task: scores_of(found) for task, found in saved["tasks"].items()},
-        detections=Boxes.from_coco(predictions, image_number, class_number),
+        detections=Boxes.from_coco(predictions, image_number, categories.class_of),
         # AP ignores the annotations of images that are not listed, too.
-        objects=Boxes.from_coco([a for a in truth["annotations"] if a["image_id"] in image_number], image_number, class_number),
+        objects=Boxes.from_coco(
+            [a for a in truth["annotations"] if a["image_id"] in image_number], image_number, categories.class_of
+        ),
         max_dets_per_image=saved.get("max_dets_per_image", MAX_DETECTIONS),  # evaluations of earlier versions lack it
     )
 

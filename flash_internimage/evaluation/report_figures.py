@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,7 +18,7 @@ from .scores import TASK_NAMES, Scores
 _MAX_CURVES = 10  # classes that can be distinguished in one chart
 _MAX_LABELS = 25  # classes whose names and counts fit into the confusion matrix
 _GOOD, _BAD, _NEUTRAL = "#2a7f62", "#c8553d", "#44546a"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -90,7 +91,7 @@ def score_histogram(correct: np.ndarray, score: np.ndarray) -> str:
         bins = np.linspace(0, 1, 41)
         axes.hist(
             [score[correct], score[~correct]],
-            bins,
+            bins.tolist(),
             stacked=True,
             color=[_GOOD, _BAD],
             label=["correct", "incorrect"],
@@ -110,7 +111,7 @@ def iou_histogram(best_iou: np.ndarray) -> str:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.2, 3.6), layout="constrained")
         axes = figure.subplots()
-        axes.hist(best_iou[best_iou > 0], np.linspace(0, 1, 41), color=_NEUTRAL)
+        axes.hist(best_iou[best_iou > 0], np.linspace(0, 1, 41).tolist(), color=_NEUTRAL)
         axes.axvline(0.5, color=_BAD, linestyle=":", label="threshold for a match")
         axes.set(xlabel="IoU with the best detection of its class", ylabel="objects", xlim=(0, 1))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from detectron2.data import Metadata
 
+from flash_internimage.data.categories import Categories
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 
@@ -48,14 +49,14 @@ def evaluation_to_json(
         in :class:`.Scores`.
     """
     objects = Counter(a["category_id"] for a in dataset.get("annotations", []) if not a.get("iscrowd"))
-    names = {category["id"]: category["name"] for category in dataset["categories"]}
+    categories = Categories.from_coco(dataset["categories"])
     return {
         "dataset": metadata.name,
         "annotation_file": _absolute(annotation_file or metadata.get("json_file")),
         "image_root": _absolute(metadata.get("image_root")),
         "num_images": len({image["id"] for image in dataset["images"]}),
         "max_dets_per_image": max_dets_per_image,
-        "categories": [{"id": id_, "name": names[id_], "objects": objects[id_]} for id_ in sorted(names)],
+        "categories": [{"id": id_, "name": name, "objects": objects[id_]} for id_, name in categories.items()],
         "tasks": {task: _as_json(found) for task, found in scores.items()},
     }
 
@@ -73,9 +74,7 @@ def read_evaluation(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Path]
     candidates = [path / INFERENCE_FOLDER / EVALUATION_FILE, path / EVALUATION_FILE] if path.is_dir() else [path]
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:
-        raise UserError(
-            f"{path}: holds no {EVALUATION_FILE}; give the output folder of an evaluation (train_net.py --eval-only …)"
-        )
+        raise UserError(f"{path}: holds no {EVALUATION_FILE}; give the output folder of an evaluation (flash-internimage eval)")
     try:
         evaluation = json.loads(file.read_text())
         for task in evaluation["tasks"].values():
@@ -138,7 +137,8 @@ def _absolute(path: str | None) -> str | None:
 
 
 def _as_json(scores: Scores) -> dict[str, Any]:
-    precision = np.where(np.isnan(scores.precision), None, scores.precision.round(2).astype(object))
+    precision = scores.precision.round(2).astype(object)
+    precision[np.isnan(scores.precision)] = None
     return {
         "metrics": _without_nan(scores.metrics),
         "by_category": {str(id_): _without_nan(found) for id_, found in scores.by_category.items()},

@@ -53,6 +53,6 @@ class ValidationVisualizer(DatasetEvaluator):
 
     def _draw(self, given: dict[str, Any], instances: Instances) -> np.ndarray:
         image = read_rgb(given["file_name"])
-        names, class_of = self._evaluator.class_names, self._evaluator.class_of
-        truth = draw_annotations(image, self._evaluator.annotations_of(given["image_id"]), names, class_of)
-        return side_by_side(truth, draw_instances(image, instances, names))
+        categories, annotations = self._evaluator.categories, self._evaluator.annotations_of(given["image_id"])
+        truth = draw_annotations(image, annotations, categories.names, categories.class_of)
+        return side_by_side(truth, draw_instances(image, instances, categories.names))

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pycocotools.mask as mask_util
-from detectron2.data import MetadataCatalog
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
-
-def category_ids(names: Sequence[str]) -> list[int]:
-    """Return the category id of each class: COCO's ids for COCO's classes, otherwise 1, 2, ….
-
-    Args:
-        names: class names in the model's order.
-    """
-    coco = MetadataCatalog.get("coco_2017_val")
-    if list(names) == list(coco.thing_classes):
-        return sorted(coco.thing_dataset_id_to_contiguous_id)
-    return list(range(1, len(names) + 1))
+from flash_internimage.data import Categories
 
 
 class Detections:
     """Collects the detections of images and video frames.
 
     Args:
-        names: class names in the model's order.
+        categories: in the order of the model's classes.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._ids = category_ids(names)
-        self._categories = [{"id": id_, "name": name} for id_, name in zip(self._ids, names, strict=True)]
+    def __init__(self, categories: Categories) -> None:
+        self._ids = categories.ids
+        self._categories = [{"id": id_, "name": name} for id_, name in categories.items()]
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from flash_internimage import model_zoo
-from flash_internimage.checkpoint import Checkpointer, read_checkpoint
-from flash_internimage.data import TestMapper, literal_num_classes
+from flash_internimage.checkpoint import Checkpointer, class_names_of, read_checkpoint
+from flash_internimage.data import Categories, TestMapper, literal_num_classes
 from flash_internimage.engine.config import load_config
 from flash_internimage.engine.distributed import resolve_device
 from flash_internimage.errors import UserError
@@ -44,6 +44,7 @@ class Predictor:
     Attributes:
         class_names: class names stored in the checkpoint; if it has none, COCO's if their number is that of the model,
             otherwise "class 0", "class 1", ….
+        categories: the same names, with the category ids of saved detections.
         model: the detector, in evaluation mode.
 
     Raises:
@@ -80,7 +81,8 @@ class Predictor:
         self.model = (model if average is None else average.module).to(self.device).eval()
         _raise_score_thresholds(self.model, min_score)
         num_classes = next((node.num_classes for node in literal_num_classes(cfg.model)), 0)
-        self.class_names: list[str] = names if names is not None else _class_names(num_classes)
+        self.categories = Categories.from_names(names) if names is not None else _default_categories(num_classes)
+        self.class_names: list[str] = self.categories.names
 
     def __call__(self, images: ImageLike | Iterable[ImageLike]) -> dict[str, Any] | list[dict[str, Any]]:
         """Detect objects in an image, or in several images one by one.
@@ -129,17 +131,18 @@ def _fit_to_classes_of(checkpoint: str, model: DictConfig) -> list[str] | None:
     if not checkpoint:
         return None  # Checkpointer raises the error
     path = PathManager.get_local_path(checkpoint)
-    names = read_checkpoint(path).get("classes")
+    names = class_names_of(read_checkpoint(path))
     if names is None:
         return None
     for node in literal_num_classes(model):
         node.num_classes = len(names)
-    return [str(name) for name in names]
+    return names
 
 
-def _class_names(number: int) -> list[str]:
-    coco: Sequence[str] = MetadataCatalog.get("coco_2017_val").thing_classes
-    return list(coco) if number == len(coco) else [f"class {i}" for i in range(number)]
+def _default_categories(number: int) -> Categories:
+    """COCO's categories if there are as many classes, otherwise "class 0", "class 1", …."""
+    coco = MetadataCatalog.get("coco_2017_val").thing_classes
+    return Categories.from_names(coco if number == len(coco) else [f"class {i}" for i in range(number)])
 
 
 def _raise_score_thresholds(model: torch.nn.Module, min_score: float) -> None:
@@ -149,8 +152,9 @@ def _raise_score_thresholds(model: torch.nn.Module, min_score: float) -> None:
     """
     just_below = min_score - 1e-6  # the model's thresholds are exclusive, min_score is inclusive
     for module in model.modules():
-        if hasattr(module, "test_score_thresh"):
-            module.test_score_thresh = max(module.test_score_thresh, just_below)
+        threshold: Any = getattr(module, "test_score_thresh", None)
+        if threshold is not None:
+            module.test_score_thresh = max(threshold, just_below)
 
 
 def _to_array(image: ImageLike) -> np.ndarray:

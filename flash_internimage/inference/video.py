@@ -60,7 +60,7 @@ def write_video(path: Path, frames: Iterator[np.ndarray], frames_per_second: flo
     for frame in frames:
         if writer is None:
             height, width = frame.shape[:2]
-            writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), frames_per_second, (width, height))
+            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), frames_per_second, (width, height))
             if not writer.isOpened():
                 raise UserError(f"{path}: this OpenCV cannot write MP4 files; install opencv-python-headless")
         writer.write(np.ascontiguousarray(frame[..., ::-1]))

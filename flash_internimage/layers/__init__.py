@@ -1,4 +1,4 @@
-"""Modules over the operators of :mod:`flash_internimage.ops`."""
+"""``nn.Module`` layers: wrappers of the operators in :mod:`flash_internimage.ops`, and normalization."""
 
 from .batch_norm import SyncBatchNorm
 from .dcnv4 import DCNv4

@@ -1,4 +1,4 @@
-"""Batch normalization over the batches of all processes, on any device."""
+"""Batch normalization synchronized across processes, on any device."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from torch import Tensor, nn
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """``torch.nn.SyncBatchNorm`` for every device, backend and batch size.
+    """``torch.nn.SyncBatchNorm`` that also supports CPU tensors, any backend and empty batches.
 
-    torch's refuses CPU tensors, and detectron2's layers refuse it when a process has an empty batch. In a single
-    process, and in evaluation mode, this is plain batch normalization. With several, statistics are those of all samples
-    of all processes, each sample counting once; a process without samples contributes none and still takes part.
+    torch's version rejects CPU tensors, and detectron2's layers reject torch's version if a process has an empty batch.
+    With one process, or in evaluation mode, this is ``BatchNorm2d``. With several processes, the statistics are computed
+    over the samples of all of them, each weighted equally. A process with an empty batch contributes no samples but still
+    takes part in the communication.
 
     Args:
-        num_features: C.
+        num_features: number of channels C.
         eps, momentum: as in ``torch.nn.BatchNorm2d``.
     """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
@@ -30,7 +36,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
         return super().forward(input)
 
     def _forward_synchronized(self, input: Tensor) -> Tensor:
-        # Here, because a torch built without torch.distributed lacks it. Its all_reduce passes gradients.
+        # Imported here because a torch built without torch.distributed lacks it. This all_reduce is differentiable.
         from torch.distributed.nn.functional import all_reduce
 
         dtype = torch.promote_types(input.dtype, torch.float32)
@@ -40,14 +46,14 @@ class SyncBatchNorm(nn.BatchNorm2d):
         total = sums[-1].detach()
         mean = sums[:-1] / total.clamp(min=1)
         centered = values - mean[:, None, None]
-        # A second pass, because the difference of two large means loses what a small variance needs.
+        # Two passes: E[x^2] - E[x]^2 would lose a small variance to cancellation.
         variance = all_reduce(centered.square().sum(dim=(0, 2, 3))) / total.clamp(min=1)
         self._track(mean.detach(), variance.detach(), total)
         normalized = centered * (variance + self.eps).rsqrt()[:, None, None]
         return _scale_and_shift(normalized, self.weight, self.bias).to(input.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor, total: Tensor) -> None:
-        """Move the running statistics; the running variance is the unbiased one, as in torch."""
+        """Update the running statistics; the running variance is unbiased, as in torch."""
         if total <= 1:
             return
         self.num_batches_tracked.add_(1)

@@ -1,7 +1,8 @@
-"""Deformable convolution v4 as a layer: projections around :func:`flash_internimage.ops.dcnv4`.
+"""DCNv4 layer: value, offset and output projections around the operator :func:`flash_internimage.ops.dcnv4`.
 
 Source: Xiong et al., "Efficient Deformable ConvNets: Rethinking Dynamic and Sparse Operator for Vision Applications",
-CVPR 2024 (https://arxiv.org/abs/2401.06197). Arguments and parameter names are those of the published layer.
+CVPR 2024 (https://arxiv.org/abs/2401.06197). Arguments and parameters have the names of OpenGVLab/DCNv4, so that published
+weights load without renaming.
 """
 
 from __future__ import annotations
@@ -17,27 +18,30 @@ from flash_internimage.ops import dcnv4
 
 
 class DCNv4(nn.Module):
-    """Deformable convolution whose offsets and modulation are predicted from its own input.
+    """Deformable convolution that predicts its offsets and modulation scalars from its own input.
 
-    The values are a projection of the input; offsets and modulation come from the input itself, through an optional
-    depth-wise convolution. Tensors stay channels last throughout, so nothing is transposed.
+    The sampled values are a linear projection of the input. Offsets and modulation scalars are predicted from the input
+    itself, optionally after a depth-wise convolution. All tensors are channels last, so nothing is transposed.
+
+    Two arguments keep their published names: ``group`` is the operator's ``groups``, ``pad`` its ``padding``.
 
     Args:
-        channels: C, of the input and of the output.
-        kernel_size: side of the sampling grid, in points.
-        stride: distance between windows, in cells.
-        pad: zeros around the input, in cells.
-        dilation: distance between the points of the regular grid, in cells.
-        group: number of groups G; each has offsets and modulation of its own for its C / G channels.
-        offset_scale: factor on the positions of the points about the center of the window.
-        dw_kernel_size: side of the depth-wise convolution before the offsets; None for none.
-        center_feature_scale: mix the output with the values before sampling, by a learned gate for each group.
-        remove_center: leave out the central point of the grid.
-        output_bias: whether the output projection has a bias.
-        without_pointwise: leave out both projections (of the values and of the output).
+        channels: input and output channels C.
+        kernel_size: side length of the sampling grid, in points.
+        stride: distance between windows, in pixels of the feature map.
+        pad: zero padding on each side of the input, in pixels; ``padding`` of the operator.
+        dilation: distance between points of the regular grid, in pixels.
+        group: number of channel groups G; ``groups`` of the operator. Each group of C / G channels has its own offsets and
+            modulation scalars.
+        offset_scale: factor on the distance of the sampling points from the center of the window.
+        dw_kernel_size: kernel size of the depth-wise convolution before the offset prediction; None to omit it.
+        center_feature_scale: blend the output with the projected input by a learned gate per group.
+        remove_center: omit the center point of the grid.
+        output_bias: give the output projection a bias.
+        without_pointwise: omit the value and the output projection.
 
     Raises:
-        UserError: arguments that contradict each other.
+        UserError: the arguments contradict each other.
     """
 
     def __init__(
@@ -59,12 +63,12 @@ class DCNv4(nn.Module):
         if channels % group != 0:
             raise UserError(f"DCNv4: channels must be divisible by group, got {channels} channels in {group} groups")
         if remove_center and kernel_size % 2 == 0:
-            raise UserError(f"DCNv4: remove_center needs an odd kernel_size, got {kernel_size}: it has no central point")
+            raise UserError(f"DCNv4: remove_center needs an odd kernel_size, got {kernel_size}: it has no center point")
         if dw_kernel_size is not None and dw_kernel_size % 2 == 0:
-            raise UserError(f"DCNv4: dw_kernel_size must be odd to keep the size of the map, got {dw_kernel_size}")
+            raise UserError(f"DCNv4: dw_kernel_size must be odd to keep the size of the feature map, got {dw_kernel_size}")
         if center_feature_scale and (stride != 1 or 2 * pad != dilation * (kernel_size - 1)):
             raise UserError(
-                "DCNv4: center_feature_scale mixes input and output, so both need one size, got "
+                "DCNv4: center_feature_scale blends input and output, which must have the same size, got "
                 f"kernel_size={kernel_size}, stride={stride}, pad={pad}, dilation={dilation}"
             )
         self.channels = channels
@@ -91,7 +95,7 @@ class DCNv4(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise as published: offsets and modulation start at zero, projections are Xavier-uniform without bias."""
+        """Initialize as published: zero offsets and modulation scalars, Xavier-uniform projections with zero bias."""
         if self.dw_kernel_size is not None:
             self.offset_mask_dw.reset_parameters()
         nn.init.zeros_(self.offset_mask.weight)
@@ -106,34 +110,34 @@ class DCNv4(nn.Module):
             nn.init.zeros_(self.center_feature_scale_proj_bias)
 
     def forward(self, input: Tensor, shape: tuple[int, int] | None = None) -> Tensor:
-        """Apply the layer to a map, or to a sequence of its cells.
+        """Apply the layer to a feature map, or to a flattened feature map.
 
         Args:
-            input: (N, H, W, C), or (N, H * W, C) with ``shape``.
-            shape: (H, W) of a sequence; None for a map.
+            input: (N, H, W, C) feature map, or (N, H * W, C) sequence in row-major order together with ``shape``.
+            shape: (H, W) of a sequence; None for a feature map.
 
         Returns:
-            (N, Ho, Wo, C) for a map, (N, Ho * Wo, C) for a sequence.
+            (N, Ho, Wo, C) for a feature map, (N, Ho * Wo, C) for a sequence.
 
         Raises:
-            UserError: the input's shape does not fit the layer or ``shape``.
+            UserError: the shape of the input does not match the layer or ``shape``.
         """
         if shape is None:
             if input.dim() != 4 or input.shape[-1] != self.channels:
                 raise UserError(
-                    f"DCNv4: expected a map (N, H, W, {self.channels}), or a sequence (N, H * W, {self.channels}) "
-                    f"together with its shape=(H, W), got input of shape {tuple(input.shape)} and no shape"
+                    f"DCNv4: expected a feature map (N, H, W, {self.channels}), or a sequence (N, H * W, {self.channels}) "
+                    f"together with shape=(H, W), got input of shape {tuple(input.shape)} and no shape argument"
                 )
-            return self._forward_map(input)
+            return self._forward_feature_map(input)
         height, width = shape
         if input.dim() != 3 or input.shape[1:] != (height * width, self.channels):
             raise UserError(
                 f"DCNv4: shape={(height, width)} needs a sequence (N, {height * width}, {self.channels}), "
                 f"got input of shape {tuple(input.shape)}"
             )
-        return self._forward_map(input.unflatten(1, (height, width))).flatten(1, 2)
+        return self._forward_feature_map(input.unflatten(1, (height, width))).flatten(1, 2)
 
-    def _forward_map(self, input: Tensor) -> Tensor:
+    def _forward_feature_map(self, input: Tensor) -> Tensor:
         value = input if self.without_pointwise else self.value_proj(input)
         output = dcnv4(
             value,
@@ -152,10 +156,10 @@ class DCNv4(nn.Module):
         return output if self.without_pointwise else self.output_proj(output)
 
     def _offset_features(self, input: Tensor) -> Tensor:
-        """What offsets and modulation are predicted from: (N, H, W, C) -> (N, Ho, Wo, C)."""
+        """Features that offsets and modulation scalars are predicted from: (N, H, W, C) -> (N, Ho, Wo, C)."""
         features = input
         if self.dw_kernel_size is not None:
-            # A view: (N, H, W, C) seen as (N, C, H, W) is what PyTorch calls the channels-last memory format.
+            # permute() makes views: a contiguous (N, H, W, C) tensor is an (N, C, H, W) one in channels-last format.
             features = self.offset_mask_dw(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return window_centers(features, self.kernel_size, self.stride, self.pad, self.dilation)
 
@@ -168,28 +172,25 @@ class DCNv4(nn.Module):
 
 
 def offset_mask_channels(kernel_size: int, group: int, remove_center: bool) -> int:
-    """Channels that the offset branch predicts for each window: x, y and a factor for every point of every group.
+    """Channels of ``offset_mask``: x, y and a modulation scalar for each point of each group, padded to a multiple of 8.
 
-    Published weights have the number rounded up to a multiple of eight; the operator ignores the rest.
+    The published weights have the padding; the operator ignores it.
     """
     points = kernel_size * kernel_size - int(remove_center)
     return math.ceil(3 * points * group / 8) * 8
 
 
-def output_size(size: int, kernel_size: int, stride: int, padding: int, dilation: int) -> int:
-    """Length of a convolution's output along one axis, in cells."""
-    return (size + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1
-
-
 def window_centers(input: Tensor, kernel_size: int, stride: int, padding: int, dilation: int) -> Tensor:
-    """The cells at the centers of a convolution's windows: (N, H, W, C) -> (N, Ho, Wo, C).
+    """Gather the features at the window centers of a convolution: (N, H, W, C) -> (N, Ho, Wo, C).
 
-    With "same" padding and stride 1 that is the input itself. Centers that lie in the padding are zero.
+    With "same" padding and stride 1 the input is returned as it is. Centers in the padding are zero.
     """
-    height, width = (output_size(size, kernel_size, stride, padding, dilation) for size in input.shape[1:3])
-    margin = padding - (dilation * (kernel_size - 1)) // 2
-    if margin == 0 and (height, width) == input.shape[1:3]:
+    reach = dilation * (kernel_size - 1)
+    margin = padding - reach // 2
+    # With odd reach (even kernel) a window extends one pixel further after its center than before it.
+    excess = reach % 2
+    if margin == 0 and excess == 0 and stride == 1:
         return input
-    # A negative margin crops.
-    centers = F.pad(input, (0, 0, margin, margin, margin, margin))
-    return centers[:, ::stride, ::stride][:, :height, :width]
+    centers = F.pad(input, (0, 0, margin, margin, margin, margin))  # a negative margin crops
+    height, width = (size - excess for size in centers.shape[1:3])
+    return centers[:, :height:stride, :width:stride]

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention as a layer.
+"""Multi-scale deformable attention layer.
 
 Source: Zhu et al., "Deformable DETR: Deformable Transformers for End-to-End Object Detection", arXiv:2010.04159, section 4.1.
 """
@@ -15,23 +15,24 @@ from ..ops import ms_deform_attn
 
 
 def sampling_directions(num_heads: int) -> Tensor:
-    """Unit steps, one a head, at equal angles: (num_heads, 2) as (x, y), the larger of |x| and |y| being 1."""
+    """One direction per head, at equal angles: (num_heads, 2) as (x, y), scaled so that max(|x|, |y|) is 1."""
     angle = torch.arange(num_heads, dtype=torch.float32) * (2 * math.pi / num_heads)
     direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
     return direction / direction.abs().amax(dim=-1, keepdim=True)
 
 
 def sampling_locations(offsets: Tensor, reference_points: Tensor, spatial_shapes: Tensor) -> Tensor:
-    """Where to sample, relative to each level, from predicted offsets about reference points or boxes.
+    """Compute normalized sampling locations from predicted offsets and reference points or boxes.
 
     Args:
-        offsets: (N, Q, heads, L, points, 2) as (x, y). About a point: in cells of the level. About a box: in units
-            such that `points` of them reach half the box's width or height.
-        reference_points: (N, Q, L, 2) points as (x, y), or (N, Q, L, 4) boxes as (cx, cy, w, h), relative to each level.
-        spatial_shapes: (L, 2) as (height, width), in cells.
+        offsets: (N, Q, heads, L, points, 2) as (x, y): in pixels of the level for reference points; for reference boxes in
+            units of (width, height) / (2 * points), so that an offset of ``points`` reaches the border of the box.
+        reference_points: (N, Q, L, 2) points as (x, y), or (N, Q, L, 4) boxes as (cx, cy, w, h), normalized by the size of
+            each level.
+        spatial_shapes: (L, 2) as (height, width), in pixels of the feature maps.
 
     Returns:
-        (N, Q, heads, L, points, 2) as (x, y), 0..1 inside the level.
+        (N, Q, heads, L, points, 2) as (x, y); 0..1 inside the level.
     """
     num_points = offsets.shape[4]
     reference_points = reference_points[:, :, None, :, None, :]
@@ -42,15 +43,15 @@ def sampling_locations(offsets: Tensor, reference_points: Tensor, spatial_shapes
 
 
 class MSDeformAttn(nn.Module):
-    """Attention in which a query reads a few points of each feature level, placed by the query itself."""
+    """Attention in which each query reads a few points per feature level, at locations predicted from the query."""
 
     def __init__(self, embed_dim: int = 256, num_heads: int = 8, num_levels: int = 4, num_points: int = 4):
         """
         Args:
-            embed_dim: channels of queries, values and output.
-            num_heads: each head owns embed_dim / num_heads channels and places its own points.
-            num_levels: feature levels that every query reads.
-            num_points: points a head reads in each level.
+            embed_dim: channels of the queries, the values and the output.
+            num_heads: number of heads; each has embed_dim / num_heads channels and its own sampling points.
+            num_levels: number of feature levels that a query reads.
+            num_points: sampling points per head and level.
 
         Raises:
             UserError: embed_dim is not divisible by num_heads.
@@ -69,7 +70,7 @@ class MSDeformAttn(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """At first every query reads, with equal weights, the points 1, 2, .. cells away along its heads' directions."""
+        """Initialize every query to read, with equal weights, the points 1, 2, ... pixels along the direction of each head."""
         nn.init.zeros_(self.sampling_offsets.weight)
         steps = torch.arange(1, self.num_points + 1, dtype=torch.float32)
         offsets = sampling_directions(self.num_heads)[:, None, None, :] * steps[:, None]
@@ -94,18 +95,18 @@ class MSDeformAttn(nn.Module):
     ) -> Tensor:
         """
         Args:
-            query: (N, Q, embed_dim), position included; it places and weighs the points.
-            value: (N, S, embed_dim), the levels one after the other, S the sum of height x width.
-            reference_points: (N, Q, L, 2) as (x, y), or (N, Q, L, 4) boxes as (cx, cy, w, h), relative to each level:
-                (0, 0) is its top-left corner, (1, 1) its bottom-right one, padding included.
-            spatial_shapes: (height, width) of each level. Integers spare a GPU the wait that a tensor costs.
-            key_padding_mask: (N, S) bool, true where a value is padding: it then reads as zero.
+            query: (N, Q, embed_dim), position encoding included; predicts the sampling locations and their weights.
+            value: (N, S, embed_dim), all levels concatenated; S is the sum of height * width.
+            reference_points: (N, Q, L, 2) as (x, y), or (N, Q, L, 4) boxes as (cx, cy, w, h), normalized by the size of
+                each level with its padding: (0, 0) is the top-left corner, (1, 1) the bottom-right corner.
+            spatial_shapes: (height, width) of each level. A tensor, unlike integers, synchronizes a GPU.
+            key_padding_mask: (N, S) bool, true at padding, where values are set to zero.
 
         Returns:
             (N, Q, embed_dim).
 
         Raises:
-            UserError: a shape does not fit the layer.
+            UserError: an argument has the wrong shape.
         """
         self._check(query, value, reference_points, spatial_shapes, key_padding_mask)
         batch, num_queries = query.shape[:2]
@@ -120,7 +121,8 @@ class MSDeformAttn(nn.Module):
         weights = self.attention_weights(query).view(batch, num_queries, heads, levels * points)
         weights = weights.softmax(dim=-1).view(batch, num_queries, heads, levels, points)
 
-        # bfloat16 has 8 bits: in a row of 300 cells a location would be off by one. Dividing by float32 widens offsets.
+        # bfloat16 has 8 significant bits: in a row of 300 pixels a location would be off by one. Dividing the offsets by
+        # float32 shapes promotes them.
         shapes_dtype = torch.promote_types(reference_points.dtype, torch.float32)
         shapes = torch.as_tensor(spatial_shapes, dtype=shapes_dtype, device=query.device)
         locations = sampling_locations(offsets, reference_points, shapes)
@@ -142,7 +144,7 @@ class MSDeformAttn(nn.Module):
                 )
         if len(spatial_shapes) != self.num_levels:
             raise UserError(
-                f"MSDeformAttn: spatial_shapes must name {self.num_levels} levels as (height, width), got {spatial_shapes}"
+                f"MSDeformAttn: spatial_shapes must have {self.num_levels} levels as (height, width), got {spatial_shapes}"
             )
         expected = (*query.shape[:2], self.num_levels)
         if reference_points.shape[:-1] != expected or reference_points.shape[-1] not in (2, 4):

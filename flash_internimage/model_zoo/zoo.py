@@ -27,8 +27,8 @@ def list() -> builtins.list[str]:
     return sorted(path.stem for path in (config_folder() / "coco").glob("*_coco.py"))
 
 
-def get_config(name: str) -> DictConfig:
-    """Load the LazyConfig of a detector.
+def config_path(name: str) -> Path:
+    """Return the path of a config that the package carries.
 
     Args:
         name: one of :func:`list`, or the stem of another file in ``configs/``.
@@ -40,7 +40,19 @@ def get_config(name: str) -> DictConfig:
     if name not in paths:
         near = difflib.get_close_matches(name, paths, cutoff=0.5) or sorted(paths)
         raise UserError(f"model zoo: no config named {name!r}; did you mean {' or '.join(near)}?")
-    return LazyConfig.load(str(paths[name]))
+    return paths[name]
+
+
+def get_config(name: str) -> DictConfig:
+    """The LazyConfig of a detector.
+
+    Args:
+        name: as for :func:`config_path`.
+
+    Raises:
+        UserError: there is no such config; the message names the nearest.
+    """
+    return LazyConfig.load(str(config_path(name)))
 
 
 def get_checkpoint(name: str) -> str:
@@ -60,7 +72,7 @@ def get(name: str, trained: bool = False) -> nn.Module:
     """Build a detector on the CPU, with detectron2's input and output formats.
 
     Args:
-        name: as for :func:`get_config`.
+        name: as for :func:`config_path`.
         trained: whether to load the published checkpoint, downloaded on first use, and return the model in evaluation mode;
             otherwise the model has random weights and is in training mode.
 

@@ -1,8 +1,8 @@
 """MMDetection's variants of detectron2's detector parts, and the FlashInternImage backbone.
 
-The folders are those of ``detectron2.modeling``. Each class extends the detectron2 class it is named after and changes only
-what MMDetection, in which the published checkpoints were trained, does differently (sampling, anchors, losses, test-time
-selection), so that the published weights give the published numbers.
+The folders are those of ``detectron2.modeling``. The published checkpoints were trained in MMDetection, whose anchors,
+matching, sampling, losses and test-time selection differ from detectron2's in details that change the results. Each class
+here extends or replaces one detectron2 class, and its docstring names that class and the differences.
 """
 
 from .anchor_generator import AnchorGenerator

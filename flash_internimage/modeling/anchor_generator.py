@@ -1,7 +1,4 @@
-"""Anchors of a feature pyramid, and which of their cells show an image rather than a batch's padding.
-
-detectron2's ``DefaultAnchorGenerator`` places the same anchors but holds them in float32, and cannot tell the padding.
-"""
+"""Anchor generator for a feature pyramid, which can exclude the padding of a batch."""
 
 from __future__ import annotations
 
@@ -15,14 +12,14 @@ from flash_internimage.structures.boxes import PreciseBoxes
 
 
 def cell_anchors(sizes: Tensor, aspect_ratios: Tensor) -> Tensor:
-    """Boxes centered on the origin.
+    """Anchors of one position, centered on the origin.
 
     Args:
-        sizes: (S,) square roots of the areas, in pixels.
-        aspect_ratios: (A,) heights divided by widths.
+        sizes: (S,) square roots of the anchor areas, in pixels.
+        aspect_ratios: (A,) height / width.
 
     Returns:
-        (S * A, 4) XYXY boxes, ratios innermost.
+        (S * A, 4) XYXY boxes, with the aspect ratio as the inner dimension.
     """
     height_factors = aspect_ratios.sqrt()
     widths = (sizes[:, None] / height_factors).flatten()
@@ -30,16 +27,16 @@ def cell_anchors(sizes: Tensor, aspect_ratios: Tensor) -> Tensor:
     return torch.stack([-widths, -heights, widths, heights], dim=1) * 0.5
 
 
-def grid_anchors(cell: Tensor, grid_size: tuple[int, int], stride: int) -> Tensor:
-    """Repeat the anchors of one cell over a map, each cell's anchors around its top left corner.
+def grid_anchors(cell: Tensor, grid_size: Sequence[int], stride: int) -> Tensor:
+    """Replicate the anchors of one position over a feature map, centered on the top-left corner of each position.
 
     Args:
-        cell: (A, 4) XYXY boxes around the origin.
-        grid_size: (rows, columns) of the map.
-        stride: distance between cells, in pixels.
+        cell: (A, 4) XYXY boxes centered on the origin; see :func:`cell_anchors`.
+        grid_size: (height, width) of the feature map.
+        stride: distance between neighboring positions, in pixels of the image.
 
     Returns:
-        (rows * columns * A, 4), row by row, anchors of a cell together.
+        (height * width * A, 4) XYXY boxes: positions in row-major order, with the anchor as the inner dimension.
     """
     rows, columns = grid_size
     y = torch.arange(rows, dtype=cell.dtype, device=cell.device) * stride
@@ -49,16 +46,16 @@ def grid_anchors(cell: Tensor, grid_size: tuple[int, int], stride: int) -> Tenso
     return (corners + cell).reshape(-1, 4)
 
 
-def cells_within(grid_size: tuple[int, int], stride: int, size: tuple[int, int], device: torch.device) -> Tensor:
-    """Which cells of a map have their top left corner within an area that starts at the map's.
+def positions_within(grid_size: Sequence[int], stride: int, size: tuple[int, int], device: torch.device) -> Tensor:
+    """Mask of the positions of a feature map whose top-left corner lies in the top-left ``size`` pixels of the image.
 
     Args:
-        grid_size: (rows, columns) of the map.
-        stride: distance between cells, in pixels.
-        size: (height, width) of the area, in pixels.
+        grid_size: (height, width) of the feature map.
+        stride: distance between neighboring positions, in pixels of the image.
+        size: (height, width) of the area, in pixels of the image.
 
     Returns:
-        (rows * columns,) boolean, row by row.
+        (height * width,) boolean, in row-major order.
     """
     rows = torch.arange(grid_size[0], device=device) * stride < size[0]
     columns = torch.arange(grid_size[1], device=device) * stride < size[1]
@@ -66,15 +63,18 @@ def cells_within(grid_size: tuple[int, int], stride: int, size: tuple[int, int],
 
 
 class AnchorGenerator(nn.Module):
-    """Anchors for each level of a feature pyramid, in the features' dtype and on their device.
+    """Generates the anchors of each feature pyramid level, in the dtype and on the device of the features.
+
+    Replaces detectron2's ``DefaultAnchorGenerator``, which places the same anchors but always in float32. MMDetection also
+    excludes anchors in the padding of a batch from training, for which :meth:`within` computes a mask.
 
     Args:
-        sizes: for each level the square roots of the anchors' areas, in pixels.
-        aspect_ratios: heights divided by widths, the same at every level.
-        strides: of the levels, in pixels.
+        sizes: for each level the square roots of the anchor areas, in pixels.
+        aspect_ratios: height / width, the same for all levels.
+        strides: stride of each level, in pixels.
 
     Raises:
-        UserError: ``sizes`` and ``strides`` differ in length, or the levels in their number of sizes.
+        UserError: ``sizes`` and ``strides`` differ in length, or the levels differ in their number of sizes.
     """
 
     box_dim = 4
@@ -83,7 +83,7 @@ class AnchorGenerator(nn.Module):
         super().__init__()
         if len(sizes) != len(strides) or len({len(level) for level in sizes}) != 1:
             raise UserError(
-                f"AnchorGenerator: sizes needs one list a level, all of one length, "
+                f"AnchorGenerator: sizes needs one list per level, all of the same length, "
                 f"got {[list(level) for level in sizes]} for strides {list(strides)}"
             )
         self.sizes = [[float(size) for size in level] for level in sizes]
@@ -92,14 +92,14 @@ class AnchorGenerator(nn.Module):
 
     @property
     def num_anchors(self) -> list[int]:
-        """Anchors a cell, for each level."""
+        """Number of anchors per position, for each level."""
         return [len(level) * len(self.aspect_ratios) for level in self.sizes]
 
     def forward(self, features: Sequence[Tensor]) -> list[PreciseBoxes]:
-        """Anchors of each (N, C, H, W) level: H * W * A boxes, the same for all images."""
+        """Anchors of each (N, C, H, W) level: H * W * A boxes, shared by all images."""
         anchors = []
         for feature, sizes, stride in zip(features, self.sizes, self.strides, strict=True):
-            # Half precision would move anchors by whole pixels.
+            # Rounding to half precision would move anchors by whole pixels.
             dtype = torch.promote_types(feature.dtype, torch.float32)
             cell = cell_anchors(
                 torch.tensor(sizes, dtype=dtype, device=feature.device),
@@ -109,15 +109,15 @@ class AnchorGenerator(nn.Module):
         return anchors
 
     def within(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Which anchors belong to cells of the top left ``size`` = (height, width) pixels.
+        """Mask of the anchors whose position lies in the top-left ``size`` = (height, width) pixels of the image.
 
         Returns:
-            Boolean, one an anchor of all levels, in the order of :meth:`forward`.
+            (R,) boolean for the R anchors of all levels, in the order of :meth:`forward`.
         """
         levels = zip(features, self.strides, self.num_anchors, strict=True)
         return torch.cat(
             [
-                cells_within(feature.shape[-2:], stride, size, feature.device).repeat_interleave(number)
+                positions_within(feature.shape[-2:], stride, size, feature.device).repeat_interleave(number)
                 for feature, stride, number in levels
             ]
         )

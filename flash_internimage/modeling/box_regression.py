@@ -1,7 +1,6 @@
-"""Box deltas: a box written relative to another as shifts of its center and logarithms of its sides.
+"""Box regression deltas: the shift of the center and the log ratios of the sides of a box relative to a reference box.
 
-As Girshick et al., "Rich feature hierarchies", 2014, appendix C. detectron2's ``Box2BoxTransform`` is the same up to two
-points that change numbers here: it limits only growth, not shrinking, and it always computes in float32.
+Source: Girshick et al., "Rich feature hierarchies", 2014, appendix C.
 """
 
 from __future__ import annotations
@@ -14,20 +13,20 @@ from torch import Tensor
 
 from flash_internimage.errors import UserError
 
-# The published models limit a side to 1000 / 16 times the reference's, and to 16 / 1000 of it.
+# MMDetection clamps the ratio of a decoded side to the reference side to between 16 / 1000 and 1000 / 16.
 LARGEST_LOG_RATIO = math.log(1000 / 16)
 
 
 def encode_boxes(references: Tensor, targets: Tensor, stds: Sequence[float]) -> Tensor:
-    """Deltas that turn ``references`` into ``targets``.
+    """Compute the deltas that turn ``references`` into ``targets``.
 
     Args:
-        references: (R, 4) XYXY boxes of positive width and height.
-        targets: (R, 4) XYXY boxes of positive width and height.
-        stds: what the deltas (dx, dy, dw, dh) are divided by.
+        references: (R, 4) XYXY boxes with positive width and height.
+        targets: (R, 4) XYXY boxes with positive width and height.
+        stds: standard deviations (dx, dy, dw, dh) that the deltas are divided by.
 
     Returns:
-        (R, 4) deltas.
+        (R, 4) deltas (dx, dy, dw, dh).
     """
     centers, sizes = _centers_and_sizes(references)
     target_centers, target_sizes = _centers_and_sizes(targets)
@@ -38,15 +37,15 @@ def encode_boxes(references: Tensor, targets: Tensor, stds: Sequence[float]) -> 
 def decode_boxes(references: Tensor, deltas: Tensor, stds: Sequence[float]) -> Tensor:
     """Apply deltas to boxes.
 
-    The result is in the wider dtype of the two, so half-precision deltas cost the boxes no precision.
+    The result has the wider of the two dtypes, so that half-precision deltas do not round the boxes.
 
     Args:
         references: (R, 4) XYXY boxes.
-        deltas: (R, 4), or (R, 4 * K) for K sets of deltas, class by class.
-        stds: what the deltas (dx, dy, dw, dh) are multiplied by.
+        deltas: (R, 4) deltas (dx, dy, dw, dh), or (R, K * 4) with four per class.
+        stds: standard deviations (dx, dy, dw, dh) that the deltas are multiplied by.
 
     Returns:
-        XYXY boxes in the shape of ``deltas``; they may leave the image.
+        XYXY boxes in the shape of ``deltas``, not clipped to the image.
     """
     centers, sizes = _centers_and_sizes(references[:, None])
     deltas = deltas.to(torch.promote_types(deltas.dtype, references.dtype))
@@ -58,10 +57,16 @@ def decode_boxes(references: Tensor, deltas: Tensor, stds: Sequence[float]) -> T
 
 
 class BoxTransform:
-    """The two functions above with their scales, under the method names of detectron2's ``Box2BoxTransform``.
+    """Encodes and decodes box deltas with fixed standard deviations.
+
+    Replaces detectron2's ``Box2BoxTransform`` and has its method names. MMDetection also limits how far a box can shrink,
+    not only how far it can grow; and detectron2's class always computes in float32.
 
     Args:
-        stds: standard deviations of (dx, dy, dw, dh) among well-matched boxes; predicted deltas are in these units.
+        stds: standard deviations of (dx, dy, dw, dh), by which the deltas are normalized.
+
+    Raises:
+        UserError: ``stds`` are not four positive numbers.
     """
 
     def __init__(self, stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
@@ -71,7 +76,7 @@ class BoxTransform:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """Reciprocals of ``stds``, under the name that detectron2 knows."""
+        """Reciprocals of ``stds``: the attribute of detectron2's ``Box2BoxTransform``."""
         return tuple(1 / std for std in self.stds)
 
     def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
@@ -84,6 +89,6 @@ class BoxTransform:
 
 
 def _centers_and_sizes(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., 2) centers and (width, height) of (..., 4) XYXY boxes."""
+    """Centers (..., 2) and sizes (..., 2) as (width, height) of (..., 4) XYXY boxes."""
     top_left, bottom_right = boxes[..., :2], boxes[..., 2:]
     return (top_left + bottom_right) * 0.5, bottom_right - top_left

@@ -1,9 +1,4 @@
-"""Non-maximum suppression within classes or pyramid levels.
-
-torchvision's ``batched_nms`` and detectron2's wrapper of it give the same boxes up to rounding. This one keeps the
-boxes' dtype (detectron2 rounds to float32) and changes method at the number of candidates at which the published models
-do, so that rounding decides the same cases.
-"""
+"""Non-maximum suppression (NMS) within classes or pyramid levels, as in MMDetection."""
 
 from __future__ import annotations
 
@@ -11,27 +6,31 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-# From here on one group after the other, because the work grows with the square of what is compared at once.
-ONE_BY_ONE_FROM = 10000
+# Number of boxes from which each group is processed separately: the cost of NMS is quadratic in the number of boxes.
+SPLIT_THRESHOLD = 10000
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    """Drop boxes that overlap a better one of the same group.
+    """Suppress boxes whose IoU with a higher-scoring box of the same group exceeds a threshold.
+
+    torchvision's ``batched_nms`` and detectron2's wrapper give the same boxes up to rounding. This function keeps the dtype
+    of the boxes, which detectron2 converts to float32, and switches between its two methods at the same number of boxes as
+    MMDetection, so that rounding affects the same borderline cases.
 
     Args:
-        boxes: (R, 4) XYXY in absolute pixels, of no negative coordinates.
-        scores: (R,); of equal scores the earlier is the better.
-        groups: (R,) non-negative integers, such as classes.
-        threshold: intersection over union above which the lesser box goes.
+        boxes: (R, 4) XYXY boxes in absolute pixels, with non-negative coordinates.
+        scores: (R,); among equal scores the earlier box has precedence.
+        groups: (R,) non-negative integers, such as classes or pyramid levels.
+        threshold: IoU above which the box with the lower score is suppressed.
 
     Returns:
-        Indices of the remaining boxes, best first.
+        Indices of the remaining boxes, by descending score.
     """
     if len(boxes) == 0:
         return torch.empty(0, dtype=torch.int64, device=boxes.device)
-    # Groups are moved apart so that none meets another. The slight rounding of moved boxes is the original's.
+    # Shift the groups apart so that boxes of different groups do not intersect. MMDetection rounds the same way.
     boxes = boxes + (groups.to(boxes.dtype) * (boxes.max() + 1))[:, None]
-    if len(boxes) < ONE_BY_ONE_FROM:
+    if len(boxes) < SPLIT_THRESHOLD:
         return nms(boxes, scores, threshold)
     kept = []
     for group in groups.unique():

@@ -1,7 +1,6 @@
-"""Region features from the pyramid level that fits each box's size.
+"""RoI pooling from the feature pyramid level that matches the size of each box.
 
-As in Lin et al., "Feature Pyramid Networks for Object Detection", 2017, equation 1. detectron2's ``ROIPooler`` rounds a
-size that lies within 1e-6 of the border between two levels the other way, and pools from rounded boxes in half precision.
+Source: Lin et al., "Feature Pyramid Networks for Object Detection", 2017, equation 1.
 """
 
 from __future__ import annotations
@@ -15,28 +14,30 @@ from torchvision.ops import roi_align
 
 
 def assign_levels(boxes: Tensor, num_levels: int, finest_size: float) -> Tensor:
-    """The pyramid level of each box: level 0 up to twice ``finest_size``, level 1 up to four times, and so on.
+    """Assign each box to a pyramid level: 0 below a size of 2 * ``finest_size``, 1 below 4 * ``finest_size``, and so on.
 
     Args:
-        boxes: (R, 4) XYXY boxes.
-        num_levels: larger boxes take the last level.
-        finest_size: side of a square, in pixels.
+        boxes: (R, 4) XYXY boxes; the size of a box is the square root of its area.
+        num_levels: number of levels; larger boxes are assigned to the last one.
+        finest_size: reference size, in pixels.
 
     Returns:
-        (R,) int64.
+        (R,) int64 level indices.
     """
     sizes = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt()
     return (sizes / finest_size + 1e-6).log2().floor().clamp(0, num_levels - 1).long()
 
 
 class RoIPooler(nn.Module):
-    """RoIAlign on the level that fits each box.
+    """RoIAlign from the pyramid level of each box.
 
-    Half-precision features are pooled in float32, because box corners need it.
+    Replaces detectron2's ``ROIPooler``, which differs in two details: it assigns a size within a relative 1e-6 of the
+    border between two levels to the other level, and in half precision it pools from rounded boxes. Here half-precision
+    features are pooled in float32, so that the boxes are not rounded.
 
     Args:
-        output_size: side of the pooled map, in cells.
-        strides: of the levels, in pixels.
+        output_size: side length of the pooled feature map.
+        strides: stride of each level, in pixels.
         finest_size: see :func:`assign_levels`.
     """
 
@@ -49,11 +50,11 @@ class RoIPooler(nn.Module):
     def forward(self, features: Sequence[Tensor], boxes: Sequence[Boxes]) -> Tensor:
         """
         Args:
-            features: for each level (N, C, H, W).
-            boxes: for each image its boxes in pixels, R in all.
+            features: (N, C, H, W) for each level.
+            boxes: XYXY boxes in pixels for each image, R in total.
 
         Returns:
-            (R, C, output_size, output_size), image by image.
+            (R, C, output_size, output_size), in the order of the images and their boxes.
         """
         dtype = torch.promote_types(features[0].dtype, torch.float32)
         corners = torch.cat([image_boxes.tensor for image_boxes in boxes]).to(dtype)
@@ -65,8 +66,8 @@ class RoIPooler(nn.Module):
         pooled = features[0].new_zeros(len(rois), channels, self.output_size, self.output_size)
         for level, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
             members = (levels == level).nonzero().flatten()
-            # The adaptive number of samples (0) and the half-pixel shift are those of the published models.
+            # As in MMDetection: an adaptive number of samples (sampling_ratio 0) and the half-pixel shift (aligned).
             region = roi_align(feature.to(dtype), rois[members], self.output_size, 1 / stride, 0, aligned=True)
-            # Levels without a box take part too, so that all of them stay in the graph.
+            # Levels without boxes are pooled too, so that they stay in the autograd graph.
             pooled.index_put_((members,), region.to(pooled.dtype))
         return pooled

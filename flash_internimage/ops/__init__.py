@@ -1,4 +1,4 @@
-"""Operators, as functions of tensors."""
+"""Operators as plain functions of tensors; importing them needs only torch."""
 
 from .dcnv4 import dcnv4
 from .ms_deform_attn import ms_deform_attn

@@ -1,7 +1,7 @@
-"""The compiled library, which need not be there until an operator is called.
+"""Lazy access to the compiled library ``flash_internimage._C``.
 
-Importing this package must work where nothing was compiled, so a failure to load is kept, and raised with its cause by
-the first call that needs the library.
+The package must be importable without the compiled library, so an import failure is stored here and raised, with its
+cause, by the first call that needs the library.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from flash_internimage.errors import UserError
 _load_error: ImportError | None = None
 
 try:
-    # Loading the library is what registers torch.ops.flash_internimage.
+    # Loading the library registers torch.ops.flash_internimage.
     from flash_internimage import _C
 except ImportError as error:
     _load_error = error
@@ -28,14 +28,14 @@ def is_available() -> bool:
 
 
 def require(name: str) -> None:
-    """Raise unless the compiled library was loaded.
+    """Raise an error unless the compiled library was loaded.
 
     Args:
-        name: the operator that needs it, for the message.
+        name: the operator that needs the library, for the message.
 
     Raises:
-        UserError: with the loader's own message, which tells a library that was never built from one that was built
-            for another Python or PyTorch.
+        UserError: the library could not be loaded. The message quotes the loader, which distinguishes a library that was
+            never built from one that was built for another Python or PyTorch.
     """
     if _load_error is not None:
         raise UserError(
@@ -45,13 +45,14 @@ def require(name: str) -> None:
 
 
 def operator(name: str, *tensors: Tensor) -> Callable[..., Any]:
-    """The operator to call with these tensors.
+    """Return the callable of an operator for these tensors.
 
-    That is the bound C++ function, because torch.ops takes longer to call than a small kernel to run; but torch.ops where
-    the call is to be traced or overridden, which a bound function would not show.
+    The function bound by pybind11 is returned by default: a call through torch.ops takes longer than a small kernel runs.
+    torch.ops is returned when the call is compiled or intercepted by ``__torch_function__``, to which the bound function
+    would be invisible.
 
     Raises:
-        UserError: as :func:`require`.
+        UserError: the library could not be loaded; see :func:`require`.
     """
     require(name)
     if torch.compiler.is_compiling() or has_torch_function(tensors):

@@ -1,7 +1,7 @@
-"""DCNv4, deformable convolution without softmax over its modulations.
+"""DCNv4: modulated deformable convolution without softmax over the modulation scalars.
 
-Source: Xiong et al., "Efficient Deformable ConvNets", https://arxiv.org/abs/2401.06197. Kernels, autograd, autocast
-and the checks that hold for every device are in ``csrc/dcnv4``.
+Source: Xiong et al., "Efficient Deformable ConvNets", https://arxiv.org/abs/2401.06197. Kernels, autograd, autocast and the
+argument checks shared by all devices are in ``csrc/dcnv4``.
 """
 
 from collections.abc import Sequence
@@ -25,32 +25,37 @@ def dcnv4(
     offset_scale: float = 1.0,
     remove_center: bool = False,
 ) -> Tensor:
-    """Sum of modulated bilinear samples around every output cell, separately for each group of channels.
+    """Apply a deformable convolution: sum K modulated bilinear samples per output position and channel group.
 
-    With K points a group, numbered down the columns of the window, and c = dilation * (kernel_size - 1) // 2, point
-    (i, j) of the output cell (row, column) lies at
+    The K sampling points of a window are numbered column by column: i is the outer index, over the kernel width, and j the
+    inner one, over the kernel height. With c = dilation * (kernel_size - 1) // 2, point (i, j) of the output position
+    (row, column) is sampled at
 
         x = c - padding + column * stride + (i * dilation - c + offset_x) * offset_scale,
 
-    and y likewise with j and row. Cells outside the map are zero. A point counts when -1 < x < W and -1 < y < H; others,
-    among them those of NaN and infinite offsets, are neither read nor given a gradient.
+    and y likewise with j and row. Sampling is bilinear, with zeros outside the feature map. A point contributes only if
+    -1 < x < W and -1 < y < H. Points outside, including those with NaN or infinite offsets, read nothing and get zero
+    gradients.
 
     Args:
         value: (N, H, W, C) features, with C = groups * D for any D; float32, float64, float16 or bfloat16.
-        offset_mask: (N, Ho, Wo, P) with Ho and Wo from :func:`output_size`, P at least 3 * K * groups. Group g owns the
-            channels [3 * K * g, 3 * K * (g + 1)): K pairs (x, y) of offsets in cells, then K modulations. Channels after
-            those of the last group are ignored. Of the dtype of value, or float32 beside value in low precision.
-        kernel_size, stride, padding, dilation: one integer, or a (height, width) pair, in cells.
-        groups: number of channel groups, each of which has its own points.
-        offset_scale: stretches the window, learned offsets and regular grid alike, about its center.
-        remove_center: leave out the center point, so that K = kernel height * kernel width - 1.
+        offset_mask: (N, Ho, Wo, P) offsets and modulation scalars, with Ho and Wo from :func:`output_size` and P at least
+            3 * K * groups. Group g owns the channels [3 * K * g, 3 * K * (g + 1)): K offsets as (x, y) in pixels of the
+            feature map, then K modulation scalars. Channels beyond 3 * K * groups are ignored. The dtype is that of
+            value, or float32 if value is in half precision.
+        kernel_size: an integer, or a (height, width) pair; number of points of the regular grid.
+        stride, padding, dilation: an integer, or a (height, width) pair, in pixels of the feature map.
+        groups: number of channel groups; each has its own sampling points.
+        offset_scale: factor on the distance of every sampling point, regular grid and learned offset alike, from the
+            center of its window.
+        remove_center: omit the center point, so that K = kernel height * kernel width - 1.
 
     Returns:
-        (N, Ho, Wo, C), of the dtype of value. Sums are accumulated, and locations computed, in float32 or wider.
+        (N, Ho, Wo, C) in the dtype of value. Sampling locations and sums are computed in float32 or wider.
 
     Raises:
-        ValueError: an argument does not fit the others; the message names it.
-        UserError: the compiled library is missing, or lacks kernels for the device.
+        ValueError: an argument is invalid or inconsistent with another; the message names it.
+        UserError: the compiled library is missing, or has no kernels for the device.
     """
     return _extension.operator("dcnv4", value, offset_mask)(
         value,
@@ -66,14 +71,14 @@ def dcnv4(
 
 
 def output_size(size: int, kernel_size: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> int:
-    """Length of the output along one axis, in cells.
+    """Length of the output along one axis, in pixels of the feature map, as for any convolution.
 
     Args:
-        size: length of the map.
+        size: length of the input.
         kernel_size, stride, padding, dilation: as for :func:`dcnv4`, along this axis.
 
     Raises:
-        UserError: the dilated kernel is longer than the padded map.
+        ValueError: the dilated kernel is longer than the padded input.
     """
     window = dilation * (kernel_size - 1) + 1
     padded = size + 2 * padding
@@ -88,7 +93,7 @@ def output_size(size: int, kernel_size: int, stride: int = 1, padding: int = 0, 
 
 
 def _pair(name: str, number: int | Sequence[int]) -> list[int]:
-    """(height, width) from one integer or two."""
+    """Expand an integer to a (height, width) pair; validate a pair."""
     if isinstance(number, int):
         return [number, number]
     if not isinstance(number, (list, tuple)) or len(number) != 2 or not all(isinstance(entry, int) for entry in number):
@@ -107,7 +112,7 @@ def _fake_forward(
     offset_scale: float,
     remove_center: bool,
 ) -> Tensor:
-    """The output's shape. Repeats those checks of the compiled library that depend on shapes, for tracing."""
+    """Return an empty output for tracing; repeats the shape checks of the compiled library with the same messages."""
     torch._check_value(
         value.dim() == 4,
         lambda: f"dcnv4: value needs the shape (batch, height, width, channels), got {list(value.shape)}",
@@ -129,12 +134,7 @@ def _fake_forward(
         output_size(width, kernel_size[1], stride[1], padding[1], dilation[1]),
     ]
     for axis, (name, size) in enumerate(zip(("batch size", "height", "width"), expected, strict=True)):
-        torch._check_value(
-            offset_mask.shape[axis] == size,
-            lambda name=name, size=size, axis=axis: (
-                f"dcnv4: offset_mask needs a {name} of {size}, got {offset_mask.shape[axis]} in shape {list(offset_mask.shape)}"
-            ),
-        )
+        _check_size(offset_mask, axis, name, size)
     points = kernel_size[0] * kernel_size[1] - int(remove_center)
     torch._check_value(
         offset_mask.shape[3] >= 3 * points * groups,
@@ -144,6 +144,15 @@ def _fake_forward(
         ),
     )
     return value.new_empty((*expected, channels))
+
+
+def _check_size(offset_mask: Tensor, axis: int, name: str, size: int) -> None:
+    torch._check_value(
+        offset_mask.shape[axis] == size,
+        lambda: (
+            f"dcnv4: offset_mask needs a {name} of {size}, got {offset_mask.shape[axis]} in shape {list(offset_mask.shape)}"
+        ),
+    )
 
 
 def _fake_backward(
@@ -160,7 +169,7 @@ def _fake_backward(
     needs_grad_value: bool,
     needs_grad_offset_mask: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients' shapes; one that is not wanted is an empty tensor."""
+    """Return empty gradients for tracing; a gradient that is not needed has no elements, as in the compiled library."""
     return (
         value.new_empty(value.shape if needs_grad_value else (0,)),
         offset_mask.new_empty(offset_mask.shape if needs_grad_offset_mask else (0,)),

@@ -1,8 +1,8 @@
-"""Multiply-adds of the operators, for fvcore's counter: ``FlopCountAnalysis(…).set_op_handle(**FLOP_HANDLES)``.
+"""FLOP counters of the operators for fvcore: ``FlopCountAnalysis(...).set_op_handle(**FLOP_HANDLES)``.
 
-As fvcore does, a multiply-add counts as one. A bilinear sample is the weighted sum of four cells, with the modulation or
-attention weight multiplied into the four weights, so a point costs four for each channel. The weights themselves, a few
-operations a point whatever the number of channels, are not counted.
+A multiply-add counts as one FLOP, as in fvcore. A bilinear sample is a weighted sum of four pixels, with the modulation
+scalar or attention weight folded into the four weights, so a sampling point costs four FLOPs per channel. Computing the
+weights takes a few operations per point, independent of the number of channels, and is not counted.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ _CORNERS = 4
 
 
 def dcnv4_flops(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-    """Of one call of :func:`.dcnv4`, traced: output cells x channels x points x 4.
+    """FLOPs of one call of :func:`.dcnv4`: output positions x channels x points x 4.
 
     Args:
-        inputs: traced arguments in the operator's order.
-        outputs: the traced output, (N, Ho, Wo, C).
+        inputs: JIT values of the operator's arguments, in order.
+        outputs: JIT value of the output, (N, Ho, Wo, C).
     """
     kernel_height, kernel_width = (entry.toIValue() for entry in inputs[2].node().inputs())
     points = kernel_height * kernel_width - int(inputs[8].toIValue())
@@ -26,11 +26,11 @@ def dcnv4_flops(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
 
 
 def ms_deform_attn_flops(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-    """Of one call of :func:`.ms_deform_attn`, traced: queries x channels x levels x points x 4.
+    """FLOPs of one call of :func:`.ms_deform_attn`: queries x channels x levels x points x 4.
 
     Args:
-        inputs: traced arguments in the operator's order.
-        outputs: the traced output, (N, Q, heads * D).
+        inputs: JIT values of the operator's arguments, in order.
+        outputs: JIT value of the output, (N, Q, heads * D).
     """
     sampling_locations = inputs[2].type().sizes()
     levels, points = sampling_locations[3], sampling_locations[4]

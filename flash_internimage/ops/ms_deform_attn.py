@@ -1,7 +1,7 @@
 """Multi-scale deformable attention over a pyramid of feature maps.
 
 Source: Zhu et al., "Deformable DETR: Deformable Transformers for End-to-End Object Detection", arXiv:2010.04159, section 4.1.
-Kernels, autograd, autocast and the checks that hold for every device are in ``csrc/ms_deform_attn``.
+Kernels, autograd, autocast and the argument checks shared by all devices are in ``csrc/ms_deform_attn``.
 """
 
 from collections.abc import Sequence
@@ -22,27 +22,28 @@ def ms_deform_attn(
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
-    """Weighted sum of bilinear samples from every level, separately for each query and head.
+    """Attend to bilinear samples of every level: a weighted sum per query and head.
 
-    A location (x, y) lies at x * width - 0.5, y * height - 0.5 in cells of its level, so that 0 and 1 are the level's
-    edges. Cells outside the level are zero. A point counts when -1 < x < width and -1 < y < height, in cells; others,
-    among them those of NaN and infinite locations, are neither read nor given a gradient.
+    A location (x, y) is sampled at pixel (x * width - 0.5, y * height - 0.5) of its level, so 0 and 1 are the edges of the
+    level. Sampling is bilinear, with zeros outside the level. A point contributes only if its pixel coordinates satisfy
+    -1 < x < width and -1 < y < height. Points outside, including those with NaN or infinite locations, read nothing and get
+    zero gradients.
 
     Args:
-        value: (N, S, heads, D), the cells of all levels, one level after the other, row by row; float32, float64, float16
-            or bfloat16.
-        spatial_shapes: (height, width) of each of L levels, at most 32; S is the sum of height * width. Given as a
-            tensor (L, 2), it is read back to the host, for which a GPU has to wait.
-        sampling_locations: (N, Q, heads, L, points, 2) as (x, y), relative to each level.
-        attention_weights: (N, Q, heads, L, points), used as they are: no softmax. Of the dtype of value, or float32
-            beside value in low precision, as sampling_locations.
+        value: (N, S, heads, D) pixels of all levels, concatenated level by level, each in row-major order; float32,
+            float64, float16 or bfloat16.
+        spatial_shapes: (height, width) of each of L levels, at most 32; S is the sum of height * width. A tensor (L, 2) is
+            copied to the host, which synchronizes a GPU.
+        sampling_locations: (N, Q, heads, L, points, 2) as (x, y), normalized by the size of each level. The dtype is that
+            of value, or float32 if value is in half precision.
+        attention_weights: (N, Q, heads, L, points), used without softmax. The dtype is as for sampling_locations.
 
     Returns:
-        (N, Q, heads * D), of the dtype of value. Sums are accumulated, and locations computed, in float32 or wider.
+        (N, Q, heads * D) in the dtype of value. Sampling locations and sums are computed in float32 or wider.
 
     Raises:
-        ValueError: an argument does not fit the others; the message names it.
-        UserError: the compiled library is missing, or lacks kernels for the device.
+        ValueError: an argument is invalid or inconsistent with another; the message names it.
+        UserError: the compiled library is missing, or has no kernels for the device.
     """
     return _extension.operator("ms_deform_attn", value, sampling_locations, attention_weights)(
         value, _flat_shapes(spatial_shapes), *_one_dtype(sampling_locations, attention_weights)
@@ -50,11 +51,11 @@ def ms_deform_attn(
 
 
 def _flat_shapes(spatial_shapes: Sequence[Sequence[int]] | Tensor) -> list[int]:
-    """Heights and widths, by turns."""
+    """Flatten spatial_shapes to [height, width, height, width, ...] as the operator's schema requires."""
     levels = spatial_shapes
     if isinstance(levels, Tensor) and levels.dim() == 2 and not levels.is_floating_point():
         levels = levels.tolist()
-    elif torch.jit.is_tracing():  # which hands the sizes of a tensor over as tensors
+    elif torch.jit.is_tracing():  # torch.jit.trace turns the sizes of a tensor into tensors
         levels = [[int(size) for size in level] for level in levels]
     if (
         isinstance(levels, Tensor)
@@ -68,7 +69,7 @@ def _flat_shapes(spatial_shapes: Sequence[Sequence[int]] | Tensor) -> list[int]:
 
 
 def _one_dtype(sampling_locations: Tensor, attention_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The wider dtype for both where one of them is in low precision: float32 locations keep their cell."""
+    """Promote both to float32 if exactly one is: rounding locations to half precision would move them by whole pixels."""
     if sampling_locations.dtype in _LOW_PRECISION and attention_weights.dtype == torch.float32:
         sampling_locations = sampling_locations.float()
     elif sampling_locations.dtype == torch.float32 and attention_weights.dtype in _LOW_PRECISION:
@@ -79,7 +80,7 @@ def _one_dtype(sampling_locations: Tensor, attention_weights: Tensor) -> tuple[T
 def _fake_forward(
     value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """The output's shape. Repeats those checks of the compiled library that depend on shapes, for tracing."""
+    """Return an empty output for tracing; repeats the shape checks of the compiled library with the same messages."""
     torch._check_value(
         value.dim() == 4,
         lambda: f"ms_deform_attn: value needs the shape (batch, tokens, heads, channels), got {list(value.shape)}",
@@ -120,9 +121,9 @@ def _fake_backward(
     attention_weights: Tensor,
     *needed: bool,
 ) -> tuple[Tensor, ...]:
-    """The gradients' shapes; one that is not wanted is an empty tensor."""
+    """Return empty gradients for tracing; a gradient that is not needed has no elements, as in the compiled library."""
     inputs = (value, sampling_locations, attention_weights)
-    return tuple(of.new_empty(of.shape if is_needed else (0,)) for of, is_needed in zip(inputs, needed, strict=True))
+    return tuple(x.new_empty(x.shape if is_needed else (0,)) for x, is_needed in zip(inputs, needed, strict=True))
 
 
 if _extension.is_available():

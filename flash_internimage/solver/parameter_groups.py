@@ -1,8 +1,8 @@
-"""Which parameter learns at which rate, and which is decayed: the rules of the published recipes.
+"""Parameter groups of the optimizer: learning rate and weight decay of each parameter, as in the published recipes.
 
-Two rules cover them. With layer-wise decay (:func:`get_layer_decay_groups`) the learning rate falls from the heads towards
-the image; with multipliers by name (:func:`get_named_groups`) a part of the model has a rate of its own. Both are made to
-be the ``params`` of an optimizer in a LazyConfig, like detectron2's ``get_default_optimizer_params``: the trainer sets
+There are two rules. With layer-wise decay (:func:`get_layer_decay_groups`) the learning rate decreases from the heads to the
+image; with multipliers by name (:func:`get_named_groups`) a part of the model has its own rate. Both serve as the ``params``
+of an optimizer in a LazyConfig, like detectron2's ``get_default_optimizer_params``: the trainer sets
 ``optimizer.params.model``.
 """
 
@@ -14,10 +14,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from flash_internimage.errors import UserError
-
-# The rules below look for parts of names. They are those of the published models and of this project's alike.
-_OFFSETS = ("sampling_offsets", "reference_points", "offset_mask")
-_UNDECAYED = ("norm", "relative_position", "sampling_offsets")
+from flash_internimage.families import ParameterRules, parameter_rules
 
 
 class Setting(NamedTuple):
@@ -39,24 +36,26 @@ def get_layer_decay_groups(
 ) -> list[dict[str, Any]]:
     """Optimizer parameter groups with a learning rate that decays with the distance from the heads.
 
-    Norms, biases and everything else of one dimension is not decayed.
+    Norms, biases and all other one-dimensional parameters have no weight decay. Further exceptions are those of the model's
+    families (:class:`flash_internimage.families.ParameterRules`).
 
     Args:
-        model: its parameters that need a gradient go into the groups, each once.
+        model: its parameters that require a gradient go into the groups, each once.
         base_lr: learning rate of the heads.
-        weight_decay: of what is decayed.
-        layer_ids: all names -> name: id, where the ids grow from the image (0) to the heads; such as
+        weight_decay: of the parameters that have weight decay.
+        layer_ids: all names -> {name: id}, where the ids increase from the image (0) to the heads; such as
             :func:`flash_internimage.modeling.backbone.flash_internimage.layer_ids`.
         layer_decay: ratio of the learning rates of a layer and the next deeper one; 1 for the same rate everywhere.
-        offset_lr_scale: further factor on layers that predict sampling offsets.
+        offset_lr_scale: additional factor for layers that predict sampling offsets.
 
     Returns:
         Groups (``params``, ``lr``, ``weight_decay``), one for each combination that occurs.
     """
     names = [name for name, _ in model.named_parameters()]
-    multipliers = layer_decay_multipliers(layer_ids(names), layer_decay, offset_lr_scale)
+    rules = parameter_rules(names)
+    multipliers = layer_decay_multipliers(layer_ids(names), layer_decay, offset_lr_scale, rules)
     settings = {
-        name: Setting(multipliers[name], weight_decay if is_decayed(name, parameter.dim()) else 0.0)
+        name: Setting(multipliers[name], weight_decay if is_decayed(name, parameter.dim(), rules) else 0.0)
         for name, parameter in model.named_parameters()
     }
     return group_parameters(model, settings, base_lr)
@@ -65,11 +64,11 @@ def get_layer_decay_groups(
 def get_named_groups(
     model: nn.Module, base_lr: float, weight_decay: float, lr_multipliers: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Optimizer parameter groups with learning rates by name; everything is decayed, norms and biases included.
+    """Optimizer parameter groups with learning rates by name; all parameters have weight decay, norms and biases included.
 
     Args:
-        model: its parameters that need a gradient go into the groups, each once.
-        base_lr: learning rate of what no entry names.
+        model: its parameters that require a gradient go into the groups, each once.
+        base_lr: learning rate of parameters that match no entry.
         weight_decay: of all parameters.
         lr_multipliers: part of a name -> multiple of ``base_lr``.
 
@@ -77,7 +76,7 @@ def get_named_groups(
         Groups (``params``, ``lr``, ``weight_decay``), one for each rate that occurs.
 
     Raises:
-        UserError: an entry names no parameter.
+        UserError: an entry matches no parameter.
     """
     names = [name for name, _ in model.named_parameters()]
     settings = {name: Setting(named_multiplier(name, lr_multipliers), weight_decay) for name in names}
@@ -87,21 +86,22 @@ def get_named_groups(
     return group_parameters(model, settings, base_lr)
 
 
-def layer_decay_multipliers(layer_ids: Mapping[str, int], layer_decay: float, offset_lr_scale: float = 1.0) -> dict[str, float]:
-    """Learning-rate multiplier of each parameter: ``layer_decay`` once for every layer between it and the deepest.
+def layer_decay_multipliers(
+    layer_ids: Mapping[str, int], layer_decay: float, offset_lr_scale: float, rules: ParameterRules
+) -> dict[str, float]:
+    """Learning-rate multiplier of each parameter: one factor ``layer_decay`` per layer between it and the deepest layer.
 
     Args:
         layer_ids: name -> id; see :func:`get_layer_decay_groups`.
-        layer_decay: factor a layer.
-        offset_lr_scale: further factor on layers that predict sampling offsets (not on what lies before them).
+        layer_decay: factor per layer.
+        offset_lr_scale: additional factor for the layers in ``rules.offset_layers``.
+        rules: exceptions by name.
     """
     deepest = max(layer_ids.values())
 
     def multiplier(name: str) -> float:
-        # The published recipes give the level embedding of the transformer the lowest rate, that of the stem.
-        layer = 0 if "level_embeds" in name else layer_ids[name]
-        predicts_offsets = any(part in name for part in _OFFSETS) and "offset_mask_dw" not in name
-        return layer_decay ** (deepest - layer) * (offset_lr_scale if predicts_offsets else 1.0)
+        layer = 0 if _has_part(name, rules.at_stem_rate) else layer_ids[name]
+        return layer_decay ** (deepest - layer) * (offset_lr_scale if _has_part(name, rules.offset_layers) else 1.0)
 
     return {name: multiplier(name) for name in layer_ids}
 
@@ -112,13 +112,13 @@ def named_multiplier(name: str, lr_multipliers: Mapping[str, float]) -> float:
     return lr_multipliers[max(matching, key=len)] if matching else 1.0
 
 
-def is_decayed(name: str, dimensions: int) -> bool:
-    """Whether weight decay applies to a parameter under the published layer-decay rule."""
-    return dimensions > 1 and not name.endswith(".bias") and not any(part in name for part in _UNDECAYED)
+def is_decayed(name: str, dimensions: int, rules: ParameterRules) -> bool:
+    """Whether a parameter has weight decay under the published layer-decay rule."""
+    return dimensions > 1 and not name.endswith(".bias") and not _has_part(name, ("norm", *rules.undecayed))
 
 
 def group_parameters(model: nn.Module, settings: Mapping[str, Setting], base_lr: float) -> list[dict[str, Any]]:
-    """Optimizer parameter groups, in the order in which their first parameters appear; frozen parameters are left out.
+    """Optimizer parameter groups, in the order in which their first parameters appear, without frozen parameters.
 
     Args:
         settings: for every name of ``model.named_parameters()``.
@@ -135,6 +135,10 @@ def group_parameters(model: nn.Module, settings: Mapping[str, Setting], base_lr:
             }
         groups[setting]["params"].append(parameter)
     return list(groups.values())
+
+
+def _has_part(name: str, parts: Iterable[str]) -> bool:
+    return any(part in name for part in parts)
 
 
 def _trained(parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterable[tuple[str, nn.Parameter]]:

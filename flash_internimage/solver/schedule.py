@@ -12,12 +12,12 @@ from flash_internimage.errors import UserError
 def multi_step_multiplier(
     iteration: int, milestones: Sequence[int], gamma: float, warmup_iters: int, warmup_ratio: float
 ) -> float:
-    """What the base rate is multiplied by in one iteration.
+    """Multiplier of the base learning rate in one iteration.
 
     Args:
         iteration: counted from 0.
-        milestones: iterations from which on the rate is multiplied by ``gamma`` (once more each).
-        warmup_iters: iterations in which a factor grows linearly from ``warmup_ratio`` towards 1.
+        milestones: at each of these iterations the rate is multiplied by ``gamma``.
+        warmup_iters: iterations in which a factor increases linearly from ``warmup_ratio`` to 1.
     """
     multiplier = gamma ** sum(iteration >= milestone for milestone in milestones)
     if iteration < warmup_iters:
@@ -26,10 +26,10 @@ def multi_step_multiplier(
 
 
 class WarmupMultiStep(ParamScheduler):
-    """Steps at the end of given epochs, after a linear warm-up counted in iterations.
+    """Multi-step schedule with steps at the end of epochs, after a linear warm-up in iterations.
 
-    detectron2's ``WarmupParamScheduler`` measures everything as a share of the run and rounds with a tolerance of 1e-6 of it,
-    which moves a step by whole iterations in a long run. Here a share is turned back into the iteration it stands for.
+    detectron2's ``WarmupParamScheduler`` works with fractions of the run and a tolerance of 1e-6, which shifts a step by whole
+    iterations in a long run. This class converts a fraction back to its iteration.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class WarmupMultiStep(ParamScheduler):
     ) -> None:
         """
         Args:
-            max_iter: iterations of the run.
-            epochs: what the run is counted as, so that ``steps`` read as in the recipe. A shorter run has its steps earlier.
+            max_iter: number of iterations of the run.
+            epochs: length of the run in the unit of ``steps``. In a shorter run all steps are earlier in proportion.
             steps: epochs after which the rate is multiplied by ``gamma``.
-            warmup_iters: 0 for none.
+            warmup_iters: length of the warm-up in iterations; 0 for none.
         """
         if any(not 0 < step <= epochs for step in steps):
             raise UserError(f"lr_multiplier.steps={list(steps)}: expected numbers above 0 and up to epochs={epochs}")
@@ -57,7 +57,7 @@ class WarmupMultiStep(ParamScheduler):
         self.warmup_ratio = warmup_ratio
 
     def __call__(self, where: float) -> float:
-        """The multiplier at ``where``, the share of the run that is done, in [0, 1]."""
+        """The multiplier at ``where``, the completed fraction of the run, in [0, 1]."""
         return multi_step_multiplier(
             round(where * self.max_iter), self.milestones, self.gamma, self.warmup_iters, self.warmup_ratio
         )

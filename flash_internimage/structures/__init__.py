@@ -1,4 +1,4 @@
-"""Boxes and masks of images, beside ``detectron2.structures``: float64 boxes and masks shared by proposals."""
+"""Data structures that extend ``detectron2.structures``: float64 boxes, and masks shared by several boxes."""
 
 from .boxes import PreciseBoxes
 from .masks import SharedMasks

@@ -1,4 +1,4 @@
-"""Boxes that keep double precision, and the geometry of plain (R, 4) tensors."""
+"""Boxes in double precision, and functions of (..., 4) box tensors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 class PreciseBoxes(Boxes):
     """``detectron2.structures.Boxes`` that keeps float64 coordinates.
 
-    ``Boxes`` rounds whatever it is given to float32, at construction and again at each copy. A model in double precision
-    would then pool its features from rounded boxes. Other dtypes become float32 as they do there.
+    ``Boxes`` converts its coordinates to float32, at construction and at every copy, so that a model in double precision
+    would pool features from rounded boxes. This class converts all other dtypes to float32, as ``Boxes`` does.
 
     Args:
         tensor: (R, 4) XYXY boxes in absolute pixels.
@@ -41,16 +41,46 @@ class PreciseBoxes(Boxes):
 
 
 def clip_boxes(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Move corners outside of an image to its border.
+    """Clip boxes to an image.
 
     Args:
-        boxes: (..., 4) XYXY in absolute pixels.
+        boxes: (..., 4) XYXY boxes in absolute pixels.
         image_size: (height, width) in pixels, without padding.
 
     Returns:
-        A new tensor of the same shape, within 0..width and 0..height. NaN stays NaN.
+        A new tensor of the same shape, with x in 0..width and y in 0..height. NaN stays NaN.
     """
     height, width = image_size
     x = boxes[..., 0::2].clamp(0, width)
     y = boxes[..., 1::2].clamp(0, height)
     return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1)
+
+
+def generalized_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-6) -> Tensor:
+    """Generalized intersection over union, element by element.
+
+    Leading dimensions broadcast: ``generalized_iou(a[:, None], b[None])`` compares all pairs. The losses are one minus this.
+    fvcore's loss adds a constant to every area, and fails an assertion on NaN, where a NaN loss is more informative.
+
+    Source: Rezatofighi et al., "Generalized Intersection over Union", arXiv:1902.09630.
+
+    Args:
+        boxes1, boxes2: (..., 4) XYXY in absolute pixels.
+        eps: lower bound of the areas of union and enclosing box, in square pixels: two boxes without area give 0, not NaN.
+
+    Returns:
+        (...), in -1..1 for boxes whose sides are not negative.
+    """
+    intersection = _area(
+        (torch.minimum(boxes1[..., 2:], boxes2[..., 2:]) - torch.maximum(boxes1[..., :2], boxes2[..., :2])).clamp(min=0)
+    )
+    # Without clamp, whose gradient at a side of exactly 0 would be 0.
+    union = _area(boxes1[..., 2:] - boxes1[..., :2]) + _area(boxes2[..., 2:] - boxes2[..., :2]) - intersection
+    enclosure = _area(torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(boxes1[..., :2], boxes2[..., :2]))
+    union, enclosure = union.clamp(min=eps), enclosure.clamp(min=eps)
+    return intersection / union - (enclosure - union) / enclosure
+
+
+def _area(sizes: Tensor) -> Tensor:
+    # Not prod(), whose gradient takes a slow path where a side is zero.
+    return sizes[..., 0] * sizes[..., 1]

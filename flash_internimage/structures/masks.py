@@ -1,4 +1,4 @@
-"""Ground-truth bitmaps for many boxes, and their crops as targets of a mask head."""
+"""Ground-truth masks shared by many boxes, and their crops as targets of a mask head."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ _MAX_PIXELS = 1 << 25  # of the bitmaps that are converted to floating point and
 
 
 def crop_masks(masks: Tensor, index: Tensor, boxes: Tensor, size: int, size_divisibility: int) -> Tensor:
-    """Cut one mask for each box and resize it.
+    """Crop one mask per box and resize the crop to ``size`` x ``size``.
 
-    A mask continues with zeros up to the multiple of ``size_divisibility`` that its image is padded to; at the edge of
-    that, the last row and column are repeated. It matters for boxes that end at the edge of an image.
+    A mask is padded with zeros like its image, to a multiple of ``size_divisibility``; RoIAlign replicates the last row and
+    column beyond that. Both affect the targets of boxes that touch the border of an image.
 
     Args:
         masks: (M, H, W) boolean bitmaps.
-        index: (R,) which bitmap to cut for each box.
-        boxes: (R, 4) XYXY in pixels of the bitmaps.
-        size: side of the result, in cells.
+        index: (R,) index of the bitmap of each box.
+        boxes: (R, 4) XYXY boxes in pixels of the bitmaps.
+        size: side length of a crop, in pixels.
+        size_divisibility: divisor of the padded image sizes.
 
     Returns:
-        (R, size, size) boolean: whether a cell is at least half covered.
+        (R, size, size) boolean: true where a pixel is covered by at least one half.
     """
     height, width = masks.shape[-2:]
     padding = (0, -width % size_divisibility, 0, -height % size_divisibility)
@@ -38,19 +39,19 @@ def crop_masks(masks: Tensor, index: Tensor, boxes: Tensor, size: int, size_divi
 
 
 class SharedMasks:
-    """The masks of R boxes that share M bitmaps.
+    """Masks of R boxes, stored as indices into M shared bitmaps.
 
-    It stands in for a ``BitMasks`` of R bitmaps as field ``gt_masks`` of sampled proposals, but indexing it copies no
-    bitmap (512 proposals on one COCO image would be half a gigabyte) and crops are computed in the precision of the
+    Replaces a ``BitMasks`` of R bitmaps as the field ``gt_masks`` of sampled proposals. Indexing it copies no bitmaps
+    (those of 512 proposals on one COCO image would take half a gigabyte), and crops are computed in the precision of the
     boxes.
 
     Args:
         masks: M masks.
-        index: (R,) which bitmap belongs to each box.
+        index: (R,) index of the bitmap of each box.
         size_divisibility: see :func:`crop_masks`.
 
     Raises:
-        UserError: ``masks`` are polygons, whose crops are other pixels.
+        UserError: ``masks`` are polygons, which would be rasterized to different pixels.
     """
 
     def __init__(self, masks: BitMasks | WindowMasks, index: Tensor, size_divisibility: int) -> None:
@@ -70,7 +71,7 @@ class SharedMasks:
         return SharedMasks(self.masks, self.index[item], self.size_divisibility)
 
     def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
-        """(R, mask_size, mask_size) boolean crops for the (R, 4) boxes."""
+        """Crop the masks to the (R, 4) boxes: (R, mask_size, mask_size) boolean."""
         used, index = torch.unique(self.index, return_inverse=True)
         height, width = self.masks.image_size
         step = max(1, _MAX_PIXELS // max(1, height * width))

@@ -1,4 +1,4 @@
-"""The checkpointer with a model of the right names and toy sizes: what it recognizes, reports and refuses."""
+"""The checkpointer with small models of realistic tensor names: what it recognizes, logs and refuses."""
 
 import logging
 
@@ -11,7 +11,7 @@ from flash_internimage.checkpoint.published import to_published
 
 
 class Named(nn.Module):
-    """A model with the given parameter names; every tensor is 2 x 2 but for those whose size depends on the classes."""
+    """A model with the given parameter names; all tensors are 2 x 2, except those whose size depends on the classes."""
 
     def __init__(self, names: list[str], num_classes: int = 2):
         super().__init__()
@@ -69,14 +69,14 @@ def assert_equal(model: nn.Module, expected: dict[str, torch.Tensor]) -> None:
         ),
     ],
 )
-def test_every_kind_of_whole_checkpoint_loads_with_no_name_left(tmp_path, trained, wrap):
+def test_every_kind_of_complete_checkpoint_fills_the_model(tmp_path, trained, wrap):
     model = Named(DETECTOR)
     checkpointer = load(model, wrap(trained), tmp_path)
     assert checkpointer.last_match.summary() == "5 matched"
     assert_equal(model, trained)
 
 
-def test_what_was_found_is_reported_in_one_line(tmp_path, trained, caplog):
+def test_contents_are_logged_in_one_line(tmp_path, trained, caplog):
     with caplog.at_level(logging.INFO):
         load(Named(DETECTOR), {"meta": {}, "state_dict": to_published(trained)}, tmp_path)
     assert "published Mask R-CNN checkpoint, 5 tensors: 5 matched" in caplog.text
@@ -103,7 +103,7 @@ def test_an_imagenet_backbone_loads_into_a_bare_backbone(tmp_path):
     assert_equal(model, backbone)
 
 
-def test_another_number_of_classes_reinitializes_the_head_and_says_so(tmp_path, trained, caplog):
+def test_another_number_of_classes_reinitializes_the_head_and_logs_it(tmp_path, trained, caplog):
     model = Named(DETECTOR, num_classes=7)
     head = model.roi_heads.box_predictor.cls_score.weight.detach().clone()
     with caplog.at_level(logging.INFO):
@@ -112,7 +112,7 @@ def test_another_number_of_classes_reinitializes_the_head_and_says_so(tmp_path, 
     assert "1 re-initialized for another number of classes (roi_heads.box_predictor.cls_score.weight)" in caplog.text
 
 
-def test_a_checkpoint_of_another_model_is_refused_with_a_summary_and_nothing_loaded(tmp_path, trained):
+def test_a_checkpoint_of_another_model_is_refused_with_a_summary_and_loads_nothing(tmp_path, trained):
     model = Named([*DETECTOR[:-1], "other.weight"])
     before = {name: t.clone() for name, t in model.state_dict().items()}
     message = r"4 matched, 1 missing \(other.weight\), 1 unexpected \(roi_heads.box_predictor.cls_score.weight\)"
@@ -127,7 +127,7 @@ def test_a_wrong_shape_is_refused_with_both_shapes(tmp_path, trained):
         load(Named(DETECTOR), {"model": trained}, tmp_path)
 
 
-def test_evaluation_refuses_a_checkpoint_that_leaves_tensors_random(tmp_path, trained):
+def test_load_complete_refuses_a_checkpoint_that_leaves_tensors_random(tmp_path, trained):
     torch.save({"model": trained}, tmp_path / "a.pth")
     Checkpointer(Named(DETECTOR)).load_complete(str(tmp_path / "a.pth"))
     with pytest.raises(CheckpointError, match="1 tensors would stay random"):
@@ -146,7 +146,7 @@ def test_a_file_without_tensors_is_refused(tmp_path):
         load(Named(DETECTOR), {"epoch": 3}, tmp_path)
 
 
-def test_saved_states_come_back_with_their_checkpointables(tmp_path):
+def test_checkpointables_are_restored_with_the_model(tmp_path):
     model = nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(2)).sum().backward()
@@ -161,7 +161,7 @@ def test_saved_states_come_back_with_their_checkpointables(tmp_path):
     torch.testing.assert_close(resumed_optimizer.state_dict(), optimizer.state_dict(), rtol=0, atol=0)
 
 
-def test_a_save_that_fails_leaves_the_previous_checkpoint_the_last(tmp_path, monkeypatch):
+def test_after_a_failed_save_the_previous_checkpoint_is_the_last(tmp_path, monkeypatch):
     model = nn.Linear(2, 2)
     checkpointer = Checkpointer(model, str(tmp_path))
     checkpointer.save("first")

@@ -1,4 +1,4 @@
-"""hf:// against a hub on the loopback interface: fetched, cached, resumed, missing, offline."""
+"""``hf://`` paths with a server on localhost: download, cache, resumed download, missing files, offline mode."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from flash_internimage.checkpoint import CheckpointError
 from flash_internimage.checkpoint import hub as client
 
-BLOCK = 10 * 1024 * 1024  # what the client writes at once
+BLOCK = 10 * 1024 * 1024  # size of the blocks that the client writes
 CONTENT = bytes(range(256)) * (2 * BLOCK // 256 + 7)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER_COMMIT = "fedcba9876543210fedcba9876543210fedcba98"
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves one file of one repository as the hub does, and remembers what it was asked."""
+    """Serves one file of one repository like the hub, and records the requests."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: list[tuple[str, str, str | None]] = []
-        self.cuts: list[int] = []  # how many bytes of the next answers arrive before the connection breaks
+        self.cuts: list[int] = []  # bytes of the next responses that are sent before the connection breaks
 
     @property
     def url(self) -> str:
@@ -96,7 +96,7 @@ def hub():
 
 @pytest.fixture
 def fetch(hub, tmp_path):
-    """Fetch in a process of its own, since the client reads its settings when it is imported."""
+    """Download in a separate process, because the client reads its settings when it is imported."""
 
     def run(*paths: str, **environment: str) -> subprocess.CompletedProcess:
         code = (
@@ -130,29 +130,29 @@ def content(result: subprocess.CompletedProcess) -> bytes:
         return file.read()
 
 
-def test_the_first_fetch_downloads_and_the_second_finds_the_cache(hub, fetch):
+def test_the_first_use_downloads_and_the_second_uses_the_cache(hub, fetch):
     assert content(fetch("hf://org/repo/weights.pth")) == CONTENT
     assert hub.bodies() == [None]
     assert content(fetch("hf://org/repo/weights.pth")) == CONTENT
     assert hub.bodies() == [None], "the second fetch asked for the content again"
 
 
-def test_offline_finds_what_is_cached_and_asks_nobody(hub, fetch):
+def test_offline_uses_the_cache_without_requests(hub, fetch):
     fetch("hf://org/repo/weights.pth")
     hub.requests.clear()
     assert content(fetch("hf://org/repo/weights.pth", HF_HUB_OFFLINE="1")) == CONTENT
     assert hub.requests == []
 
 
-def test_offline_without_a_cache_names_what_to_fetch_and_where_to_put_it(hub, fetch):
+def test_offline_without_a_cache_the_message_has_the_url_and_the_option(hub, fetch):
     result = fetch("hf://org/repo/weights.pth", HF_HUB_OFFLINE="1")
     assert result.returncode == 1
     assert "HF_HUB_OFFLINE is set" in result.stderr
-    assert f"fetch {hub.url}/org/repo/resolve/main/weights.pth" in result.stderr
+    assert f"download {hub.url}/org/repo/resolve/main/weights.pth" in result.stderr
     assert "train.init_checkpoint=/path/to/the/file" in result.stderr
 
 
-def test_a_hub_out_of_reach_is_said(monkeypatch):
+def test_the_message_says_that_the_hub_is_unreachable(monkeypatch):
     def unreachable(*args, **kwargs):
         raise LocalEntryNotFoundError("cannot find the file on the hub, check your connection")
 
@@ -163,27 +163,27 @@ def test_a_hub_out_of_reach_is_said(monkeypatch):
         client.fetch("hf://org/repo/weights.pth")
 
 
-def test_a_broken_connection_is_resumed_where_it_stopped(hub, fetch):
+def test_an_interrupted_download_is_resumed(hub, fetch):
     hub.cuts = [BLOCK + 1000]
     assert content(fetch("hf://org/repo/weights.pth")) == CONTENT
     assert hub.bodies() == [None, f"bytes={BLOCK}-"]
 
 
-def test_a_connection_that_keeps_breaking_is_an_error_and_leaves_no_part_behind(hub, fetch, tmp_path):
+def test_a_connection_that_keeps_breaking_is_an_error_and_leaves_no_partial_file(hub, fetch, tmp_path):
     hub.cuts = [0] * 20
     result = fetch("hf://org/repo/weights.pth")
     assert result.returncode == 1
-    assert f"fetching {hub.url}/org/repo/resolve/main/weights.pth failed" in result.stderr
+    assert f"downloading {hub.url}/org/repo/resolve/main/weights.pth failed" in result.stderr
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > 1000] == []
 
 
-def test_a_pinned_revision_is_asked_for(hub, fetch):
+def test_a_pinned_revision_is_requested(hub, fetch):
     result = fetch("hf://org/repo@v1/weights.pth")
     assert content(result) == CONTENT
     assert OTHER_COMMIT in result.stdout
 
 
-def test_what_is_missing_is_named(fetch):
+def test_missing_repositories_files_and_revisions_are_named(fetch):
     messages = {
         "hf://org/repo/other.pth": "has no file other.pth at main",
         "hf://org/nothing/weights.pth": "the hub has no public repository org/nothing",

@@ -1,4 +1,4 @@
-"""Which layers of a published detector start afresh for another number of classes."""
+"""Layers of the published detectors that are re-initialized for another number of classes."""
 
 import json
 from pathlib import Path
@@ -38,14 +38,14 @@ CLASS_LAYERS = {
 
 
 def published_tensors(name: str) -> dict[str, torch.Tensor]:
-    """The tensors of a published checkpoint under this project's names, without their numbers."""
+    """The tensors of a published checkpoint under this project's names, on the meta device."""
     file = MANIFESTS / json.loads((MANIFESTS / "index.json").read_text())[name]
     tensors = json.loads(file.read_text())["tensors"]
     return to_detectron2({key: torch.empty(entry["shape"], device="meta") for key, entry in tensors.items()})
 
 
 @pytest.mark.parametrize(("name", "class_layers"), CLASS_LAYERS.items(), ids=CLASS_LAYERS.keys())
-def test_a_published_detector_fits_but_for_its_class_layers(name, class_layers):
+def test_only_the_class_layers_of_a_published_detector_are_reinitialized(name, class_layers):
     cfg = model_zoo.get_config(name)
     for node in literal_num_classes(cfg.model):
         node.num_classes = 2
@@ -59,7 +59,7 @@ def test_a_published_detector_fits_but_for_its_class_layers(name, class_layers):
     assert all(layer in result.summary() for layer in class_layers), "all are listed"
 
 
-def test_a_class_layer_of_another_width_is_no_matter_of_classes():
+def test_a_class_layer_with_another_number_of_channels_has_a_wrong_shape():
     model = {"roi_heads.box_predictor.cls_score.weight": torch.empty(3, 64)}
     file = {"roi_heads.box_predictor.cls_score.weight": torch.empty(81, 1024)}
     assert match(model, file).reinitialized == ()

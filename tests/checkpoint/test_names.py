@@ -1,11 +1,11 @@
-"""Templates and tables: the two directions of a rule agree, and what is not known is not renamed."""
+"""Templates and tables: the two directions of a rule agree, and unknown names are not renamed."""
 
 import pytest
 
 from flash_internimage.checkpoint.names import Table, Template
 
 
-def test_a_number_is_shifted_both_ways():
+def test_a_number_is_shifted_in_both_directions():
     table = Table.of([("neck.{i}.conv.*", "fpn{i+2}.*")])
     assert table.rename("neck.0.conv.weight") == "fpn2.weight"
     assert table.inverse.rename("fpn2.weight") == "neck.0.conv.weight"
@@ -24,13 +24,13 @@ def test_a_dot_in_a_template_is_a_dot():
     assert Template("a.b").match("axb") is None
 
 
-def test_the_first_rule_that_matches_decides():
+def test_the_first_rule_that_matches_applies():
     table = Table.of([("conv{i}.norm.*", "bn{i}.*"), ("conv{i}.*", "c{i}.*")])
     assert table.rename("conv1.norm.weight") == "bn1.weight"
     assert table.rename("conv1.weight") == "c1.weight"
 
 
-def test_two_names_that_would_become_one_are_refused():
+def test_two_names_that_would_be_renamed_to_the_same_name_are_refused():
     with pytest.raises(ValueError, match=r"both 'a\.x' and 'b\.x' would be renamed to 'c\.x'"):
         Table.of([("a.*", "c.*"), ("b.*", "c.*")]).rename_all(["a.x", "b.x"])
 

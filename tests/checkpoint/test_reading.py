@@ -1,4 +1,4 @@
-"""Reading files from anywhere: what is damaged is said, what could run code is not read; writing survives a kill."""
+"""Reading untrusted files: damaged files get a message, and files that could run code are refused."""
 
 import os
 import pickle
@@ -13,7 +13,7 @@ from flash_internimage.checkpoint.reading import CheckpointError, read_checkpoin
 
 
 class RunsCode:
-    """Pickled, it asks whoever reads it to make a folder."""
+    """Unpickling it creates a folder."""
 
     def __init__(self, folder: Path):
         self.folder = str(folder)
@@ -29,7 +29,7 @@ def test_tensors_and_plain_values_are_read(tmp_path):
     assert (contents["iteration"], contents["names"]) == (7, ["x"])
 
 
-def test_the_format_of_before_2020_is_read(tmp_path):
+def test_the_format_before_pytorch_1_6_is_read(tmp_path):
     torch.save({"a": torch.arange(3)}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
     torch.testing.assert_close(read_checkpoint(tmp_path / "a.pth")["a"], torch.arange(3))
 
@@ -39,11 +39,11 @@ def test_safetensors_are_read(tmp_path):
     torch.testing.assert_close(read_checkpoint(tmp_path / "a.safetensors")["a"], torch.arange(3))
 
 
-@pytest.mark.parametrize("zipped", [True, False], ids=["archive", "format of before 2020"])
-def test_a_payload_is_refused_and_not_run(tmp_path, zipped):
+@pytest.mark.parametrize("zipped", [True, False], ids=["archive", "format before PyTorch 1.6"])
+def test_code_in_a_file_is_refused_and_not_run(tmp_path, zipped):
     payload = RunsCode(tmp_path / "ran")
     torch.save({"a": torch.ones(1), "b": payload}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-    message = "refused, since reading it would build posix.mkdir" if zipped else "not unpickled"
+    message = "refused, since reading it would construct posix.mkdir" if zipped else "not unpickled"
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(tmp_path / "a.pth")
     assert not (tmp_path / "ran").exists()
@@ -56,7 +56,7 @@ def test_a_bare_pickle_is_refused_and_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_harmless_types_are_refused_with_the_way_round_which_works(tmp_path):
+def test_harmless_types_are_refused_with_an_option_that_allows_them(tmp_path):
     torch.save({"a": torch.ones(1), "meta": {"best": np.float64(0.5), "seen": np.arange(3)}}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=r"these types are harmless: .*--allow (.*)` reads exactly them") as raised:
         read_checkpoint(tmp_path / "a.pth")
@@ -75,7 +75,7 @@ def test_only_harmless_types_can_be_allowed(tmp_path):
 def broken_files() -> dict[str, tuple[bytes, str]]:
     return {
         "empty.pth": (b"", "the file is empty"),
-        "text.pth": (b"these are not weights", "not a file that torch.save wrote"),
+        "text.pth": (b"these are not weights", "not a file of torch.save"),
         "page.pth": (b"<!DOCTYPE html><html></html>", "this is a web page or a Git LFS pointer"),
         "pointer.pth": (b"version https://git-lfs.github.com/spec/v1\n", "this is a web page or a Git LFS pointer"),
         "cut.safetensors": (b"\xff\x00\x00\x00\x00\x00\x00\x00{}", "its header claims 255 bytes, the file has 10"),
@@ -90,7 +90,7 @@ def test_a_broken_file_is_described(tmp_path, name):
         read_checkpoint(tmp_path / name)
 
 
-@pytest.mark.parametrize("share", [0.3, 0.9, 0.999], ids=lambda share: f"cut to {share:.1%}")
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.999], ids=lambda share: f"truncated to {share:.1%}")
 def test_a_truncated_archive_is_described(tmp_path, share):
     torch.save({"a": torch.zeros(1000)}, tmp_path / "whole.pth")
     whole = (tmp_path / "whole.pth").read_bytes()

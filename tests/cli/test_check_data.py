@@ -1,26 +1,16 @@
-"""The program that checks a dataset: what it prints of sound and of damaged data, its exit code, its pictures."""
+"""The command that checks a dataset: what it prints of sound and of damaged data, its exit code, its pictures."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
 SQUARE = [[10, 10, 40, 10, 40, 40, 10, 40]]
-
-
-@pytest.fixture(scope="module")
-def tool(repository: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("check_data", repository / "tools/check_data.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -39,8 +29,8 @@ def content() -> dict:
 
 
 @pytest.fixture
-def run(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str]]:
-    """Runs the program on an annotation file and images; its exit code and what it printed."""
+def run(flash_internimage: Callable, tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    """Run the command on an annotation file and images; return its exit code and stdout."""
     images = tmp_path / "own images"
     images.mkdir()
     for number in (1, 2, 3):
@@ -48,9 +38,8 @@ def run(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> Call
 
     def run(content: dict, *options: str) -> tuple[int, str]:
         (tmp_path / "a.json").write_text(json.dumps(content))
-        with pytest.raises(SystemExit) as error:
-            tool.main(["--json", str(tmp_path / "a.json"), "--images", str(images), *options])
-        return error.value.code, capsys.readouterr().out
+        done = flash_internimage("check-data", "--json", tmp_path / "a.json", "--images", images, *options)
+        return done.returncode, done.stdout
 
     return run
 
@@ -149,12 +138,3 @@ def test_what_is_damaged_is_drawn_as_far_as_it_can_be(run, content, tmp_path, da
     _, output = run(content, "--output", str(tmp_path / "check"))
     assert "3 images with their objects" in output
     assert (tmp_path / "check/grid.png").is_file()
-
-
-def test_rare_categories_are_shown_first(tool):
-    dataset_dicts = [{"annotations": [{"category_id": 1}], "file_name": str(n)} for n in range(50)]
-    dataset_dicts[33]["annotations"] = [{"category_id": 2}, {"category_id": 1}]
-    dataset_dicts[44]["annotations"] = [{"category_id": 3}]
-    assert {dataset_dict["file_name"] for dataset_dict in tool.choose(dataset_dicts, 2)} == {"33", "44"}
-    assert len(tool.choose(dataset_dicts, 30)) == 30
-    assert len(tool.choose(dataset_dicts, 300)) == 50

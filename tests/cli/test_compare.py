@@ -27,13 +27,13 @@ def record(figures, classes, annotations="val.json"):
 
 
 @pytest.fixture
-def compare(run_tool, tmp_path):
+def compare(flash_internimage, tmp_path):
     def compare(a, b, *argv):
         for name, content in (("a", a), ("b", b)):
             (tmp_path / name / "inference").mkdir(parents=True)
             (tmp_path / name / "inference" / "evaluation.json").write_text(json.dumps(content))
-        code, out, err = run_tool("compare", tmp_path / "a", tmp_path / "b", *argv)
-        return code, [line.split() for line in out.splitlines()], err
+        done = flash_internimage("compare", tmp_path / "a", tmp_path / "b", *argv)
+        return done.returncode, [line.split() for line in done.stdout.splitlines()], done.stderr
 
     return compare
 
@@ -82,9 +82,10 @@ def test_nothing_in_common(compare):
     assert "nothing to compare: A has figures of bbox, B of segm" in err
 
 
-def test_a_folder_without_an_evaluation(run_tool, tmp_path):
-    code, _, err = run_tool("compare", tmp_path, tmp_path)
-    assert code == 1
-    assert err == f"compare.py: error: {tmp_path}: holds no evaluation.json; give the output folder of an evaluation " + (
-        "(train_net.py --eval-only …)\n"
+def test_a_folder_without_an_evaluation(flash_internimage, tmp_path):
+    done = flash_internimage("compare", tmp_path, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"flash-internimage compare: error: {tmp_path}: holds no evaluation.json; give the output folder of an evaluation "
+        "(flash-internimage eval)\n"
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from flash_internimage.cli.errors import SHOW_TRACEBACK, message_for_user, reported
+from flash_internimage.cli.errors import SHOW_TRACEBACK, UsageError, message_for_user, reported
 from flash_internimage.engine.overrides import apply_overrides
 
 
@@ -40,6 +40,13 @@ def bug_in_a_dependency():
     raise ValueError("not a mistake of the user's")
 
 
+def module_that_is_not_installed(name):
+    def function():
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    return function
+
+
 def bug_in_torch():
     torch.zeros(2, 3) @ torch.zeros(2, 3)
 
@@ -55,6 +62,11 @@ def load_in_a_process(function):
         pytest.param(load_in_a_process(mistake_of_a_user), "override 'nonsense': expected key=value", id="in a loader process"),
         pytest.param(
             lambda: Path("/nowhere/at/all").read_text(), "/nowhere/at/all: No such file or directory", id="file system"
+        ),
+        pytest.param(
+            module_that_is_not_installed("cv2"),
+            "cv2 is not installed; detectron2 draws with OpenCV: pip install opencv-python-headless",
+            id="package that the user installs",
         ),
     ],
 )
@@ -72,6 +84,7 @@ def test_mistake_of_a_user_is_one_line(function, message):
         pytest.param(load_in_a_process(bug_in_a_dependency), id="in a loader process"),
         pytest.param(lambda: json.loads("{"), id="a parser"),
         pytest.param(lambda: {}["x"], id="KeyError"),
+        pytest.param(module_that_is_not_installed("flash_internimage.gone"), id="module of this package"),
     ],
 )
 def test_bug_keeps_its_traceback(function):
@@ -93,6 +106,13 @@ def test_reported_ends_with_one_line_and_a_code(capsys):
         mistake_of_a_user()
     assert info.value.code == 1
     assert capsys.readouterr().err.startswith("prog: error: override 'nonsense'")
+
+
+def test_arguments_that_do_not_go_together_end_with_code_2(capsys):
+    with pytest.raises(SystemExit) as info, reported("prog"):
+        raise UsageError("expected one of them")
+    assert info.value.code == 2
+    assert capsys.readouterr().err == "prog: error: expected one of them\n"
 
 
 def test_silent_process_still_ends(capsys):

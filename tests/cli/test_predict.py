@@ -1,4 +1,4 @@
-"""The demo from its command line: images, a video, standard input, what cannot be read, and what it writes."""
+"""Detection on images, a video and standard input, sources that cannot be read, and the files that are written."""
 
 import io
 import json
@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from flash_internimage import Predictor
+from flash_internimage.inference import writer
 
 CONFIG = "configs/shapes/mask_rcnn_flash_internimage_nano.py"
 
@@ -21,17 +22,14 @@ def noise(height=40, width=60, seed=0):
 
 
 @pytest.fixture
-def demo(demo_modules, repository, monkeypatch, capsys, nano_checkpoint, tmp_path):
-    """Run the demo: its exit code, stdout and stderr, and the folder it wrote to."""
-    monkeypatch.chdir(repository)
+def predict(flash_internimage, nano_checkpoint, tmp_path):
+    """Run the command; return its exit code, stdout and stderr, and the folder it wrote to."""
 
-    def run(*argv, threshold="0.2", weights=nano_checkpoint):
+    def run(*argv, threshold="0.2"):
         folder = tmp_path / "out"
-        arguments = ["--config-file", CONFIG, "--output", folder, "--threshold", threshold, *argv]
-        with pytest.raises(SystemExit) as end:
-            demo_modules["demo"].main([str(a) for a in (*arguments, "train.device=cpu", f"train.init_checkpoint={weights}")])
-        output = capsys.readouterr()
-        return end.value.code, output.out, output.err, folder
+        flags = ["--config-file", CONFIG, "--weights", nano_checkpoint, "--output", folder, "--threshold", threshold]
+        done = flash_internimage("predict", *flags, *argv, "train.device=cpu")
+        return done.returncode, done.stdout, done.stderr, folder
 
     return run
 
@@ -40,7 +38,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else None
 
 
-def test_folder_of_images_some_of_which_are_none(demo, tmp_path, nano_checkpoint):
+def test_folder_of_images_some_of_which_are_none(predict, tmp_path, nano_checkpoint):
     folder = tmp_path / "my photos"
     folder.mkdir()
     exif = Image.Exif()
@@ -50,14 +48,14 @@ def test_folder_of_images_some_of_which_are_none(demo, tmp_path, nano_checkpoint
     (folder / "broken.jpg").write_bytes((folder / "a.jpg").read_bytes()[:500])
     (folder / "text.png").write_text("no image")
     (folder / "notes.txt").write_text("neither")
-    code, out, err, output = demo("--input", folder, "nowhere.jpg")
+    code, out, err, output = predict("--source", folder, "nowhere.jpg")
     assert code == 1
-    skipped = [line for line in err.splitlines() if "demo.py: skipped" in line]
+    skipped = [line for line in err.splitlines() if "flash-internimage predict: skipped" in line]
     assert len(skipped) == 3
     for text in ("broken.jpg: not a readable image (", "text.png: not a readable", "nowhere.jpg: No such file"):
         assert any(text in line for line in skipped)
     assert "1 files are neither images nor videos" in err
-    assert "2 of 5 inputs, " in out
+    assert "2 of 5 sources, " in out
     assert names(output) == ["a.jpg", "a_2.jpg", "detections.json"]
     assert Image.open(output / "a_2.jpg").size == (320, 480)  # turned by a quarter, enlarged to be legible
 
@@ -77,9 +75,9 @@ def test_folder_of_images_some_of_which_are_none(demo, tmp_path, nano_checkpoint
     np.testing.assert_allclose([x, y, x + width, y + height], expected.pred_boxes.tensor[0].numpy(), atol=1e-4)
 
 
-def test_detections_are_an_annotation_file(demo, tmp_path):
+def test_detections_are_an_annotation_file(predict, tmp_path):
     Image.fromarray(noise()).save(tmp_path / "a.png")
-    code, _, _, output = demo("--input", tmp_path / "a.png")
+    code, _, _, output = predict("--source", tmp_path / "a.png")
     assert code == 0
     coco = COCO(output / "detections.json")
     assert coco.getAnnIds(imgIds=coco.getImgIds(), catIds=coco.getCatIds()) == coco.getAnnIds()
@@ -88,23 +86,23 @@ def test_detections_are_an_annotation_file(demo, tmp_path):
     assert all(a["area"] == coco.annToMask(a).sum() for a in annotations)
 
 
-def test_pictures_show_the_detections(demo, tmp_path):
+def test_pictures_show_the_detections(predict, tmp_path):
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a.png")
-    assert demo("--input", tmp_path / "a.png")[0] == 0
+    assert predict("--source", tmp_path / "a.png")[0] == 0
     with_objects = np.array(Image.open(tmp_path / "out/a.jpg"))
     assert (with_objects.max(axis=2) > 100).mean() > 0.02
-    assert demo("--input", tmp_path / "a.png", threshold="0.9")[0] == 0
+    assert predict("--source", tmp_path / "a.png", threshold="0.9")[0] == 0
     assert np.array(Image.open(tmp_path / "out/a.jpg")).max() == 0
     assert json.loads((tmp_path / "out/detections.json").read_text())["annotations"] == []
 
 
-def test_video(demo, tmp_path):
+def test_video(predict, tmp_path):
     writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
     for value in (0, 60, 120):
         writer.write(np.full((48, 64, 3), [0, 0, value], np.uint8))  # OpenCV's red
     writer.release()
     (tmp_path / "broken.mp4").write_bytes(b"no video")
-    code, _, err, output = demo("--input", tmp_path / "clip.avi", tmp_path / "broken.mp4", threshold="0.9")
+    code, _, err, output = predict("--source", tmp_path / "clip.avi", tmp_path / "broken.mp4", threshold="0.9")
     assert code == 1
     assert "broken.mp4: not a readable video" in err
     assert names(output) == ["clip.mp4", "detections.json"]
@@ -118,20 +116,20 @@ def test_video(demo, tmp_path):
     assert frames[2][200, 200, 0] < 30
 
 
-def test_standard_input(demo, monkeypatch):
+def test_standard_input(predict, monkeypatch):
     contents = io.BytesIO()
     Image.fromarray(noise()).save(contents, format="PNG")
     contents.seek(0)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(contents))
-    code, _, _, output = demo("--input", "-")
+    code, _, _, output = predict("--source", "-")
     assert code == 0
     assert names(output) == ["detections.json", "stdin.jpg"]
 
 
-def test_a_run_that_is_stopped_leaves_whole_files(demo, demo_modules, monkeypatch, tmp_path):
+def test_a_run_that_is_stopped_leaves_whole_files(predict, monkeypatch, tmp_path):
     for name in "abc":
         Image.fromarray(noise()).save(tmp_path / f"{name}.png")
-    draw = demo_modules["demo"].draw_instances
+    draw = writer.draw_instances
 
     def stopped(image, *arguments):
         if stopped.calls == 1:
@@ -140,8 +138,8 @@ def test_a_run_that_is_stopped_leaves_whole_files(demo, demo_modules, monkeypatc
         return draw(image, *arguments)
 
     stopped.calls = 0
-    monkeypatch.setattr(demo_modules["demo"], "draw_instances", stopped)
-    code, _, _, output = demo("--input", tmp_path / "*.png")
+    monkeypatch.setattr(writer, "draw_instances", stopped)
+    code, _, _, output = predict("--source", tmp_path / "*.png")
     assert code == 130
     assert names(output) == ["a.jpg", "detections.json"]
     json.loads((output / "detections.json").read_text())
@@ -155,24 +153,24 @@ def test_a_run_that_is_stopped_leaves_whole_files(demo, demo_modules, monkeypatc
         pytest.param(["out/mine.jpg"], "holds an input", id="output folder of the inputs"),
     ],
 )
-def test_refused(demo, tmp_path, inputs, message):
+def test_refused(predict, tmp_path, inputs, message):
     for folder in ("empty", "out"):
         (tmp_path / folder).mkdir()
     (tmp_path / "empty/notes.txt").write_text("")
     Image.fromarray(noise()).save(tmp_path / "out/mine.jpg")
     before = (tmp_path / "out/mine.jpg").read_bytes()
-    code, _, err, output = demo("--input", *[tmp_path / text for text in inputs])
+    code, _, err, output = predict("--source", *[tmp_path / text for text in inputs])
     assert code == 1
-    assert err.startswith("demo.py: error: --")
+    assert err.startswith("flash-internimage predict: error: --")
     assert message in err
     assert err.count("\n") == 1
     assert (tmp_path / "out/mine.jpg").read_bytes() == before
     assert names(output) == ["mine.jpg"]
 
 
-def test_wrong_config_key_is_told_as_by_train_net(demo, tmp_path):
+def test_wrong_config_key_is_reported_as_in_training(predict, tmp_path):
     Image.fromarray(noise()).save(tmp_path / "a.png")
-    code, _, err, output = demo("train.divice=cpu", "--input", tmp_path / "a.png")
+    code, _, err, output = predict("train.divice=cpu", "--source", tmp_path / "a.png")
     assert code == 1
     assert "did you mean train.device?" in err
     assert names(output) is None

@@ -13,15 +13,15 @@ CONFIG = "configs/shapes/mask_rcnn_flash_internimage_nano.py"
 
 
 @pytest.fixture
-def show(run_tool, repository, monkeypatch, tmp_path):
-    monkeypatch.chdir(repository)
+def show(flash_internimage, tmp_path):
     write_split(tmp_path / "data", "train", 5)
     write_split(tmp_path / "data", "val", 1)
 
     def show(*argv):
-        page = tmp_path / "pictures" / "batch.png"
-        code, out, err = run_tool("show_batch", CONFIG, "--output", page, *argv, *data_overrides(tmp_path / "data"))
-        return code, out, err, page
+        folder = tmp_path / "pictures"
+        flags = ["--config-file", CONFIG, "--output", folder]
+        done = flash_internimage("show-batch", *flags, *argv, *data_overrides(tmp_path / "data"))
+        return done.returncode, done.stdout, done.stderr, folder / "batch.png"
 
     return show
 
@@ -51,7 +51,7 @@ def test_augmentation_is_what_the_config_says(show, tmp_path):
 
 
 def test_masks_are_optional_and_images_can_be_limited(show):
-    code, out, _, _ = show("dataloader.train.total_batch_size=4", "dataloader.train.mapper.with_masks=false", "--images", "1")
+    code, out, _, _ = show("dataloader.train.total_batch_size=4", "dataloader.train.mapper.with_masks=false", "--limit", "1")
     assert code == 0
     assert out.count(" objects\n") == 1
 

@@ -1,4 +1,4 @@
-"""The published recipes, as the reference data states them."""
+"""Hyper-parameters of the published recipes, from the reference data."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every config loads, says only what is its own, survives being saved, and builds the model it names."""
+"""Every config loads, is short, is ASCII, can be saved and loaded again, and builds its model."""
 
 from __future__ import annotations
 
@@ -23,16 +23,21 @@ def path(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-def test_a_config_has_the_sections_of_a_run_and_nothing_that_a_run_would_ignore(path):
+def test_a_config_has_exactly_the_sections_that_a_run_reads(path):
     assert set(LazyConfig.load(str(path))) == SECTIONS
 
 
 def test_a_config_is_short(path):
     lines = [line for line in path.read_text().splitlines() if line.strip()]
-    assert len(lines) <= 40, "a config says what is particular to its model; what is shared belongs in configs/common"
+    assert len(lines) <= 40, "a config has only settings of its own model; shared settings belong in configs/common"
 
 
-def test_a_saved_config_loads_as_it_was(path, tmp_path):
+@pytest.mark.parametrize("path", sorted(config_folder().rglob("*.py")), ids=lambda path: str(path.relative_to(config_folder())))
+def test_a_config_is_ascii(path):
+    path.read_text(encoding="ascii")
+
+
+def test_saving_and_loading_a_config_is_a_round_trip(path, tmp_path):
     cfg = LazyConfig.load(str(path))
     LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
     saved = LazyConfig.load(str(tmp_path / "config.yaml"))

@@ -1,4 +1,4 @@
-"""The twelve published configs against the hyper-parameters of the original (``tests/reference/recipes.json``)."""
+"""The twelve published configs have the hyper-parameters of OpenGVLab/DCNv4 (``tests/reference/recipes.json``)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from flash_internimage import model_zoo
 from tests.configs.published import NAMES, RECIPES
 
-COCO_IMAGES = 117266  # train2017's images with a box that is no crowd
+COCO_IMAGES = 117266  # images of train2017 with at least one non-crowd box
 
 
 Pair = tuple[DictConfig, dict[str, Any]]
-"""A config and the recipe it should be equal to."""
+"""A config and its recipe."""
 
 
 def load(name: str) -> Pair:
@@ -42,7 +42,7 @@ def iterations(recipe: dict[str, Any], epochs: float) -> int:
     return round(epochs * math.ceil(COCO_IMAGES / recipe["data"]["total_batch_stated"]))
 
 
-def test_every_published_recipe_has_a_config_and_no_other():
+def test_the_model_zoo_has_exactly_the_published_recipes():
     assert model_zoo.list() == sorted(RECIPES)
 
 
@@ -94,7 +94,7 @@ def test_schedule(pair):
     )
 
 
-def test_evaluation_and_checkpoints_come_once_an_epoch(pair):
+def test_evaluates_and_saves_once_per_epoch(pair):
     cfg, recipe = pair
     assert cfg.train.eval_period == cfg.train.checkpointer.period == iterations(recipe, 1)
 
@@ -104,7 +104,7 @@ def test_batch(pair):
     assert cfg.dataloader.train.total_batch_size == recipe["data"]["total_batch_stated"] == cfg.train.reference_batch_size
 
 
-def test_averaged_weights(pair):
+def test_ema(pair):
     cfg, recipe = pair
     assert cfg.train.ema.enabled is (recipe["ema"] is not None)
     if recipe["ema"]:
@@ -131,12 +131,12 @@ def test_test_images(pair):
 
 
 def locate(target: Any) -> Any:
-    """The class that a ``_target_`` names, or is."""
+    """Class of a ``_target_``, which is the class itself or its name."""
     return pydoc.locate(target) if isinstance(target, str) else target
 
 
 def described(augmentation: DictConfig) -> dict[str, Any]:
-    """One of our augmentations in the words of recipes.json."""
+    """Describe one of our augmentations in the terms of recipes.json."""
     kind = locate(augmentation["_target_"]).__name__
     if kind == "RandomFlip":
         return {"op": "flip", "direction": "horizontal", "probability": augmentation.prob}
@@ -150,7 +150,7 @@ def described(augmentation: DictConfig) -> dict[str, Any]:
 
 
 def stripped(operation: dict[str, Any]) -> dict[str, Any]:
-    """An entry of recipes.json without what every such operation has in common."""
+    """Reduce an operation of recipes.json to the keys that differ between recipes."""
     if operation["op"] == "one_of":
         return {"op": "one_of", "policies": [[stripped(step) for step in policy] for policy in operation["policies"]]}
     keys = {
@@ -163,11 +163,11 @@ def stripped(operation: dict[str, Any]) -> dict[str, Any]:
 
 def test_augmentation(pair):
     cfg, recipe = pair
-    theirs = [stripped(step) for step in recipe["data"]["train"] if step["op"] not in ("normalize", "pad")]
+    theirs = [stripped(step) for step in recipe["data"]["train"] if step["op"] not in ("normalise", "pad")]
     assert [described(step) for step in cfg.dataloader.train.mapper.augmentations] == theirs
     crops = [step for policy in _policies(recipe) for step in policy if step["op"] == "crop"]
     for crop in crops:
-        # recipes.json: DINO draws another image where a crop is empty; the others keep it
+        # recipes.json: DINO uses another image if a crop is empty; the other recipes keep the empty crop.
         assert cfg.dataloader.train.mapper.allow_empty is crop["allow_empty"]
 
 
@@ -196,7 +196,7 @@ def test_region_proposals(two_stage_pair):
     assert (ours.batch_size_per_image, ours.positive_fraction) == (sampler["num"], sampler["pos_fraction"])
 
 
-def test_regions(two_stage_pair):
+def test_roi_heads(two_stage_pair):
     cfg, recipe = two_stage_pair
     ours, theirs = OmegaConf.to_container(cfg.model.roi_heads, resolve=False), recipe["roi"]
     single = theirs["stages"] == 1

@@ -1,4 +1,4 @@
-"""What the recipes say about the neck, the masks and the pooling of two-stage detectors, against the configs."""
+"""The configs of two-stage detectors have the neck, normalization, mask heads and poolers of the recipes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def model(name: str) -> DictConfig:
 
 
 def stages(heads: DictConfig, one: str, many: str) -> list[DictConfig]:
-    """The heads of a cascade, or the only one of Mask R-CNN."""
+    """Heads of all stages: several in a cascade, one in Mask R-CNN."""
     return list(heads[many]) if many in heads else [heads[one]]
 
 
@@ -48,7 +48,7 @@ def test_mask_heads_and_poolers(name: str, model: DictConfig):
     mask_heads = stages(heads, "mask_head", "mask_heads")
     assert len(mask_heads) == recipe["mask_head"]["copies"]
     for mask_head in mask_heads:
-        # The last entry is the upsampling.
+        # The last entry of conv_dims is the upsampling layer.
         assert list(mask_head.conv_dims) == [recipe["mask_head"]["channels"]] * (recipe["mask_head"]["convs"] + 1)
         assert mask_head.num_classes == recipe["mask_head"]["classes"]
     for pooler, published in [(heads.box_pooler, "box_pooler"), (heads.mask_pooler, "mask_pooler")]:

@@ -238,4 +238,4 @@ def test_no_image_is_opened(write_dataset):
     ],
 )
 def test_degenerate_boxes(box, expected):
-    assert is_degenerate(*box, height=60, width=80) is expected
+    assert is_degenerate(box, height=60, width=80) is expected

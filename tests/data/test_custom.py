@@ -1,4 +1,4 @@
-"""Data of one's own from the command line: what it does to a config, and what is refused."""
+"""Custom datasets from the command line: what they change in a config, and what is refused."""
 
 import copy
 
@@ -6,7 +6,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import OmegaConf
 
-from flash_internimage.data import class_names, require_num_classes, training_dataset_dicts, use_custom_data
+from flash_internimage.data import dataset_categories, require_num_classes, training_dataset_dicts, use_custom_data
 from flash_internimage.data.custom import TEST_NAME, TRAIN_NAME, literal_num_classes
 
 
@@ -52,7 +52,7 @@ def test_nothing_given_changes_nothing(cfg):
 def test_points_the_config_at_the_data(cfg, write_dataset):
     give(cfg, "train", write_dataset(name="train data"))
     give(cfg, "test", write_dataset(name="test data"))
-    assert use_custom_data(cfg) == ["spoon", "mug"]  # in ascending order of ids 7 and 42
+    assert use_custom_data(cfg).names == ["spoon", "mug"]  # in ascending order of ids 7 and 42
     assert cfg.dataloader.train.dataset.names == TRAIN_NAME
     assert cfg.dataloader.test.dataset.names == TEST_NAME
     assert cfg.dataloader.evaluator.dataset_name == TEST_NAME
@@ -63,13 +63,13 @@ def test_points_the_config_at_the_data(cfg, write_dataset):
     assert cfg.model.roi_heads.predictors[1].num_classes is None
     dataset_dicts = training_dataset_dicts(TRAIN_NAME, with_masks=True)
     assert [r["annotations"][0]["category_id"] for r in dataset_dicts] == [1, 0]
-    assert class_names(TEST_NAME) == ["spoon", "mug"]
+    assert dataset_categories(TEST_NAME) == {7: "spoon", 42: "mug"}
     require_num_classes(cfg, TRAIN_NAME)
 
 
 def test_evaluation_needs_test_data_only(cfg, write_dataset):
     give(cfg, "test", write_dataset())
-    assert use_custom_data(cfg) == ["spoon", "mug"]
+    assert use_custom_data(cfg).names == ["spoon", "mug"]
     assert cfg.dataloader.train.dataset.names == "coco_2017_train"
     assert cfg.dataloader.test.dataset.names == TEST_NAME
 
@@ -80,9 +80,9 @@ def test_a_second_config_replaces_the_first(cfg, write_dataset):
     use_custom_data(cfg)
     DatasetCatalog.get(TEST_NAME)  # fixes names of classes, which a new dataset must not inherit
     give(other, "test", write_dataset(lambda c: c["categories"].append({"id": 1, "name": "fork"}), name="two"))
-    assert use_custom_data(other) == ["fork", "spoon", "mug"]
+    assert use_custom_data(other).names == ["fork", "spoon", "mug"]
     DatasetCatalog.get(TEST_NAME)
-    assert class_names(TEST_NAME) == ["fork", "spoon", "mug"]
+    assert dataset_categories(TEST_NAME).names == ["fork", "spoon", "mug"]
 
 
 def test_training_without_test_data(cfg, write_dataset):
@@ -133,7 +133,7 @@ def test_number_of_classes_must_fit_the_data(cfg, small_shapes):
 def test_dataset_without_names_is_not_compared(cfg):
     DatasetCatalog.register("nameless", list)
     try:
-        assert class_names("nameless") is None
+        assert dataset_categories("nameless") is None
         require_num_classes(cfg, "nameless")
     finally:
         DatasetCatalog.remove("nameless")
@@ -142,11 +142,11 @@ def test_dataset_without_names_is_not_compared(cfg):
 
 def test_unknown_dataset_names_the_nearest():
     with pytest.raises(ValueError, match="dataset 'coco_2017_vall' is not known; did you mean coco_2017_val"):
-        class_names("coco_2017_vall")
-    with pytest.raises(ValueError, match="dataset 'mine' is not known; give data of your own by its annotation file"):
-        class_names("mine")
+        dataset_categories("coco_2017_vall")
+    with pytest.raises(ValueError, match="dataset 'mine' is not known; give your own data by its annotation file"):
+        dataset_categories("mine")
 
 
-def test_class_names_of_coco_need_no_files():
-    names = class_names("coco_2017_val")
-    assert (len(names), names[0], names[-1]) == (80, "person", "toothbrush")
+def test_categories_of_coco_need_no_files():
+    categories = dataset_categories("coco_2017_val")
+    assert (len(categories), categories[1], categories[90]) == (80, "person", "toothbrush")

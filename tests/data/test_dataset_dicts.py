@@ -8,8 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 
-from flash_internimage.data import test_dataset_dicts as evaluation_dataset_dicts
-from flash_internimage.data import training_dataset_dicts
+from flash_internimage.data import evaluation_dataset_dicts, training_dataset_dicts
 from flash_internimage.data.dataset_dicts import filter_training_dataset_dicts
 
 

@@ -14,7 +14,7 @@ from flash_internimage.data import (
     TrainingMapper,
     build_test_loader,
     build_train_loader,
-    test_dataset_dicts,
+    evaluation_dataset_dicts,
     training_dataset_dicts,
 )
 from flash_internimage.data.presets import multi_scale_crop
@@ -105,6 +105,6 @@ def test_bad_arguments(monkeypatch, batch_size, seed, message):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_test_loader_yields_every_image_once(num_workers):
-    dataset_dicts = test_dataset_dicts("small_shapes_val")
+    dataset_dicts = evaluation_dataset_dicts("small_shapes_val")
     batches = list(build_test_loader(dataset_dicts, TestMapper([ResizeToFit([64], 128)]), num_workers))
     assert [[s["image_id"] for s in batch] for batch in batches] == [[r["image_id"]] for r in dataset_dicts]

@@ -23,8 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flash_internimage.data import TestMapper as EvaluationMapper
-from flash_internimage.data import TrainingMapper, check_dataset, training_dataset_dicts
-from flash_internimage.data import test_dataset_dicts as evaluation_dataset_dicts
+from flash_internimage.data import TrainingMapper, check_dataset, evaluation_dataset_dicts, training_dataset_dicts
 from flash_internimage.data.validation import validate_contents
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation import FastCOCOEvaluator

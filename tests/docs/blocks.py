@@ -1,4 +1,4 @@
-"""Code blocks of Markdown pages, and the commands in them."""
+"""Parse the code blocks of Markdown pages and the shell commands in them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _CODE_SPAN = re.compile(r"(?<!`)`(?P<text>[^`\n]+)`(?!`)")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block.
+    """A fenced code block.
 
     Attributes:
-        place: page and line, for messages.
-        language: as the fence names it.
-        text: without the fences.
-        needs: what a reader needs to run it, from ``<!-- needs: COCO, a GPU -->`` before it.
+        place: page and line number, for error messages.
+        language: info string of the fence.
+        text: contents without the fences.
+        needs: requirements for running it, from ``<!-- needs: COCO, a GPU -->`` on the line before.
     """
 
     place: str
@@ -31,7 +31,7 @@ class Block:
 
 
 def read_blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, in order."""
+    """Return the fenced blocks of a page, in order."""
     blocks: list[Block] = []
     needs: tuple[str, ...] = ()
     lines = iter(enumerate(page.read_text(encoding="utf-8").splitlines(), start=1))
@@ -48,20 +48,21 @@ def read_blocks(page: Path) -> list[Block]:
         if marker:
             needs = tuple(need.strip() for need in marker["needs"].split(","))
         elif line.strip():
-            needs = ()  # a marker is for the block right after it
+            needs = ()  # a marker applies only to the block right after it
     return blocks
 
 
 def code_spans(page: Path) -> list[str]:
-    """The pieces of code in the text of a page, outside its blocks."""
+    """Return the inline code spans of a page."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     return [found["text"] for found in _CODE_SPAN.finditer(text)]
 
 
 def read_commands(text: str) -> list[list[str]]:
-    """The commands of a shell block as words: comments gone, lines joined, variables that it sets put in.
+    """Return the commands of a shell block as lists of words.
 
-    Environment variables before a command are left out.
+    Comments are removed, continued lines joined and variables that the block sets expanded. Environment variables before a
+    command are dropped.
     """
     variables: dict[str, str] = {}
     commands = []

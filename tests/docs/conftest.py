@@ -1,5 +1,5 @@
 """Fixtures of ``sandbox.py``."""
 
-from tests.docs.sandbox import run_python, sandbox
+from tests.docs.sandbox import run_program, sandbox
 
-__all__ = ["run_python", "sandbox"]
+__all__ = ["run_program", "sandbox"]

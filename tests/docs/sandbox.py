@@ -1,6 +1,6 @@
-"""A folder like a checkout, with small data and small models, in which the commands of the documentation run within seconds.
+"""A folder like a checkout with small datasets and models, in which the commands of the documentation run within seconds.
 
-Nothing is fetched: ``hf://`` paths give checkpoints that are drawn, in the published format.
+Nothing is downloaded: ``hf://`` paths resolve to checkpoints with random weights in the published format.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ from flash_internimage.data.shapes import annotation_file, write_split
 from flash_internimage.engine import config as engine_config
 from flash_internimage.model_zoo import zoo
 
-_LINKED = ("benchmarks", "demo", "docs", "projects", "setup.py", "tests", "tools", "train_net.py")
+_LINKED = ("benchmarks", "docs", "projects", "setup.py", "tests", "tools", "train_net.py")
 
 
 def shrink(cfg: DictConfig) -> DictConfig:
-    """Make a config of Mask R-CNN or DINO one for seconds on a CPU, whatever was asked for; in place."""
+    """Reduce a Mask R-CNN or DINO config in place so that it runs within seconds on a CPU, whatever its overrides say."""
     model = cfg.model
     backbone = model.backbone.get("bottom_up", model.backbone)
-    backbone.update(channels=16, depths=[1, 1, 1, 1], groups=[1, 2, 4, 8], drop_path_rate=0.0)
+    if "groups" in backbone:  # FlashInternImage
+        backbone.update(channels=16, depths=[1, 1, 1, 1], groups=[1, 2, 4, 8], drop_path_rate=0.0)
     if "transformer" in model:
         model.transformer.embed_dim = 32
         model.transformer.query_selection.num_queries = 20
@@ -58,8 +59,8 @@ def shrink(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
-def draw_checkpoint(path: str, folder: Path) -> str:
-    """A file with random weights in place of one that is fetched, in the published format."""
+def write_checkpoint(path: str, folder: Path) -> str:
+    """Write random weights in the published format to a file, in place of the download of ``path``, and return its path."""
     file = folder / path.rsplit("/", 1)[-1]
     if file.exists():
         return str(file)
@@ -70,21 +71,21 @@ def draw_checkpoint(path: str, folder: Path) -> str:
         small = zoo.get_config("mask_rcnn_flash_intern_image_t_fpn_1x_coco")
         state = instantiate(small.model.backbone.bottom_up).state_dict()
     else:
-        raise NotImplementedError(f"no stand-in for {path}")
+        raise NotImplementedError(f"no substitute for {path}")
     folder.mkdir(exist_ok=True)
     torch.save({"state_dict": state, "meta": {}}, file)
     return str(file)
 
 
 def write_data(root: Path) -> None:
-    """``mugs/train.json``, ``mugs/train/``, … and the same without ``mugs``: two classes with the ids 7 and 42."""
+    """Write a dataset of two classes (ids 7 and 42) as ``mugs/train.json``, ``mugs/train/``, ... and again without ``mugs``."""
     for split, size in (("train", 6), ("val", 3)):
         write_split(root / "mugs", split, size)
-        drawn = annotation_file(root / "mugs", split)
-        content = json.loads(drawn.read_text())
+        shapes = annotation_file(root / "mugs", split)
+        content = json.loads(shapes.read_text())
         content["categories"] = [category for category in content["categories"] if category["id"] in (7, 42)]
         content["annotations"] = [a for a in content["annotations"] if a["category_id"] in (7, 42)]
-        drawn.unlink()
+        shapes.unlink()
         (root / "mugs" / f"{split}.json").write_text(json.dumps(content))
         shutil.copy(root / "mugs" / f"{split}.json", root / f"{split}.json")
         shutil.copytree(root / "mugs" / split, root / split)
@@ -92,7 +93,7 @@ def write_data(root: Path) -> None:
 
 @pytest.fixture
 def sandbox(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder, as the working directory."""
+    """Create the folder and make it the working directory."""
     for name in _LINKED:
         (tmp_path / name).symlink_to(repository / name)
     shutil.copytree(repository / "configs", tmp_path / "configs", ignore=shutil.ignore_patterns("__pycache__"))
@@ -101,12 +102,13 @@ def sandbox(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     shutil.copy(next((tmp_path / "val").glob("*.jpg")), tmp_path / "photos" / "street.jpg")
     shutil.copy(next((tmp_path / "val").glob("*.jpg")), tmp_path / "street.jpg")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
 
 @contextlib.contextmanager
 def small_models(folder: Path) -> Iterator[None]:
-    """Configs are shrunk when they are loaded, and checkpoints drawn into ``folder`` when they would be fetched."""
+    """Shrink configs when they are loaded, and write checkpoints to ``folder`` instead of downloading them."""
     apply_overrides = engine_config.apply_overrides
 
     def apply_and_shrink(cfg: DictConfig, overrides: Sequence[str]) -> None:
@@ -116,39 +118,49 @@ def small_models(folder: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_config, "apply_overrides", apply_and_shrink)
         patch.setattr(zoo, "LazyConfig", SimpleNamespace(load=lambda path: shrink(LazyConfig.load(path))))
-        patch.setattr(hub, "fetch", lambda path: draw_checkpoint(path, folder / "hub"))
+        patch.setattr(hub, "fetch", lambda path: write_checkpoint(path, folder / "hub"))
         yield
 
 
 @pytest.fixture
-def run_python(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[[Sequence[str]], None]:
-    """Runs ``python WORDS…`` in this process, which saves the seconds that imports take."""
+def run_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[[Sequence[str]], None]:
+    """Run ``python WORDS...`` or ``flash-internimage WORDS...`` in this process, which saves the seconds of the imports."""
 
     def run(words: Sequence[str]) -> None:
-        setup_logger.cache_clear()  # detectron2 keeps writing to the stdout that it saw first
+        setup_logger.cache_clear()  # detectron2 caches a logger that writes to the stdout of its first call
         for name in ("detectron2", "fvcore", "flash_internimage"):
             logging.getLogger(name).handlers.clear()
         capsys.readouterr()
         with monkeypatch.context() as patch:
             modules = set(sys.modules)
-            if words[0] == "-m":
-                sys.modules.pop(words[1], None)  # runpy warns of a module that was imported before
             patch.setattr(sys, "path", list(sys.path))
             try:
-                if words[0] == "-m":
-                    patch.setattr(sys, "argv", list(words[1:]))
-                    runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-                else:
-                    patch.setattr(sys, "argv", list(words))
-                    sys.path.insert(0, str(Path(words[0]).resolve().parent))
-                    runpy.run_path(words[0], run_name="__main__")
+                _execute(words, patch)
             except SystemExit as error:
                 if error.code not in (None, 0):
                     output = capsys.readouterr()
                     pytest.fail(f"exit code {error.code}\n{output.out[-3000:]}\n{output.err[-3000:]}")
             finally:
-                for name in set(sys.modules) - modules:  # those beside a program have names that others may use
+                for name in set(sys.modules) - modules:  # modules beside a program have names that others may use
                     if "." not in name and not name.startswith("_"):
                         del sys.modules[name]
 
     return run
+
+
+def _execute(words: Sequence[str], patch: pytest.MonkeyPatch) -> None:
+    program, *arguments = words
+    if program == "flash-internimage":
+        script = Path(sys.executable).with_name(program)
+        if not script.is_file():
+            pytest.fail(f"{program} is not installed beside {sys.executable}; run make install")
+        patch.setattr(sys, "argv", [str(script), *arguments])
+        runpy.run_path(str(script), run_name="__main__")
+    elif arguments[0] == "-m":
+        sys.modules.pop(arguments[1], None)  # runpy warns if the module has been imported
+        patch.setattr(sys, "argv", arguments[1:])
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        patch.setattr(sys, "argv", arguments)
+        sys.path.insert(0, str(Path(arguments[0]).resolve().parent))
+        runpy.run_path(arguments[0], run_name="__main__")

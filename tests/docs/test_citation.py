@@ -1,4 +1,4 @@
-"""CITATION.cff agrees with the package."""
+"""CITATION.cff matches the package."""
 
 from omegaconf import OmegaConf
 

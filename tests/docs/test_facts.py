@@ -1,7 +1,9 @@
-"""Figures and messages that the documentation quotes are those of the code."""
+"""Figures, messages, paths and names that the documentation quotes exist in the code."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from flash_internimage import model_zoo
+from flash_internimage.cli.main import COMMANDS
 from tests.docs.blocks import code_spans
 
 SOURCES = ("flash_internimage/**/*.py", "csrc/**/*.cpp", "setup.py", "train_net.py")
@@ -16,7 +19,7 @@ SOURCES = ("flash_internimage/**/*.py", "csrc/**/*.cpp", "setup.py", "train_net.
 
 @pytest.fixture(scope="module")
 def messages(repository: Path) -> str:
-    """The text of all sources, with strings joined that are written over several lines."""
+    """Return the text of all sources, with multi-line string literals joined."""
     text = "\n".join(file.read_text(encoding="utf-8") for pattern in SOURCES for file in repository.glob(pattern))
     return re.sub(r'"\s*\n\s*f?"', "", text)
 
@@ -29,7 +32,7 @@ def test_error_messages_that_are_headings_are_given_by_the_code(repository, mess
     assert of_cuda in quoted
     assert len(quoted) >= 6
     for span in set(quoted) - {of_cuda}:
-        for fragment in re.split(r"…|\d+", span):  # names and numbers differ
+        for fragment in re.split(r"…|\d+", span):  # names and numbers vary
             assert fragment.strip() in messages, span
 
 
@@ -38,9 +41,14 @@ def test_error_messages_that_are_headings_are_given_by_the_code(repository, mess
     [
         ("faq.md", "was built without CUDA kernels, got a CUDA tensor; reinstall it where a CUDA toolkit is found, or with"),
         ("faq.md", "lower optimizer.lr, set train.clip_grad.max_norm, or look at these images and their boxes"),
+        ("faq.md", ", PyTorch sees "),
         ("custom_data.md", "re-initialized for another number of classes ("),
+        ("custom_data.md", ", of them without objects "),
+        ("custom_data.md", ", of them to train on "),
+        ("custom_data.md", " images with their objects: "),
+        ("overrides.md", "unknown config key "),
     ],
-    ids=["CUDA kernels", "loss", "classes"],
+    ids=["CUDA kernels", "loss", "GPU", "classes", "images", "annotations", "grid", "key"],
 )
 def test_messages_in_blocks_are_given_by_the_code(repository, messages, page, message):
     assert message in " ".join((repository / "docs" / page).read_text(encoding="utf-8").split())
@@ -79,3 +87,57 @@ def test_every_augmentation_preset_is_documented(repository):
     presets = set(re.findall(r'^        "(\w+)": ', source, flags=re.MULTILINE))
     assert "none" in presets
     assert presets <= set(code_spans(repository / "docs/custom_data.md"))
+
+
+def test_files_in_the_parity_tables_exist(repository):
+    text = (repository / "docs/parity.md").read_text(encoding="utf-8")
+    files = set(re.findall(r"`([\w/]+\.py)`", text))
+    assert len(files) > 15
+    missing = [
+        file for file in files if not any((root / file).is_file() for root in (repository, repository / "flash_internimage"))
+    ]
+    assert missing == []
+
+
+def test_every_file_of_dino_is_in_its_readme(repository):
+    text = (repository / "projects/dino/README.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^In `([\w/]+)/`.*?:\n\n((?:\|.*\n)+)", text, flags=re.MULTILINE)
+    assert [folder for folder, _ in sections] == ["projects/dino/dino", "flash_internimage/modeling/detr"]
+    for folder, table in sections:
+        listed = {name for row in table.splitlines() for name in re.findall(r"`(\w+\.py)`", row.split("|")[1])}
+        assert listed == {file.name for file in (repository / folder).glob("*.py")} - {"__init__.py"}
+
+
+def _resolve(name: str) -> object:
+    """Import a dotted name: a module, or an attribute of one."""
+    if importlib.util.find_spec(name.rpartition(".")[0]) is None:
+        raise ModuleNotFoundError(name)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        module, _, attribute = name.rpartition(".")
+        return getattr(importlib.import_module(module), attribute)
+
+
+def test_new_names_in_the_changelog_exist_and_old_ones_do_not(repository):
+    text = (repository / "CHANGELOG.md").read_text(encoding="utf-8")
+    renamed = re.findall(r"^\| `(flash_internimage[\w.]+)` \| `(flash_internimage[\w.]+)` \|$", text, flags=re.MULTILINE)
+    assert len(renamed) > 20
+    for old, new in renamed:
+        _resolve(new)
+        with pytest.raises((ModuleNotFoundError, AttributeError)):
+            _resolve(old)
+
+
+def test_commands_in_the_changelog_and_the_readme_exist(repository):
+    changelog = (repository / "CHANGELOG.md").read_text(encoding="utf-8")
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`flash-internimage ([a-z-]+)", changelog)) <= set(COMMANDS)
+    assert sorted(re.findall(r"^\| `([a-z-]+)` \|", readme, flags=re.MULTILINE)) == sorted(COMMANDS)
+
+
+def test_every_folder_of_the_package_is_in_the_table_for_newcomers(repository):
+    listed = set(re.findall(r"`([\w/]+)/`", (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")))
+    package = {f"flash_internimage/{file.parent.name}" for file in (repository / "flash_internimage").glob("*/__init__.py")}
+    assert package - listed == {"flash_internimage/projects"}  # makes projects/ importable
+    assert all((repository / folder).is_dir() for folder in listed if "/" in folder)

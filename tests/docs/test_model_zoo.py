@@ -1,4 +1,4 @@
-"""The tables of the published detectors list all of them, with the figures that the rest of the project has."""
+"""The tables of published detectors in the README and docs are complete and match the configs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROW = re.compile(
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table, as text."""
+    """One row of the table, as text."""
 
     name: str
     box_ap: str

@@ -1,7 +1,6 @@
 """Running ``train_net.py``: in this process where that is enough, else as users do."""
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -10,19 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.utils.logger import setup_logger
 
 from flash_internimage.data.shapes import annotation_file, write_split
+from tests.programs import Result, call, clean_environment
 
-Result = subprocess.CompletedProcess
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def clean_environment() -> dict[str, str]:
-    """The environment without another launcher's variables, and with one thread, so that two processes share two cores."""
-    launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID")
-    kept = {name: value for name, value in os.environ.items() if name not in launcher}
-    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
 @pytest.fixture
@@ -43,20 +34,7 @@ def train_net(capsys, monkeypatch, one_thread) -> Callable[..., Result]:
     for name in set(os.environ) - set(clean_environment()):
         monkeypatch.delenv(name)
 
-    def call(*argv: str) -> Result:
-        code = 0
-        capsys.readouterr()
-        setup_logger.cache_clear()  # detectron2 keeps writing to the stdout that it saw first
-        for name in ("detectron2", "fvcore", "flash_internimage"):
-            logging.getLogger(name).handlers.clear()
-        try:
-            train_net.main([str(argument) for argument in argv])
-        except SystemExit as error:
-            code = error.code
-        output = capsys.readouterr()
-        return Result(argv, code, output.out, output.err)
-
-    return call
+    return lambda *argv: call(train_net.main, argv, capsys)
 
 
 def run_python(*argv: str, **environment: str) -> Result:

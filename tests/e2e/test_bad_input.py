@@ -9,8 +9,8 @@ import torch
 from detectron2.config import instantiate
 
 from flash_internimage.checkpoint import Checkpointer
+from flash_internimage.data import Categories
 from flash_internimage.data.shapes import annotation_file
-from flash_internimage.engine.classes import ClassNames
 from flash_internimage.engine.config import load_config
 from tests.e2e.conftest import data_overrides
 
@@ -175,7 +175,7 @@ def checkpoint(tmp_path):
 
 
 def test_file_that_is_no_checkpoint(refused, checkpoint):
-    assert "model.pth: not a file that torch.save wrote" in refused(TINY, checkpoint(b"not a checkpoint at all"))
+    assert "model.pth: not a file of torch.save" in refused(TINY, checkpoint(b"not a checkpoint at all"))
 
 
 def test_checkpoint_of_another_model(refused, checkpoint):
@@ -200,7 +200,7 @@ def test_evaluation_needs_a_checkpoint(refused):
 def test_evaluation_with_other_classes(refused, own_data, tmp_path):
     names = [category["name"] for category in json.loads(annotation_file(own_data, "val").read_text())["categories"]]
     model = instantiate(load_config(NANO).model)
-    Checkpointer(model, str(tmp_path), classes=ClassNames(["star", *names[1:]])).save("model")
+    Checkpointer(model, str(tmp_path), classes=Categories.from_names(["star", *names[1:]])).save("model")
     message = refused(NANO, "--eval-only", *data_overrides(own_data)[2:], f"train.init_checkpoint={tmp_path}/model.pth")
     assert f"the checkpoint was trained with other classes: it has 'star' as class 0, the data has '{names[0]}'" in message
 

@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
-from tests.e2e.conftest import REPOSITORY, clean_environment, run_python
+from tests.e2e.conftest import REPOSITORY, run_python
 from tests.e2e.test_resume import load
+from tests.programs import clean_environment
 
 CONFIG = "tests/engine/tiny_config.py"
 # With neither dropout nor statistics of the batch, two processes compute what one does, up to the order of sums.

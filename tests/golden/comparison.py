@@ -1,8 +1,8 @@
-"""Comparing arrays with stored ones, at the tolerances that ``tests/reference/README.md`` gives.
+"""Comparison of arrays with the stored results of MMDetection, with the tolerances of ``tests/reference/README.md``.
 
-In double precision everything agrees to what the storage keeps, indices exactly. In single precision the tolerance is ten
-times the stored difference between the original's own float32 and float64. Where float32 lets neighbors in a ranking
-change places, that difference is stored for the 99% quantile too.
+In double precision, arrays must agree to the precision of the storage, and indices exactly. In single precision, the
+tolerance is ten times the stored difference between MMDetection's own float32 and float64 results. For arrays in which
+float32 can swap neighbors of a ranking, the 99% quantile of that difference is stored and compared instead.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-# Losses that depend on proposals: neighbors that change places let the stored sampler choose others (README.md).
+# Relative tolerance of losses that depend on proposals: swapped neighbors in the ranking change what the fixed sampler
+# chooses (README.md).
 END_TO_END_LOSS = 3e-4
-# Of a gradient's norm, relative; measured on Mask R-CNN and not stored for every model (README.md).
+# Relative float32 noise of gradient norms; measured on Mask R-CNN and not stored for every model (README.md).
 GRADIENT_NOISE = 1e-3
-# Pixels of a mask whose probability is a rounding error away from the threshold.
+# Tolerance of mask areas, in pixels: some probabilities are within a rounding error of the threshold.
 MASK_AREA = 5
-# Storage is float32: half a unit in the last place is 6e-8 of a value; the rest is room for another order of summation.
+# Arrays are stored as float32, with a relative rounding error of 6e-8; the rest allows for another order of summation.
 FLOAT64_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far an array is from the stored one.
+    """Difference of an array from the stored one.
 
     Attributes:
-        name: of the array.
-        absolute: the difference that is judged: the largest one, or its 99% quantile.
-        relative: the same divided by the largest stored value.
-        tolerance: what ``absolute`` may be.
+        name: name of the array.
+        absolute: largest absolute difference, or its 99% quantile.
+        relative: ``absolute`` divided by the largest stored value.
+        tolerance: maximum of ``absolute``.
     """
 
     name: str
@@ -53,10 +54,11 @@ def compare(
     """Compare one array with the stored one.
 
     Args:
-        name: of the array in its file.
-        value: what was computed in ``dtype``.
-        stored: what the original computes in float64.
-        noise: the file's differences between the original's float32 and float64.
+        name: name of the array in its file.
+        value: array computed in ``dtype``.
+        stored: array computed by MMDetection in float64.
+        dtype: precision of ``value``.
+        noise: differences between MMDetection's float32 and float64 results, from the same file.
 
     Raises:
         AssertionError: the shapes differ.
@@ -67,15 +69,15 @@ def compare(
         return Comparison(name, 0.0, 0.0, 0.0)
     exact = not np.issubdtype(stored.dtype, np.floating)
     if exact:
-        # Share of entries that differ: of indices, classes, counts; of pixels where bits are stored.
+        # Compare indices, classes, counts and the pixels of bitmaps by the fraction of entries that differ.
         differing = _unpack(value, name) != _unpack(stored, name)
         difference, scale = differing.astype(np.float64), 1.0
     else:
         difference, scale = np.abs(value - stored.astype(np.float64)), float(np.abs(stored).max()) or 1.0
     gradient = name.endswith("grad_norm/values")
     if gradient:
-        # Norms of different parameters lie orders of magnitude apart; each is judged by its own size, if it has one (the
-        # last map of a pyramid gets no gradient where no region is that large).
+        # The norms of different parameters differ by orders of magnitude, so each is compared relative to itself. A norm can
+        # be 0: the coarsest pyramid level gets no gradient if no region is large enough.
         difference, scale, name = difference / np.where(stored == 0, 1.0, stored), 1.0, f"{name} (relative)"
     largest = float(difference.max())
     if dtype == torch.float64:

@@ -1,4 +1,4 @@
-"""``--parity`` prints every comparison with the original as a line of a table (``make parity``)."""
+"""Option ``--parity`` (``make parity``): print a table of all comparisons with MMDetection."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ _TABLE = pytest.StashKey[Table]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--parity", action="store_true", help="print every comparison with the original")
+    parser.addoption("--parity", action="store_true", help="print every comparison with MMDetection")
 
 
 @pytest.fixture
 def judge(request: pytest.FixtureRequest) -> Judge:
-    """``judge(model, precision, comparison)`` notes a comparison for the table and asserts that it passed."""
+    """Function (model, precision, comparison) that adds a comparison to the table and asserts that it passed."""
 
-    def note_and_assert(model: str, precision: str, comparison: Comparison) -> None:
+    def add_and_assert(model: str, precision: str, comparison: Comparison) -> None:
         table = request.config.stash.setdefault(_TABLE, {})
         table.setdefault((model, comparison.name), {})[precision] = comparison
         assert comparison.passed, comparison
 
-    return note_and_assert
+    return add_and_assert
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     table = config.stash.get(_TABLE, {})
     if not config.getoption("--parity", default=False) or not table:
         return
-    terminalreporter.section("difference from the original: largest absolute, relative, allowed")
+    terminalreporter.section("difference from MMDetection: largest absolute, relative, allowed")
     for (model, name), by_precision in table.items():
-        cells = [
+        columns = [
             f"{precision} {c.absolute:8.1e} {c.relative:8.1e} {c.tolerance:8.1e} {'ok' if c.passed else 'FAILED'}"
             for precision, c in sorted(by_precision.items(), reverse=True)
         ]
-        terminalreporter.write_line(f"{model:<14} {name:<36} {'   '.join(cells)}")
+        terminalreporter.write_line(f"{model:<14} {name:<36} {'   '.join(columns)}")

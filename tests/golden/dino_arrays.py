@@ -1,4 +1,4 @@
-"""Runs of this project's DINO, taken apart into arrays under the names of ``golden/dino_*.npz``."""
+"""Runs DINO on the reference batch and names the results like the arrays of ``golden/dino_*.npz``."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from flash_internimage.checkpoint.published import to_published
+from flash_internimage.modeling.detr.denoising import NoiseDraws
 from flash_internimage.projects.dino import DINO
-from flash_internimage.projects.dino.denoising import NoiseDraws
 from tests.reference.deterministic import draw_image
 
-# Height and width of the drawn images, and the batches they form. Each batch has one image that is padded.
+# (height, width) of the generated images, which form the batches "ab" and "cd". Each batch has one padded image.
 IMAGES = {"a": (224, 288), "b": (256, 192), "c": (213, 331), "d": (250, 187)}
 
 Golden = dict[str, np.ndarray]
@@ -27,7 +27,7 @@ Arrays = dict[str, np.ndarray]
 
 @contextmanager
 def recording(*modules: nn.Module) -> Iterator[dict[nn.Module, list[Any]]]:
-    """Collect what modules return while the context is open."""
+    """Record the outputs of modules while the context is open."""
     outputs: dict[nn.Module, list[Any]] = {module: [] for module in modules}
     handles = [m.register_forward_hook(lambda module, _, output: outputs[module].append(output)) for m in modules]
     try:
@@ -38,14 +38,14 @@ def recording(*modules: nn.Module) -> Iterator[dict[nn.Module, list[Any]]]:
 
 
 class Run:
-    """A model on a batch of drawn images. The backbone runs once, what follows it as often as asked for.
+    """Runs a model on a batch of generated images. The backbone runs only once; later calls reuse its features.
 
     Args:
-        model: filled, in its dtype, without stochastic depth.
-        golden: the stored numbers, which also hold targets and random draws.
-        names: of the images.
-        ranking: (N, Q) tokens to select instead of the highest-scoring ones. In float32 two neighbors in the ranking may
-            change places; given the stored ranking, everything after it can still be compared number by number.
+        model: model with loaded weights, in its dtype, without stochastic depth.
+        golden: the stored arrays, which include the targets and the random draws.
+        names: names of the images.
+        ranking: (N, Q) tokens to select instead of the highest-scoring ones. In float32 neighbors in the ranking can swap;
+            with the stored ranking, all later results can be compared element by element.
     """
 
     def __init__(self, model: DINO, golden: Golden, names: str, ranking: np.ndarray | None = None) -> None:
@@ -64,7 +64,7 @@ class Run:
 
     @torch.no_grad()
     def evaluate(self) -> Arrays:
-        """All of an evaluation, maps thinned by ``level_channel_space_strides``."""
+        """All results of an evaluation, with feature maps subsampled by ``level_channel_space_strides``."""
         model, transformer = self.model.eval(), self.model.transformer
         tokens, token_logits = transformer.query_selection.norm, transformer.class_heads[-1]
         parts = model.neck, model.position_encoding, transformer, transformer.encoder, transformer.decoder, tokens, token_logits
@@ -101,7 +101,7 @@ class Run:
         return {name: np.asarray(array) for name, array in arrays.items()}
 
     def evaluate_odd(self) -> Arrays:
-        """``odd/*``: less of the same, thinned otherwise."""
+        """``odd/*``: a subset of the results of an evaluation, with other subsampling."""
         arrays = self.evaluate()
         arrays["decoder/boxes"] = arrays["decoder/boxes"][-1:]
         arrays["decoder/logits_last"] = arrays["decoder/logits_last"][:, ::4]
@@ -110,11 +110,11 @@ class Run:
         return {f"odd/{name}": array for name, array in arrays.items() if f"odd/{name}" in self.golden}
 
     def train(self, noise: bool, gradients: bool) -> Arrays:
-        """A training step.
+        """Results of a training step.
 
         Args:
-            noise: False sets both noise scales of the denoising queries to 0.
-            gradients: also compute ``grad_norm/values``.
+            noise: if False, set both noise scales of the denoising queries to 0.
+            gradients: if True, also compute ``grad_norm/values``.
         """
         model, denoising, matcher = self.model.train(), self.model.denoising, self.model.criterion.matcher
         inputs = [entry | {"instances": self._instances(name)} for entry, name in zip(self.inputs, self.names, strict=True)]
@@ -163,14 +163,14 @@ class Run:
 
 
 def stored_draws(golden: Golden, counts: list[int], like: Tensor) -> NoiseDraws:
-    """The stored random numbers in this project's layout.
+    """Convert the stored random draws to the layout of this project.
 
-    They were drawn copy by copy (2 x groups of them: positives, negatives, positives, ...), within a copy image by image. New
-    labels were drawn for the replaced ones only.
+    MMDetection draws the noise of 2 x groups copies of the targets (positives, negatives, positives, ...), each image by
+    image. New labels are drawn only for the labels to replace.
 
     Args:
-        counts: boxes of each image.
-        like: has the dtype to return.
+        counts: number of boxes of each image.
+        like: tensor of the dtype to return.
     """
     groups = int(golden["train/denoising/groups"])
     uniform = torch.from_numpy(golden["train/denoising/label_uniform"])
@@ -178,16 +178,16 @@ def stored_draws(golden: Golden, counts: list[int], like: Tensor) -> NoiseDraws:
     labels[uniform < 0.25] = torch.from_numpy(golden["train/denoising/new_labels"]).long()
     sign = torch.from_numpy(golden["train/denoising/box_sign"]) * 2 - 1
 
-    def laid_out(drawn: Tensor) -> Tensor:
-        by_image = drawn.unflatten(0, (2 * groups, sum(counts))).split(counts, dim=1)
-        layout = drawn.new_zeros(len(counts), groups, 2, max(counts), *drawn.shape[1:])
+    def rearranged(draws: Tensor) -> Tensor:
+        by_image = draws.unflatten(0, (2 * groups, sum(counts))).split(counts, dim=1)
+        layout = draws.new_zeros(len(counts), groups, 2, max(counts), *draws.shape[1:])
         for image, (copies, count) in enumerate(zip(by_image, counts, strict=True)):
             layout[image, :, :, :count] = copies.unflatten(0, (groups, 2))
         return layout
 
     return NoiseDraws(
-        label_uniform=laid_out(uniform.to(like)),
-        new_labels=laid_out(labels),
-        box_sign=laid_out(sign.to(like)),
-        box_uniform=laid_out(torch.from_numpy(golden["train/denoising/box_uniform"]).to(like)),
+        label_uniform=rearranged(uniform.to(like)),
+        new_labels=rearranged(labels),
+        box_sign=rearranged(sign.to(like)),
+        box_uniform=rearranged(torch.from_numpy(golden["train/denoising/box_uniform"]).to(like)),
     )

@@ -1,4 +1,4 @@
-"""FlashInternImage against the stored outputs of the original backbone, and against the published tensors."""
+"""FlashInternImage against the stored outputs of OpenGVLab/DCNv4, the published tensors and the published recipes."""
 
 from pathlib import Path
 
@@ -11,20 +11,20 @@ from torch.testing import assert_close
 from tests.reference import Reference
 from tests.reference.deterministic import draw_image
 
-# Any recipe that has the size; recipes of one size share their backbone.
+# One recipe per size; recipes of the same size share the backbone.
 RECIPES = {
     "t": "mask_rcnn_flash_intern_image_t_fpn_1x_coco",
     "s": "mask_rcnn_flash_intern_image_s_fpn_1x_coco",
     "b": "mask_rcnn_flash_intern_image_b_fpn_1x_coco",
     "l": "cascade_flash_intern_image_l_fpn_1x_coco",
 }
-# The stored values are of order 1 and were rounded to float32; eps / 2 relative, with room for values up to ten.
-STORAGE = 1e-6
+# The stored values are of order 1 (up to 10) and were rounded to float32, by a relative eps / 2.
+STORAGE_TOLERANCE = 1e-6
 
 
 def build(size: str, repository: Path) -> torch.nn.Module:
-    config = LazyConfig.load(str(repository / "configs/common/models/flash_intern_image.py"))
-    return instantiate(config[f"flash_intern_image_{size}"]).eval()
+    config = LazyConfig.load(str(repository / "configs/common/models/flash_internimage.py"))
+    return instantiate(config[f"flash_internimage_{size}"]).eval()
 
 
 def published_backbone(size: str, reference: Reference) -> dict[str, Tensor]:
@@ -41,7 +41,9 @@ def image() -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize("size", ["t", "b"])
-def test_stages_equal_the_original(size: str, dtype: torch.dtype, repository: Path, reference: Reference, image: Tensor):
+def test_stages_equal_the_published_backbone(
+    size: str, dtype: torch.dtype, repository: Path, reference: Reference, image: Tensor
+):
     net = build(size, repository)
     net.load_state_dict(published_backbone(size, reference))
     with torch.no_grad():
@@ -50,7 +52,7 @@ def test_stages_equal_the_original(size: str, dtype: torch.dtype, repository: Pa
     golden, noise = reference.golden(f"backbone_{size}"), reference.float32_noise(f"backbone_{size}")
     assert list(features) == ["res2", "res3", "res4", "res5"]
     for index, feature in enumerate(features.values()):
-        tolerance = STORAGE if dtype == torch.float64 else 10 * noise[f"stage{index}"]
+        tolerance = STORAGE_TOLERANCE if dtype == torch.float64 else 10 * noise[f"stage{index}"]
         channel_step, space_step = golden["channel_space_strides"][index]
         assert feature.shape == tuple(golden[f"stage{index}/shape"])
         pairs = {
@@ -64,7 +66,7 @@ def test_stages_equal_the_original(size: str, dtype: torch.dtype, repository: Pa
 
 
 @pytest.mark.parametrize("size", RECIPES)
-def test_tensors_are_the_published_ones(size: str, repository: Path, reference: Reference):
+def test_has_the_published_tensors(size: str, repository: Path, reference: Reference):
     with torch.device("meta"):
         net = build(size, repository)
     manifest = reference.manifest(RECIPES[size])
@@ -78,8 +80,8 @@ def test_tensors_are_the_published_ones(size: str, repository: Path, reference: 
 
 
 @pytest.mark.parametrize("size", RECIPES)
-def test_config_equals_the_recipes(size: str, repository: Path, reference: Reference):
-    config = LazyConfig.load(str(repository / "configs/common/models/flash_intern_image.py"))[f"flash_intern_image_{size}"]
+def test_config_equals_the_published_recipe(size: str, repository: Path, reference: Reference):
+    config = LazyConfig.load(str(repository / "configs/common/models/flash_internimage.py"))[f"flash_internimage_{size}"]
     recipe = reference.recipes[RECIPES[size]]["backbone"]
     same_name = set(config) & set(recipe)
     assert same_name >= {"channels", "depths", "groups", "mlp_ratio", "drop_path_rate", "offset_scale", "post_norm"}

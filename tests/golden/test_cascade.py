@@ -1,4 +1,4 @@
-"""Cascade Mask R-CNN against everything stored of the original, with running and with batch statistics."""
+"""Cascade Mask R-CNN against all stored results of MMDetection, with running and with batch statistics."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ PROPOSAL_STRIDE = 4
 
 @torch.no_grad()
 def heads_on_stored_boxes(run: Run) -> Arrays:
-    """``box_head/stageN/*`` and ``mask_head/stageN/*``: each stage on the same boxes."""
+    """``box_head/stageN/*`` and ``mask_head/stageN/*``: results of each stage on the same stored boxes."""
     heads = run.model.eval().roi_heads
     boxes = run.stored_boxes("box_head/rois")
     regions = heads.box_pooler(run.levels(heads.box_in_features), boxes)
@@ -39,30 +39,30 @@ def heads_on_stored_boxes(run: Run) -> Arrays:
         ]
         arrays[f"box_head/stage{stage}/logits"] = numpy(logits)
         arrays[f"box_head/stage{stage}/deltas"] = numpy(deltas)
-        arrays[f"box_head/stage{stage}/refined"] = numbered(refined)
+        arrays[f"box_head/stage{stage}/refined"] = to_rois(refined)
         arrays[f"mask_head/stage{stage}/logits"] = numpy(masks)
     return arrays
 
 
-def numbered(boxes: list[Tensor]) -> np.ndarray:
-    """``(image, x1, y1, x2, y2)`` rows from the boxes of each image."""
+def to_rois(boxes: list[Tensor]) -> np.ndarray:
+    """Concatenate the boxes of each image to ``(image index, x1, y1, x2, y2)`` rows."""
     return numpy(torch.cat([torch.cat([b.new_full((len(b), 1), n), b], dim=1) for n, b in enumerate(boxes)]))
 
 
 def detect_by_stage(run: Run, prefix: str, detections: str, every_detection: str | None = None) -> Arrays:
-    """``<prefix>test/stageN/*``, detections, and those without a threshold on scores under another name."""
+    """``<prefix>test/stageN/*`` and the detections, under the name ``every_detection`` also without a score threshold."""
     heads = run.model.roi_heads
     run_stage = heads._run_stage
     outputs: dict[int, tuple[Tensor, Tensor]] = {}
     rows: list[np.ndarray] = []
     arrays: Arrays = {}
 
-    def recording(features: dict[str, Tensor], proposals: list[Instances], stage: int) -> tuple[Tensor, Tensor]:
-        if stage not in outputs:  # the thresholds come after the last stage
+    def spy(features: dict[str, Tensor], proposals: list[Instances], stage: int) -> tuple[Tensor, Tensor]:
+        if stage not in outputs:  # the second pass gives the same outputs: thresholds apply after the last stage
             outputs[stage] = run_stage(features, proposals, stage)
-            name, rois = f"{prefix}test/stage{stage}", numbered([image.proposal_boxes.tensor for image in proposals])
+            name, rois = f"{prefix}test/stage{stage}", to_rois([image.proposal_boxes.tensor for image in proposals])
             if stage == 0 and rois.dtype == np.float32:
-                # Neighbors in the ranking may have changed places.
+                # Neighbors in the ranking can swap in float32.
                 stored = run.golden[f"{name}/rois"]
                 rows.append(nearest_rows(rois[:, 1:], stored[:, 1:], rois[:, 0], stored[:, 0], same_number=False))
             kept = rows[0] if rows else slice(None, None, PROPOSAL_STRIDE)
@@ -71,7 +71,7 @@ def detect_by_stage(run: Run, prefix: str, detections: str, every_detection: str
         return outputs[stage]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heads, "_run_stage", recording)
+        patch.setattr(heads, "_run_stage", spy)
         arrays |= run.detections(detections)
         if every_detection is not None:
             patch.setattr(heads.box_predictor[-1], "test_score_thresh", 0.0)
@@ -80,7 +80,7 @@ def detect_by_stage(run: Run, prefix: str, detections: str, every_detection: str
 
 
 def training(step: Step) -> Arrays:
-    """What is stored of a training step, without its prefix."""
+    """All stored results of a training step, without the prefix of their names."""
     arrays = step.rpn_arrays()
     total = sum(loss.item() for loss in step.losses.values())
     arrays["loss/total"] = np.array(total)
@@ -97,7 +97,7 @@ def training(step: Step) -> Arrays:
 def compute(size: str, dtype: torch.dtype, repository: Path, folder: Path) -> Arrays:
     golden = GOLDEN
     recipe = f"cascade_flash_intern_image_{size}_fpn_1x_coco"
-    # Without gradient checkpointing this model takes more memory than a laptop has.
+    # With gradient checkpointing, because the model needs more memory than a laptop has otherwise.
     run = Run(build(recipe, dtype, REFERENCE, repository, folder, with_cp=True), golden)
     step = run.train(norm_eval=True)
     arrays = {f"train/{name}": value for name, value in training(step).items()}
@@ -120,14 +120,14 @@ def compute(size: str, dtype: torch.dtype, repository: Path, folder: Path) -> Ar
 
 @pytest.fixture(scope="module")
 def computed() -> dict[str, Arrays]:
-    """Filled as tests ask; the model runs once in each precision."""
+    """Cache of results: the model runs once per precision, when the first test needs it."""
     return {}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every stored number in double precision; ``--parity`` adds single, which takes minutes more.
+    """Parametrize with all stored arrays in double precision; ``--parity`` adds single precision, which takes minutes.
 
-    Batch statistics are compared in double precision only: a single sample that changes place changes every output.
+    Results with batch statistics are compared in double precision only: a single changed sample changes all outputs.
     """
     cases = [("float64", name) for name in stored_results(GOLDEN)]
     if metafunc.config.getoption("--parity", default=False):
@@ -136,8 +136,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)  # for the first of them, which runs the model
-def test_equals_the_original(
+@pytest.mark.timeout(3600)  # the first of these tests runs the model
+def test_equals_mmdetection(
     precision: str,
     name: str,
     computed: dict[str, Arrays],

@@ -1,7 +1,7 @@
-"""DINO against everything stored of the original: evaluation, training, gradients, in double and single precision.
+"""DINO against all stored results of MMDetection: evaluation, training, gradients, in double and single precision.
 
-The weights take the way that users' take: a file in the published format, read by the project's checkpointer into a model
-built from the published model's config.
+The weights are loaded as users load them: from a file in the published format, by the project's checkpointer, into a model
+built from the config of the published model.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from tests.golden.dino_arrays import Arrays, Golden, Run
 from tests.reference import Reference
 
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
-# Losses and gradient norms were stored as float64: there is no rounding to allow for.
+# Losses and gradient norms are stored as float64, without rounding.
 STORED_AS_FLOAT64 = ("/loss/", "/grad_norm/")
-# Pixels and scores: ten times the noise that the reference's README gives for detections matched by position. (What is
-# stored beside the arrays compares them row by row, where a change of rank looks like an error of 200 pixels.)
+# Tolerances in pixels and score: ten times the noise of detections matched by position, from tests/reference/README.md. (The
+# noise stored in the file was computed row by row, where a swap in the ranking appears as an error of 200 pixels.)
 DETECTIONS_FLOAT32 = {"boxes": 1e-2, "scores": 1e-5, "labels": 0.0}
 INPUTS = ("targets/", "train/denoising/label_uniform", "train/denoising/new_labels", "train/denoising/box_")
 METADATA = {"level_channel_space_strides", "decoder/class_stride", "float32_noise", "train/grad_norm/names"}
@@ -36,12 +36,12 @@ REFERENCE = Reference(Path(__file__).parent.parent / "reference")
 
 @cache
 def stored(size: str) -> tuple[Golden, dict[str, float]]:
-    """The stored arrays, and the noise of each in float32."""
+    """Stored arrays, and the float32 noise of each."""
     return REFERENCE.golden(f"dino_{size}"), REFERENCE.float32_noise(f"dino_{size}")
 
 
 def results(size: str) -> list[str]:
-    """The names of everything stored that a model is to reproduce."""
+    """Names of the stored arrays that a model must reproduce."""
     names = set(stored(size)[0]) - METADATA
     return sorted(name for name in names if name == "train/denoising/box_query" or not name.startswith(INPUTS))
 
@@ -49,8 +49,8 @@ def results(size: str) -> list[str]:
 def build(size: str, dtype: torch.dtype, repository: Path, folder: Path) -> DINO:
     recipe = f"dino_4scale_flash_internimage_{size}_1x_coco"
     config = LazyConfig.load(str(repository / "configs" / "coco" / f"{recipe}.py")).model
-    config.backbone.drop_path_rate = 0.0  # as the training numbers were made
-    config.backbone.with_cp = False  # changes memory and time, no number
+    config.backbone.drop_path_rate = 0.0  # as for the stored training results
+    config.backbone.with_cp = False  # changes only memory and time
     model = instantiate(config)
     checkpoint, path = REFERENCE.checkpoint(recipe), folder / f"{recipe}.pth"
     torch.save({"state_dict": checkpoint, "meta": {}}, path)
@@ -75,9 +75,9 @@ def compute(size: str, dtype: torch.dtype, repository: Path, folder: Path) -> Ar
 
 
 def without_ties(name: str, value: np.ndarray, expected: np.ndarray, golden: Golden) -> tuple[np.ndarray, np.ndarray]:
-    """Both arrays with everything alike that may come in any order."""
+    """Normalize both arrays where the order of entries is undefined: tied tokens and matched pairs."""
     if name.endswith("topk_indices"):
-        # Padded tokens and those near the border all have the same score, and the box (1, 1, 1, 1).
+        # Padded tokens and tokens near the border all have the same score and the box (1, 1, 1, 1).
         tied = (golden[name.replace("indices", "anchors")] == 1).all(axis=-1)
         return np.where(tied, -1, value), np.where(tied, -1, expected)
     if "/matching/" in name:
@@ -86,7 +86,7 @@ def without_ties(name: str, value: np.ndarray, expected: np.ndarray, golden: Gol
 
 
 def by_position(name: str, arrays: Arrays, golden: Golden) -> np.ndarray:
-    """A field of detections, each row being the one of the same class that is nearest to the stored row."""
+    """Reorder a field of detections: for each stored detection, the nearest one of the same class."""
     folder, field = name.rsplit("/", 1)
     distance = np.abs(arrays[f"{folder}/boxes"][None] - golden[f"{folder}/boxes"][:, None]).max(axis=-1)
     distance[arrays[f"{folder}/labels"][None] != golden[f"{folder}/labels"][:, None]] = np.inf
@@ -95,7 +95,7 @@ def by_position(name: str, arrays: Arrays, golden: Golden) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def computed() -> dict[tuple[str, str], Arrays]:
-    """Filled as tests ask; a model runs once in each precision."""
+    """Cache of results: a model runs once per precision, when the first test needs it."""
     return {}
 
 
@@ -109,7 +109,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("size", "precision", "name"), CASES)
-def test_equals_the_original(
+def test_equals_mmdetection(
     size: str,
     precision: str,
     name: str,

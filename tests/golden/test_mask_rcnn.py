@@ -1,4 +1,4 @@
-"""Mask R-CNN against everything stored of the original: evaluation, training, gradients, in double and single precision."""
+"""Mask R-CNN against all stored results of MMDetection: evaluation, training, gradients, double and single precision."""
 
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ def stored(size: str) -> Golden:
 
 
 def heads_on_stored_boxes(run: Run) -> Arrays:
-    """``box_head/*`` and ``mask_head/*``."""
+    """``box_head/*`` and ``mask_head/*``: results of the heads on stored boxes."""
     heads = run.model.eval().roi_heads
     with torch.no_grad():
         regions = heads.box_pooler(run.levels(heads.box_in_features), run.stored_boxes("box_head/rois"))
@@ -39,7 +39,7 @@ def heads_on_stored_boxes(run: Run) -> Arrays:
 
 
 def training(run: Run) -> Arrays:
-    """``loss/*``, ``train/*`` and ``grad_norm/*``."""
+    """``loss/*``, ``train/*`` and ``grad_norm/*``: results of a training step."""
     step = run.train(norm_eval=False)
     losses = {name: loss.item() for name, loss in step.losses.items()}
     stage = step.stage_arrays(0)
@@ -83,12 +83,12 @@ def compute(size: str, dtype: torch.dtype, repository: Path, folder: Path) -> Ar
 
 @pytest.fixture(scope="module")
 def computed() -> dict[tuple[str, str], Arrays]:
-    """Filled as tests ask; a model runs once in each precision."""
+    """Cache of results: a model runs once per precision, when the first test needs it."""
     return {}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every stored number of T in both precisions and of S in double; ``--parity`` adds the rest."""
+    """Parametrize with all stored arrays of T in both precisions and of S in double precision; ``--parity`` adds the rest."""
     runs = [("t", "float64"), ("t", "float32"), ("s", "float64")]
     if metafunc.config.getoption("--parity", default=False):
         runs.append(("s", "float32"))
@@ -96,7 +96,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("size", "precision", "name"), cases, ids=["-".join(case) for case in cases])
 
 
-def test_equals_the_original(
+def test_equals_mmdetection(
     size: str,
     precision: str,
     name: str,

@@ -1,4 +1,4 @@
-"""Running a two-stage detector on the reference batch, and its numbers under the names of the stored ones."""
+"""Runs a two-stage detector on the reference batch and names the results like the stored arrays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from flash_internimage.checkpoint import Checkpointer
 from flash_internimage.checkpoint.published import to_published
-from flash_internimage.modeling import PreciseBoxes, sampling
+from flash_internimage.modeling import sampling
+from flash_internimage.structures.boxes import PreciseBoxes
 from tests.golden.comparison import Comparison, compare
 from tests.reference import Reference
 from tests.reference.deterministic import draw_image
@@ -30,14 +31,18 @@ SIZES = {"a": (224, 288), "b": (256, 192)}
 
 
 def build(recipe: str, dtype: torch.dtype, reference: Reference, repository: Path, folder: Path, with_cp: bool) -> nn.Module:
-    """A published model with the recipe's drawn weights, by the way that users' take: a file, the checkpointer, the config.
+    """Build a published model with random weights generated from the tensor names.
+
+    The weights are loaded as users load them: from a file in the published format, by the project's checkpointer.
 
     Args:
-        folder: where the file may be for a while.
-        with_cp: gradient checkpointing; it changes memory and time, no number.
+        recipe: name of the config.
+        dtype: precision of the model.
+        folder: folder for the temporary file.
+        with_cp: gradient checkpointing; changes only memory and time.
     """
     config = LazyConfig.load(str(repository / "configs" / "coco" / f"{recipe}.py")).model
-    config.backbone.bottom_up.drop_path_rate = 0.0  # as the training numbers were made
+    config.backbone.bottom_up.drop_path_rate = 0.0  # as for the stored training results
     config.backbone.bottom_up.with_cp = with_cp
     model = instantiate(config)
     checkpoint, path = reference.checkpoint(recipe), folder / f"{recipe}.pth"
@@ -49,7 +54,7 @@ def build(recipe: str, dtype: torch.dtype, reference: Reference, repository: Pat
 
 
 def images() -> list[dict[str, Any]]:
-    """The batch as detectron2's models take it."""
+    """The reference batch in detectron2's input format."""
     pixels = {name: draw_image(name, *size) for name, size in SIZES.items()}
     return [
         {"image": torch.from_numpy(array).permute(2, 0, 1), "height": array.shape[0], "width": array.shape[1]}
@@ -58,7 +63,7 @@ def images() -> list[dict[str, Any]]:
 
 
 def with_targets(inputs: list[dict[str, Any]], golden: Golden) -> list[dict[str, Any]]:
-    """The batch with the stored ground truth."""
+    """Add the stored ground truth to the batch."""
     return [
         {
             **entry,
@@ -74,14 +79,14 @@ def with_targets(inputs: list[dict[str, Any]], golden: Golden) -> list[dict[str,
 
 
 def stored_results(golden: Golden) -> list[str]:
-    """The stored arrays that a model computes, as opposed to its inputs and to how results were stored."""
+    """Names of the stored arrays that a model must reproduce, without inputs and subsampling parameters."""
     inputs = {"fpn_channel_space_strides", "rpn_deltas_space_stride", "box_head/rois", "mask_head/rois", "sharp/factor"}
     inputs |= {"mask_head/class_stride", "float32_noise"}
     return [n for n in golden if n not in inputs and not n.startswith("targets/") and not n.endswith("grad_norm/names")]
 
 
 def compare_stored(name: str, value: np.ndarray, golden: Golden, dtype: torch.dtype) -> Comparison:
-    """:func:`~tests.golden.comparison.compare`; what was not rounded when it was stored must agree to 1e-10."""
+    """Compare an array with the stored one; arrays stored as float64 have a tolerance of 1e-10 instead of 1e-6."""
     comparison = compare(name, value, golden[name], dtype, json.loads(str(golden["float32_noise"])))
     if dtype == torch.float64 and golden[name].dtype == np.float64:
         return replace(comparison, tolerance=comparison.tolerance * 1e-4)
@@ -89,24 +94,24 @@ def compare_stored(name: str, value: np.ndarray, golden: Golden, dtype: torch.dt
 
 
 def unpack(golden: Golden, name: str) -> np.ndarray:
-    """A boolean array from its stored bits and shape."""
+    """Unpack a boolean array from its stored bits and shape."""
     shape = tuple(golden[f"{name}_shape"])
     return np.unpackbits(golden[f"{name}_bits"])[: np.prod(shape)].reshape(shape).astype(bool)
 
 
 def fixed_choice(candidates: Tensor, num: int) -> Tensor:
-    """What stood in for the random sampler when the numbers were stored."""
+    """Deterministic replacement of the random sampler, as used for the stored results."""
     if len(candidates) <= num:
         return candidates
     return candidates[torch.arange(num) * len(candidates) // num]
 
 
 class Run:
-    """A detector on the reference batch. The backbone runs once, what follows it as often as asked for.
+    """Runs a detector on the reference batch. The backbone runs only once; later calls reuse its features.
 
     Args:
-        model: filled, in its dtype.
-        golden: the stored numbers, which also hold targets and inputs of single heads.
+        model: model with loaded weights, in its dtype.
+        golden: the stored arrays, which include targets and inputs of single heads.
     """
 
     def __init__(self, model: nn.Module, golden: Golden) -> None:
@@ -124,7 +129,7 @@ class Run:
         return [self.features[name] for name in names]
 
     def pyramid(self) -> Arrays:
-        """``fpnN`` and what is stored about it."""
+        """``fpnN``, ``fpnN/std`` and ``fpnN/shape``."""
         arrays = {}
         for level, feature in enumerate(self.features.values()):
             channel_step, space_step = self.golden["fpn_channel_space_strides"][level]
@@ -135,7 +140,7 @@ class Run:
 
     @torch.no_grad()
     def region_proposals(self, delta_stride: int = 1) -> Arrays:
-        """``rpnN/*`` and ``proposals/*``, with test settings."""
+        """``rpnN/*`` and ``proposals/*``, in evaluation mode."""
         rpn = self.model.eval().proposal_generator
         levels = self.levels(rpn.in_features)
         anchors = rpn.anchor_generator(levels)
@@ -149,13 +154,13 @@ class Run:
         return {**arrays, **{f"proposals/{name}": scored(p) for name, p in zip(SIZES, proposals, strict=True)}}
 
     def stored_boxes(self, name: str) -> list[PreciseBoxes]:
-        """Stored ``(image, x1, y1, x2, y2)`` rows as boxes of each image."""
+        """Split stored ``(image index, x1, y1, x2, y2)`` rows into the boxes of each image."""
         rois = torch.from_numpy(self.golden[name]).to(self.images.tensor.dtype)
         return [PreciseBoxes(rois[rois[:, 0] == number, 1:]) for number in range(len(SIZES))]
 
     @torch.no_grad()
     def detections(self, prefix: str) -> Arrays:
-        """``<prefix>/<image>/*``: what the model answers, in the order of the stored detections."""
+        """``<prefix>/<image>/*``: detections of the model, in the order of the stored detections."""
         arrays = {}
         for name, output in zip(SIZES, self.model.eval()(self.inputs), strict=True):
             found, stored = output["instances"], f"{prefix}/{name}"
@@ -171,7 +176,7 @@ class Run:
         return arrays
 
     def train(self, norm_eval: bool) -> Step:
-        """One training step's forward pass, with the stored targets and the fixed sampler."""
+        """Forward pass of a training step, with the stored targets and the deterministic sampler."""
         model = self.model.train()
         if norm_eval:
             for module in model.modules():
@@ -181,12 +186,12 @@ class Run:
         predictors = heads.box_predictor if isinstance(heads.box_predictor, nn.ModuleList) else [heads.box_predictor]
         with pytest.MonkeyPatch.context() as patch, EventStorage():
             patch.setattr(sampling, "choose", fixed_choice)
-            anchors = record(patch, rpn, "label_and_sample_anchors")
-            eligible = record(patch, rpn, "eligible_anchors")
-            level_losses = record(patch, rpn, "losses_by_level")
-            proposals = record(patch, rpn, "predict_proposals")
-            samples = record(patch, heads, "_sample" if len(predictors) > 1 else "label_and_sample_proposals")
-            predictions = [record(patch, predictor, "forward") for predictor in predictors]
+            anchors = record_results(patch, rpn, "label_and_sample_anchors")
+            eligible = record_results(patch, rpn, "eligible_anchors")
+            level_losses = record_results(patch, rpn, "losses_by_level")
+            proposals = record_results(patch, rpn, "predict_proposals")
+            samples = record_results(patch, heads, "_sample" if len(predictors) > 1 else "label_and_sample_proposals")
+            predictions = [record_results(patch, predictor, "forward") for predictor in predictors]
             losses = model(with_targets(self.inputs, self.golden))
         return Step(
             losses=losses,
@@ -199,7 +204,7 @@ class Run:
         )
 
     def gradient_norms(self, losses: dict[str, Tensor]) -> np.ndarray:
-        """Norm of each parameter's gradient, in the stored order, for the sum of the logarithms of the losses."""
+        """Gradient norms of all parameters, in the stored order, for the sum of the logarithms of the losses."""
         self.model.zero_grad(set_to_none=True)
         torch.stack([loss.log() for loss in losses.values()]).sum().backward()
         norms = to_published({name: parameter.grad.norm().item() for name, parameter in self.model.named_parameters()})
@@ -209,15 +214,15 @@ class Run:
 
 @dataclass
 class Step:
-    """What a training step went through.
+    """Intermediate results of a training step.
 
     Attributes:
-        losses: under the model's names.
-        level_losses: of the region proposal network: classification and regression, one entry a level.
-        eligible: for each image, which anchors take part.
-        anchor_labels: (N, R) labels of the chosen anchors.
-        proposals: of each image.
-        samples: for each stage, those of each image.
+        losses: losses, under the names of the model.
+        level_losses: classification and regression losses of the RPN, one entry per level.
+        eligible: for each image, the mask of the anchors used in training.
+        anchor_labels: (N, R) labels of the sampled anchors.
+        proposals: proposals of each image.
+        samples: for each stage, the sampled proposals of each image.
         predictions: for each stage, logits and deltas.
     """
 
@@ -246,7 +251,7 @@ class Step:
         return [scored(proposals) for proposals in self.proposals]
 
     def stage_arrays(self, stage: int) -> Arrays:
-        """What one stage was trained on and what it predicted."""
+        """Samples, targets and predictions of one stage."""
         samples, (logits, deltas) = self.samples[stage], self.predictions[stage]
         boxes = [image.proposal_boxes.tensor for image in samples]
         rois = torch.cat([torch.cat([b.new_full((len(b), 1), n), b], dim=1) for n, b in enumerate(boxes)])
@@ -275,22 +280,22 @@ class Step:
         }
 
 
-def record(patch: pytest.MonkeyPatch, owner: object, method: str) -> list[Any]:
-    """Keep what a method returns, call by call, in the list that is returned."""
-    original, results = getattr(owner, method), []
+def record_results(patch: pytest.MonkeyPatch, owner: object, method: str) -> list[Any]:
+    """Patch a method to record its results; return the list that they are appended to."""
+    unpatched, results = getattr(owner, method), []
 
-    def recording(*args: Any, **kwargs: Any) -> Any:
-        results.append(original(*args, **kwargs))
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        results.append(unpatched(*args, **kwargs))
         return results[-1]
 
-    patch.setattr(owner, method, recording)
+    patch.setattr(owner, method, spy)
     return results
 
 
 def nearest_rows(
     boxes: np.ndarray, stored: np.ndarray, labels: np.ndarray, stored_labels: np.ndarray, same_number: bool = True
 ) -> np.ndarray:
-    """For each stored box the row of the nearest one of its class; float32 may rank neighbors otherwise."""
+    """Find the index of the nearest box of the same class for each stored box; float32 can swap neighbors of a ranking."""
     assert not same_number or len(boxes) == len(stored), f"expected {len(stored)} boxes, got {len(boxes)}"
     if len(stored) == 0:
         return np.arange(0)
@@ -304,5 +309,5 @@ def numpy(tensor: Tensor) -> np.ndarray:
 
 
 def scored(proposals: Instances) -> np.ndarray:
-    """(R, 5) boxes and scores of proposals."""
+    """(R, 5) rows ``(x1, y1, x2, y2, score)`` of proposals."""
     return numpy(torch.cat([proposals.proposal_boxes.tensor, proposals.objectness_logits.sigmoid()[:, None]], dim=1))

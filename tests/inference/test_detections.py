@@ -1,16 +1,17 @@
-"""Category ids of detections."""
+"""Detections in COCO's format."""
 
-from detectron2.data import MetadataCatalog
+import torch
+from detectron2.structures import Boxes, Instances
 
-from flash_internimage.inference.detections import category_ids
-
-
-def test_coco_classes_have_coco_ids():
-    names = MetadataCatalog.get("coco_2017_val").thing_classes
-    ids = category_ids(names)
-    assert (ids[0], ids[11], ids[-1]) == (1, 13, 90)  # person, stop sign (12 is not used), toothbrush
-    assert len(ids) == 80
+from flash_internimage.data import Categories
+from flash_internimage.inference.detections import Detections
 
 
-def test_other_classes_have_consecutive_ids():
-    assert category_ids(["mug", "spoon"]) == [1, 2]
+def test_detections_have_the_category_ids_of_their_classes():
+    detections = Detections(Categories({7: "spoon", 42: "mug"}))
+    boxes, scores, classes = Boxes(torch.tensor([[1.0, 2.0, 4.0, 8.0]])), torch.tensor([0.5]), torch.tensor([1])
+    detections.add("a.jpg", Instances((10, 20), pred_boxes=boxes, scores=scores, pred_classes=classes), drawn="b.jpg")
+    content = detections.as_coco()
+    assert content["categories"] == [{"id": 7, "name": "spoon"}, {"id": 42, "name": "mug"}]
+    (found,) = content["annotations"]
+    assert (found["category_id"], found["bbox"], found["area"]) == (42, [1.0, 2.0, 3.0, 6.0], 18.0)

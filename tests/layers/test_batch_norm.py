@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from flash_internimage.layers import SyncBatchNorm
 
 CHANNELS = 3
-# What each of two processes has; together they are one batch of seven.
+# Batch sizes of two processes; together they are one batch of seven samples.
 SHARES = {"uneven": (2, 5), "one empty": (7, 0)}
 
 
@@ -23,7 +23,7 @@ def fresh(norm_class: type) -> nn.BatchNorm2d:
 
 
 def whole_batch() -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs far from zero, and weights of the output in the loss."""
+    """Inputs with a mean far from zero, and the weights of the outputs in the loss."""
     generator = torch.Generator().manual_seed(0)
     return (
         torch.randn(7, CHANNELS, 4, 5, dtype=torch.float64, generator=generator) + 1000,
@@ -32,7 +32,7 @@ def whole_batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_one_process_is_plain_batch_normalization(training):
+def test_one_process_equals_batch_norm(training):
     torch.manual_seed(1)
     ours = fresh(SyncBatchNorm).train(training)
     plain = nn.BatchNorm2d(CHANNELS).double().train(training)
@@ -42,7 +42,7 @@ def test_one_process_is_plain_batch_normalization(training):
     assert_close(ours.state_dict(), plain.state_dict())
 
 
-def test_an_empty_batch_changes_no_statistics_and_reaches_the_parameters():
+def test_an_empty_batch_keeps_the_statistics_and_gives_zero_gradients():
     norm = fresh(SyncBatchNorm).train()
     before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
     output = norm(torch.zeros(0, CHANNELS, 4, 5, dtype=torch.float64))
@@ -68,12 +68,12 @@ def _run_process(rank: int, port: int, folder: str) -> None:
             dist.all_reduce(parameter.grad)
         arrays = {"output": output.detach(), "input": input.grad, "weight": norm.weight.grad, "bias": norm.bias.grad}
         torch.save({**arrays, "state": norm.state_dict()}, f"{folder}/{name} {rank}.pt")
-    dist.barrier()  # a process that leaves while the other still sends makes that one abort
+    dist.barrier()  # a process that exits while the other is still sending makes the other abort
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_with_the_whole_batch(tmp_path):
+def test_two_processes_equal_one_process_with_the_whole_batch(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -14,14 +14,14 @@ from tests.reference.deterministic import draw_tensor
 
 
 def randomize(layer: nn.Module) -> nn.Module:
-    """Give every parameter a value: as built, a layer samples nothing, since its modulation starts at zero."""
+    """Randomize all parameters: a new layer outputs nothing but biases, because its modulation scalars start at zero."""
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.3)
     return layer.double()
 
 
 def oracle(layer: DCNv4, input: Tensor) -> Tensor:
-    """The layer over torchvision's operator, for square kernels with odd sides: (N, H, W, C) -> (N, Ho, Wo, C)."""
+    """Compute the layer with torchvision's operator, for odd square kernels: (N, H, W, C) -> (N, Ho, Wo, C)."""
     size, groups = layer.kernel_size, layer.group
     value = layer.value_proj(input)
     features = input
@@ -29,18 +29,18 @@ def oracle(layer: DCNv4, input: Tensor) -> Tensor:
         features = layer.offset_mask_dw(features.movedim(-1, 1)).movedim(1, -1)
     margin = layer.pad - layer.dilation * (size // 2)
     features = F.pad(features, (0, 0, margin, margin, margin, margin))[:, :: layer.stride, :: layer.stride]
-    # Points are numbered column by column, torchvision's row by row, and with y before x.
-    cells = [(column, row) for column in range(size) for row in range(size)]
+    # DCNv4 numbers points column by column with offsets (x, y); torchvision row by row with offsets (y, x).
+    grid = [(column, row) for column in range(size) for row in range(size)]
     if layer.remove_center:
-        cells.remove((size // 2, size // 2))
-    predicted = layer.offset_mask(features)[..., : 3 * len(cells) * groups].unflatten(-1, (groups, 3 * len(cells)))
+        grid.remove((size // 2, size // 2))
+    predicted = layer.offset_mask(features)[..., : 3 * len(grid) * groups].unflatten(-1, (groups, 3 * len(grid)))
     offsets = predicted.new_zeros(*predicted.shape[:4], size * size, 2)
     masks = predicted.new_zeros(*predicted.shape[:4], size * size)
-    for point, (column, row) in enumerate(cells):
+    for point, (column, row) in enumerate(grid):
         regular = layer.dilation * predicted.new_tensor([column - size // 2, row - size // 2])
         offset = (regular + predicted[..., 2 * point : 2 * point + 2]) * layer.offset_scale - regular
         offsets[..., row * size + column, :] = offset.flip(-1)
-        masks[..., row * size + column] = predicted[..., 2 * len(cells) + point]
+        masks[..., row * size + column] = predicted[..., 2 * len(grid) + point]
     sampled = deform_conv2d(
         value.movedim(-1, 1),
         offsets.flatten(3).movedim(-1, 1),
@@ -57,13 +57,13 @@ def oracle(layer: DCNv4, input: Tensor) -> Tensor:
     "arguments",
     [
         pytest.param({}, id="published defaults"),
-        pytest.param({"channels": 15, "group": 3}, id="five channels a group"),
-        pytest.param({"offset_scale": 2.0, "remove_center": True}, id="no center"),
-        pytest.param({"dw_kernel_size": 3, "output_bias": False, "offset_scale": 0.5}, id="depth-wise"),
-        pytest.param({"kernel_size": 5, "pad": 2, "dw_kernel_size": 5}, id="five by five"),
+        pytest.param({"channels": 15, "group": 3}, id="5 channels per group"),
+        pytest.param({"offset_scale": 2.0, "remove_center": True}, id="center removed"),
+        pytest.param({"dw_kernel_size": 3, "output_bias": False, "offset_scale": 0.5}, id="depth-wise convolution"),
+        pytest.param({"kernel_size": 5, "pad": 2, "dw_kernel_size": 5}, id="5 x 5"),
         pytest.param({"dilation": 2, "pad": 2}, id="dilated"),
-        pytest.param({"stride": 2}, id="stride two"),
-        pytest.param({"stride": 3, "pad": 0}, id="stride three, no padding"),
+        pytest.param({"stride": 2}, id="stride 2"),
+        pytest.param({"stride": 3, "pad": 0}, id="stride 3, no padding"),
         pytest.param({"pad": 3, "stride": 2, "dw_kernel_size": 3}, id="wide padding"),
     ],
 )
@@ -79,43 +79,44 @@ def test_equals_stored_outputs(case: str, reference: Reference):
     arguments = json.loads(str(golden[f"module/{case}/arguments"]))
     shape = arguments.pop("height"), arguments.pop("width")
     layer = DCNv4(**arguments)
-    drawn = {
+    weights = {
         name: torch.from_numpy(draw_tensor(f"module.{case}.{name}", tuple(value.shape)))
         for name, value in layer.state_dict().items()
     }
-    layer.load_state_dict(drawn)
+    layer.load_state_dict(weights)
     output = layer.double()(torch.from_numpy(golden[f"module/{case}/input"]), shape)
-    # Both sides are float64 throughout; they differ in the order of sums.
+    # Both are computed in float64; only the order of summation differs.
     assert_close(output, torch.from_numpy(golden[f"module/{case}/output"]), rtol=0, atol=1e-12)
 
 
-def test_sequence_is_the_map_row_by_row():
+def test_a_sequence_is_the_feature_map_in_row_major_order():
     layer = randomize(DCNv4(channels=8, group=2, dw_kernel_size=3))
-    map = torch.randn(2, 4, 6, 8, dtype=torch.float64)
-    assert_close(layer(map.flatten(1, 2), shape=(4, 6)), layer(map).flatten(1, 2), rtol=0, atol=0)
+    feature_map = torch.randn(2, 4, 6, 8, dtype=torch.float64)
+    sequence = layer(feature_map.flatten(1, 2), shape=(4, 6))
+    assert_close(sequence, layer(feature_map).flatten(1, 2), rtol=0, atol=0)
 
 
-def test_sequence_of_a_strided_layer_has_the_length_of_its_output():
+def test_output_length_of_a_sequence_with_stride_2():
     layer = randomize(DCNv4(channels=8, group=2, stride=2))
     assert layer(torch.randn(2, 15, 8, dtype=torch.float64), shape=(3, 5)).shape == (2, 2 * 3, 8)
 
 
-def test_offsets_come_from_the_input_not_from_its_projection():
+def test_offsets_are_predicted_from_the_input_not_from_the_projected_values():
     layer = randomize(DCNv4(channels=8, group=2))
     input = torch.randn(1, 5, 5, 8, dtype=torch.float64)
     nn.init.zeros_(layer.value_proj.weight)
     nn.init.ones_(layer.value_proj.bias)
-    # All values are one, so only offsets and modulation can tell two inputs apart.
+    # All projected values are one, so only offsets and modulation can depend on the input.
     assert not torch.allclose(layer(input), layer(2 * input))
 
 
-def test_starts_at_zero_but_for_the_output_bias():
+def test_a_new_layer_outputs_the_output_bias():
     layer = DCNv4(channels=16, group=1)
     nn.init.ones_(layer.output_proj.bias)
     assert_close(layer(torch.randn(1, 4, 4, 16)), torch.ones(1, 4, 4, 16))
 
 
-def test_without_pointwise_is_the_operator_alone():
+def test_without_pointwise_equals_identity_projections():
     layer = randomize(DCNv4(channels=8, group=2, without_pointwise=True))
     assert {name for name, _ in layer.named_parameters()} == {"offset_mask.weight", "offset_mask.bias"}
     full = DCNv4(channels=8, group=2, output_bias=False).double()
@@ -126,12 +127,12 @@ def test_without_pointwise_is_the_operator_alone():
     assert_close(layer(input), full(input))
 
 
-def test_center_feature_scale_mixes_output_and_value():
+def test_center_feature_scale_blends_output_and_value():
     layer = randomize(DCNv4(channels=8, group=2, center_feature_scale=True))
     plain = DCNv4(channels=8, group=2).double()
     plain.load_state_dict(layer.state_dict(), strict=False)
     nn.init.zeros_(layer.center_feature_scale_proj_weight)
-    # The first group takes the sampled value, the second one the value before sampling.
+    # The gate of the first group selects the sampled value, that of the second the value before sampling.
     layer.center_feature_scale_proj_bias.data = torch.tensor([-100.0, 100.0], dtype=torch.float64)
     for module in (layer, plain):
         nn.init.eye_(module.output_proj.weight)
@@ -154,7 +155,7 @@ def test_bfloat16_autocast_stays_close():
         output = layer(input)
     exact = layer(input)
     assert output.dtype == torch.bfloat16
-    # bfloat16 has 8 bits: a few roundings of terms somewhat larger than their sum.
+    # bfloat16 has 8 significant bits: a few roundings of terms that are larger than their sum.
     assert_close(output.float(), exact, rtol=0, atol=0.05 * exact.abs().max().item())
 
 
@@ -162,12 +163,12 @@ def test_bfloat16_autocast_stays_close():
     ("kernel_size", "stride", "padding", "dilation", "expected"),
     [
         pytest.param(3, 1, 1, 1, [1, 2, 3, 4, 5], id="same"),
-        pytest.param(3, 2, 1, 1, [1, 3, 5], id="every other cell"),
+        pytest.param(3, 2, 1, 1, [1, 3, 5], id="stride 2"),
         pytest.param(3, 1, 0, 1, [2, 3, 4], id="no padding"),
         pytest.param(3, 1, 2, 1, [0, 1, 2, 3, 4, 5, 0], id="windows centered in the padding"),
-        pytest.param(3, 1, 2, 2, [1, 2, 3, 4, 5], id="dilated same"),
+        pytest.param(3, 1, 2, 2, [1, 2, 3, 4, 5], id="same, dilated"),
         pytest.param(2, 1, 0, 1, [1, 2, 3, 4], id="even kernel"),
-        pytest.param(2, 2, 0, 1, [1, 3], id="even kernel, even stride"),
+        pytest.param(2, 2, 0, 1, [1, 3], id="even kernel, stride 2"),
     ],
 )
 def test_window_centers(kernel_size: int, stride: int, padding: int, dilation: int, expected: list[int]):
@@ -184,11 +185,11 @@ def test_window_centers(kernel_size: int, stride: int, padding: int, dilation: i
         ({"channels": 10, "group": 4}, "10 channels in 4 groups"),
         ({"kernel_size": 4, "remove_center": True}, "remove_center needs an odd kernel_size, got 4"),
         ({"dw_kernel_size": 2}, "dw_kernel_size must be odd"),
-        ({"center_feature_scale": True, "stride": 2}, "center_feature_scale mixes input and output"),
-        ({"center_feature_scale": True, "pad": 0}, "center_feature_scale mixes input and output"),
+        ({"center_feature_scale": True, "stride": 2}, "center_feature_scale blends input and output"),
+        ({"center_feature_scale": True, "pad": 0}, "center_feature_scale blends input and output"),
     ],
 )
-def test_contradicting_arguments(arguments: dict, message: str):
+def test_contradictory_arguments(arguments: dict, message: str):
     with pytest.raises(ValueError, match=message):
         DCNv4(**arguments)
 
@@ -196,12 +197,12 @@ def test_contradicting_arguments(arguments: dict, message: str):
 @pytest.mark.parametrize(
     ("size", "shape", "message"),
     [
-        ((1, 4, 4, 3), None, r"expected a map \(N, H, W, 8\)"),
-        ((1, 16, 8), None, r"got input of shape \(1, 16, 8\) and no shape"),
+        ((1, 4, 4, 3), None, r"expected a feature map \(N, H, W, 8\)"),
+        ((1, 16, 8), None, r"got input of shape \(1, 16, 8\) and no shape argument"),
         ((1, 15, 8), (4, 4), r"shape=\(4, 4\) needs a sequence \(N, 16, 8\), got input of shape \(1, 15, 8\)"),
         ((1, 4, 4, 8), (4, 4), "needs a sequence"),
     ],
 )
-def test_inputs_that_do_not_fit(size: tuple[int, ...], shape: tuple[int, int] | None, message: str):
+def test_inputs_of_the_wrong_shape(size: tuple[int, ...], shape: tuple[int, int] | None, message: str):
     with pytest.raises(ValueError, match=message):
         DCNv4(channels=8, group=2)(torch.zeros(size), shape)

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 from flash_internimage.layers import LayerNorm2d
 
 
-def test_normalizes_every_cell_over_its_channels():
+def test_normalizes_over_the_channels_at_each_position():
     norm = LayerNorm2d(5, eps=1e-5).double()
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
@@ -16,8 +16,8 @@ def test_normalizes_every_cell_over_its_channels():
     assert_close(norm(x), expected)
 
 
-def test_epsilon_is_the_one_given():
-    # Equal channels have no variance, so that the spread after normalization is the spread before over sqrt(eps).
+def test_uses_the_given_eps():
+    # The variance is far below the larger eps, which then divides the deviations by sqrt(eps), and above the smaller one.
     x = torch.tensor([0.0, 2e-3]).view(1, 2, 1, 1)
     coarse, fine = LayerNorm2d(2, eps=1e-2)(x), LayerNorm2d(2, eps=1e-8)(x)
     assert_close(coarse.flatten(), torch.tensor([-1e-2, 1e-2]), atol=1e-5, rtol=0)
@@ -25,7 +25,7 @@ def test_epsilon_is_the_one_given():
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["channels first", "channels last"])
-def test_result_is_channels_last_whatever_comes_in(layout: torch.memory_format):
+def test_output_is_channels_last_for_any_input_format(layout: torch.memory_format):
     x = torch.randn(2, 8, 3, 4).contiguous(memory_format=layout)
     assert LayerNorm2d(8)(x).is_contiguous(memory_format=torch.channels_last)
 

@@ -1,4 +1,4 @@
-"""The attention layer: where it samples, what padding and precision do to it, and its messages."""
+"""The attention layer: sampling locations, initialization, padding, precision, error messages."""
 
 import math
 
@@ -32,7 +32,7 @@ def draw(box: bool = False, dtype: torch.dtype = torch.float64) -> tuple[Tensor,
 
 
 def by_hand(layer: MSDeformAttn, query: Tensor, value: Tensor, reference_points: Tensor, padding: Tensor) -> Tensor:
-    """The definition, query by query and level by level."""
+    """Compute the layer by its definition, level by level and point by point, with the oracle of the operator."""
     offsets = layer.sampling_offsets(query).view(2, 5, 4, 3, 2, 2)
     weights = layer.attention_weights(query).view(2, 5, 4, 6).softmax(-1).view(2, 5, 4, 3, 2)
     locations = torch.empty_like(offsets)
@@ -67,7 +67,7 @@ def test_locations_by_hand():
     assert_close(about_a_box[0, 0, 0, 0, 3], torch.tensor([0.5 + 2 * 0.4 / 8, 0.5 - 0.8 / 8]))
 
 
-def test_starts_with_one_direction_a_head():
+def test_initial_offsets_have_one_direction_per_head():
     layer = MSDeformAttn(embed_dim=32, num_heads=8, num_levels=2, num_points=3)
     assert (layer.sampling_offsets.weight == 0).all()
     offsets = layer.sampling_offsets.bias.detach().view(8, 2, 3, 2)
@@ -85,7 +85,7 @@ def test_starts_with_one_direction_a_head():
         assert (projection.bias == 0).all()
 
 
-def test_parameters_have_their_published_names():
+def test_parameters_have_the_published_names():
     shapes = {name: tuple(parameter.shape) for name, parameter in MSDeformAttn().named_parameters()}
     assert shapes == {
         "sampling_offsets.weight": (256, 256),
@@ -99,7 +99,7 @@ def test_parameters_have_their_published_names():
     }
 
 
-def test_what_lies_under_the_padding_changes_nothing(layer):
+def test_padded_values_do_not_affect_the_output(layer):
     query, value, reference_points = draw()
     padding = torch.zeros(2, TOKENS, dtype=torch.bool)
     padding[0, 40:60] = True
@@ -109,9 +109,9 @@ def test_what_lies_under_the_padding_changes_nothing(layer):
     assert (gradient[padding] == 0).all()
     assert (gradient[~padding] != 0).any()
     for junk in (1e6, float("nan"), float("inf")):
-        spoiled = value.detach().clone()
-        spoiled[padding] = junk
-        assert torch.equal(layer(query, spoiled, reference_points, SHAPES, padding), output)
+        corrupted = value.detach().clone()
+        corrupted[padding] = junk
+        assert torch.equal(layer(query, corrupted, reference_points, SHAPES, padding), output)
 
 
 def test_gradients_reach_every_parameter_and_input(layer):
@@ -124,15 +124,15 @@ def test_gradients_reach_every_parameter_and_input(layer):
 
 
 def test_locations_keep_float32_under_autocast(layer):
-    """bfloat16 tells 1/256 apart near 1: on a map of 1024 cells it would miss by cells, where values are as far apart."""
+    """Near 1, bfloat16 has a spacing of 1/256: 4 pixels of a feature map of width 1024, whose values alternate here."""
     layer = MSDeformAttn(embed_dim=8, num_heads=1, num_levels=1, num_points=1)
     with torch.no_grad():
         layer.value_proj.weight.copy_(torch.eye(8))
         layer.output_proj.weight.copy_(torch.eye(8))
         layer.sampling_offsets.bias.zero_()
     value = (torch.arange(1024) % 2).float().view(1, 1024, 1).expand(1, 1024, 8)
-    cells = torch.tensor([600, 801, 1022, 1023])
-    reference_points = torch.stack([(cells + 0.5) / 1024, torch.full((4,), 0.5)], dim=-1).view(1, 4, 1, 2)
+    pixels = torch.tensor([600, 801, 1022, 1023])
+    reference_points = torch.stack([(pixels + 0.5) / 1024, torch.full((4,), 0.5)], dim=-1).view(1, 4, 1, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = layer(torch.randn(1, 4, 8), value, reference_points, [(1, 1024)])
     assert output.dtype == torch.bfloat16
@@ -155,7 +155,7 @@ def test_runs_in_the_dtype_of_its_parameters(layer, dtype):
         (dict(value=torch.zeros(TOKENS, 24)), r"value must be \(batch, tokens, 24\), got shape \(64, 24\)"),
         (dict(reference_points=torch.zeros(2, 5, 2)), r"must be \(2, 5, 3, 2\) or \(2, 5, 3, 4\), got shape \(2, 5, 2\)"),
         (dict(reference_points=torch.zeros(2, 5, 3, 3)), r"must be .*, got shape \(2, 5, 3, 3\)"),
-        (dict(spatial_shapes=SHAPES[:2]), "spatial_shapes must name 3 levels"),
+        (dict(spatial_shapes=SHAPES[:2]), "spatial_shapes must have 3 levels"),
         (dict(key_padding_mask=torch.zeros(2, 5, dtype=torch.bool)), r"key_padding_mask must be \(2, 64\) like value"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -167,6 +167,6 @@ def test_messages(layer, change, message):
         layer(**inputs | change)
 
 
-def test_refuses_heads_that_do_not_divide():
+def test_embed_dim_must_be_divisible_by_num_heads():
     with pytest.raises(ValueError, match="embed_dim must be divisible by num_heads, got 10 and 4"):
         MSDeformAttn(embed_dim=10, num_heads=4)

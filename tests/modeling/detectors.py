@@ -1,4 +1,4 @@
-"""Small versions of the two-stage detectors, and batches for them."""
+"""Small two-stage detectors and batches for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FAMILIES = ["mask_rcnn_fpn", "cascade_mask_rcnn_fpn"]
 
 
 def shrink(model: Any) -> Any:
-    """A model config with a backbone and heads that run in milliseconds."""
+    """Reduce a model config to a backbone and heads that run in milliseconds."""
     model.backbone.bottom_up.update(channels=16, depths=[1, 1, 1, 1], groups=[1, 2, 4, 8], with_cp=False)
     model.backbone.out_channels = 16
     heads = model.roi_heads
@@ -31,7 +31,7 @@ def build(family: str) -> nn.Module:
 
 
 def targets(size: tuple[int, int], boxes: list[list[float]]) -> list[Instances]:
-    """Ground truth of one image: boxes whose masks fill them."""
+    """Ground truth of one image: XYXY boxes with masks that fill them; the classes are 0, 1, 2, ..."""
     masks = torch.zeros(len(boxes), *size, dtype=torch.bool)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True):
         mask[int(y1) : int(y2), int(x1) : int(x2)] = True
@@ -46,6 +46,6 @@ def targets(size: tuple[int, int], boxes: list[list[float]]) -> list[Instances]:
 
 
 def image(size: tuple[int, int], boxes: list[list[float]]) -> dict[str, Any]:
-    """One entry of a batch."""
+    """One random image with ground truth, in detectron2's input format."""
     pixels = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
     return {"image": pixels, "height": size[0], "width": size[1], "instances": targets(size, boxes)[0]}

@@ -18,7 +18,7 @@ def random_boxes(count: int) -> torch.Tensor:
 
 
 def test_by_hand():
-    # A 10 x 20 box about (5, 10), shifted by half a width and a tenth of a height, twice as wide, half as high.
+    # A 10 x 20 box centered on (5, 10): shift by half its width and a tenth of its height, double width, half height.
     boxes = torch.tensor([[0.0, 0.0, 10.0, 20.0]])
     deltas = torch.tensor([[5.0, 1.0, math.log(2) / 0.2, -math.log(2) / 0.2]])
     expected = torch.tensor([[0.0, 7.0, 20.0, 17.0]])
@@ -31,7 +31,7 @@ def test_decoding_inverts_encoding():
     assert_close(decode_boxes(boxes, encode_boxes(boxes, targets, STDS), STDS), targets, rtol=1e-12, atol=1e-12)
 
 
-def test_equals_detectron2_where_no_side_is_limited():
+def test_equals_detectron2_for_sides_within_the_limits():
     boxes, deltas = random_boxes(20).float(), torch.randn(20, 12)
     theirs = Box2BoxTransform(weights=(10.0, 10.0, 5.0, 5.0))
     assert_close(decode_boxes(boxes, deltas, STDS), theirs.apply_deltas(deltas, boxes))
@@ -39,21 +39,21 @@ def test_equals_detectron2_where_no_side_is_limited():
 
 
 @pytest.mark.parametrize(("log_ratio", "factor"), [(100.0, 62.5), (-100.0, 1 / 62.5), (math.log(62.5), 62.5)])
-def test_sides_are_limited_both_ways(log_ratio, factor):
+def test_growth_and_shrinking_are_limited(log_ratio, factor):
     boxes = torch.tensor([[10.0, 10.0, 20.0, 20.0]], dtype=torch.float64)
     x1, y1, x2, y2 = decode_boxes(boxes, torch.tensor([[0, 0, log_ratio, log_ratio]]).double(), (1.0,) * 4)[0]
     assert_close(torch.stack([x2 - x1, y2 - y1]), torch.full((2,), 10 * factor, dtype=torch.float64))
 
 
 @given(classes=st.integers(1, 4), count=st.integers(0, 3))
-def test_every_set_of_deltas_is_decoded_on_its_own(classes, count):
+def test_each_class_is_decoded_independently(classes, count):
     boxes, deltas = random_boxes(count), torch.randn(count, 4 * classes, dtype=torch.float64)
     separately = [decode_boxes(boxes, deltas[:, 4 * k : 4 * k + 4], STDS) for k in range(classes)]
     assert_close(decode_boxes(boxes, deltas, STDS), torch.cat(separately, dim=1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_the_wider_dtype_decides(dtype):
+def test_the_result_has_the_wider_dtype(dtype):
     boxes = torch.tensor([[1000.0, 1000.0, 1001.0, 1001.0]])
     decoded = decode_boxes(boxes, torch.zeros(1, 4, dtype=dtype), STDS)
     assert decoded.dtype == torch.promote_types(dtype, torch.float32)
@@ -61,10 +61,10 @@ def test_the_wider_dtype_decides(dtype):
 
 
 @pytest.mark.parametrize("stds", [(0.1, 0.1, 0.2), (0.1, 0.1, 0.2, 0.0)])
-def test_stds_that_make_no_sense(stds):
+def test_invalid_stds(stds):
     with pytest.raises(ValueError, match="BoxTransform: stds must be four positive numbers"):
         BoxTransform(stds)
 
 
-def test_weights_are_reciprocals():
+def test_weights_are_the_reciprocals_of_stds():
     assert BoxTransform((0.1, 0.1, 0.2, 0.2)).weights == (10.0, 10.0, 5.0, 5.0)

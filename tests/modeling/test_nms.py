@@ -9,7 +9,7 @@ from flash_internimage.modeling.nms import batched_nms
 
 
 def naive(boxes: torch.Tensor, scores: torch.Tensor, groups: torch.Tensor, threshold: float) -> list[int]:
-    """Greedy suppression with unmoved boxes."""
+    """Greedy NMS that compares group indices instead of shifting boxes."""
     kept = []
     for index in sorted(range(len(boxes)), key=lambda i: -scores[i].item()):
         rivals = [k for k in kept if groups[k] == groups[index]]
@@ -22,28 +22,28 @@ def random_case(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torc
     generator = torch.Generator().manual_seed(seed)
     corners = torch.rand(count, 2, dtype=torch.float64, generator=generator) * 20
     boxes = torch.cat([corners, corners + 1 + torch.rand(count, 2, dtype=torch.float64, generator=generator) * 20], dim=1)
-    # Few distinct scores make ties, which go by position.
+    # Few distinct scores produce ties, which are broken by position.
     scores = torch.randint(0, 5, (count,), generator=generator).double() / 5
     return boxes, scores, torch.randint(0, 3, (count,), generator=generator)
 
 
-@pytest.mark.parametrize("one_by_one_from", [10000, 0], ids=["at once", "one group after the other"])
+@pytest.mark.parametrize("split_threshold", [10000, 0], ids=["all groups at once", "one group at a time"])
 @given(count=st.integers(0, 30), seed=st.integers(0, 10**6), threshold=st.sampled_from([0.3, 0.5, 0.7]))
-def test_equals_the_naive_rule(one_by_one_from, count, seed, threshold):
+def test_equals_the_naive_implementation(split_threshold, count, seed, threshold):
     boxes, scores, groups = random_case(count, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nms, "ONE_BY_ONE_FROM", one_by_one_from)
+        patch.setattr(nms, "SPLIT_THRESHOLD", split_threshold)
         assert batched_nms(boxes, scores, groups, threshold).tolist() == naive(boxes, scores, groups, threshold)
 
 
-def test_overlap_at_the_threshold_stays():
+def test_a_box_with_iou_equal_to_the_threshold_is_kept():
     boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 1.0]])
     scores, groups = torch.tensor([0.9, 0.8]), torch.zeros(2, dtype=torch.int64)
     assert batched_nms(boxes, scores, groups, 0.5).tolist() == [0, 1]
     assert batched_nms(boxes, scores, groups, 0.49).tolist() == [0]
 
 
-def test_the_boxes_are_left_as_they_were():
+def test_does_not_modify_the_boxes():
     boxes, scores, groups = random_case(10, 0)
     before = boxes.clone()
     batched_nms(boxes, scores, groups, 0.5)

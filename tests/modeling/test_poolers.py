@@ -36,14 +36,14 @@ def test_equals_detectron2_in_float32():
     assert_close(ours(levels, boxes), theirs(levels, boxes))
 
 
-def test_boxes_on_some_levels_only_and_on_no_image():
+def test_images_and_levels_without_boxes():
     pooler, levels = RoIPooler(output_size=2, strides=[4, 8, 16]), features()
     small, none = PreciseBoxes(square(10).float()), PreciseBoxes(torch.zeros(0, 4))
     assert pooler(levels, [none, small]).shape == (1, 3, 2, 2)
     assert pooler(levels, [none, none]).shape == (0, 3, 2, 2)
 
 
-def test_every_level_is_in_the_graph():
+def test_levels_without_boxes_get_zero_gradients():
     levels = [level.requires_grad_() for level in features()]
     pooled = RoIPooler(output_size=2, strides=[4, 8, 16])(levels, [PreciseBoxes(torch.zeros(0, 4))] * 2)
     pooled.sum().backward()
@@ -54,10 +54,10 @@ def test_gradient():
     levels = [torch.randn(1, 1, 4, 4, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     pooler = RoIPooler(output_size=2, strides=[4, 8], finest_size=6)
     boxes = [PreciseBoxes(torch.cat([square(7), square(20)]))]
-    assert gradcheck(lambda *maps: pooler(maps, boxes), levels)
+    assert gradcheck(lambda *levels: pooler(levels, boxes), levels)
 
 
-def test_half_precision_keeps_the_boxes_exact():
+def test_half_precision_features_do_not_round_the_boxes():
     levels = [level.bfloat16() for level in features()]
     boxes = [PreciseBoxes(torch.tensor([[200.3, 100.7, 221.9, 117.1]])), PreciseBoxes(torch.zeros(0, 4))]
     pooler = RoIPooler(output_size=7, strides=[4, 8, 16])

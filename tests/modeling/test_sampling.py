@@ -10,11 +10,11 @@ def test_few_candidates_are_all_chosen():
     assert choose(torch.tensor([], dtype=torch.int64), 3).tolist() == []
 
 
-def test_every_candidate_is_as_likely():
+def test_candidates_are_chosen_uniformly():
     counts = torch.zeros(10)
     for _ in range(2000):
         counts[choose(torch.arange(10), 3)] += 1
-    # 600 expected; the standard deviation is 20.
+    # The expected count is 600, with a standard deviation of 20.
     assert (counts - 600).abs().max() < 100
 
 
@@ -23,7 +23,7 @@ def test_every_candidate_is_as_likely():
     num=st.integers(0, 20),
     fraction=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
 )
-def test_samples_are_ascending_distinct_and_as_many_as_asked_for(labels, num, fraction):
+def test_samples_are_ascending_and_distinct_and_have_the_expected_number(labels, num, fraction):
     labels = torch.tensor(labels, dtype=torch.int8)
     positives, negatives = sample_labels(labels, num, fraction)
     assert (labels[positives] == 1).all()

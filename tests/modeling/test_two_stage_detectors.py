@@ -1,4 +1,4 @@
-"""Mask R-CNN and Cascade Mask R-CNN as wholes: unusual batches, precision, configs."""
+"""Complete Mask R-CNN and Cascade Mask R-CNN models: unusual batches, precision, configs."""
 
 import copy
 import os
@@ -15,10 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.modeling.detectors import CONFIGS, FAMILIES, build, image, shrink
 
 BATCHES = {
-    "no object": [image((64, 64), []), image((64, 96), [])],
+    "no objects": [image((64, 64), []), image((64, 96), [])],
     "one image without objects": [image((64, 64), []), image((64, 96), [[8.0, 8.0, 50.0, 60.0]])],
     "very different sizes": [image((32, 32), [[2.0, 2.0, 30.0, 30.0]]), image((300, 40), [[0.0, 0.0, 40.0, 300.0]])],
-    "one pixel": [image((64, 64), [[5.0, 5.0, 6.0, 6.0], [63.0, 63.0, 64.0, 64.0]])],
+    "one-pixel objects": [image((64, 64), [[5.0, 5.0, 6.0, 6.0], [63.0, 63.0, 64.0, 64.0]])],
     "one-pixel image": [image((1, 1), [[0.0, 0.0, 1.0, 1.0]])],
 }
 
@@ -32,7 +32,7 @@ def test_every_parameter_gets_a_finite_gradient(family: str, batch: list[dict]):
     assert all(loss.isfinite() for loss in losses.values()), losses
     sum(losses.values()).backward()
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, f"{name} takes no part"
+        assert parameter.grad is not None, f"{name} is unused"
         assert parameter.grad.isfinite().all(), name
 
 
@@ -62,7 +62,7 @@ def test_trains_in_bfloat16(family: str):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_an_image_is_batched_with_changes_nothing(family: str):
+def test_detections_do_not_depend_on_the_other_images_of_the_batch(family: str):
     model = build(family).double().eval()
     for predictor in [m for m in model.modules() if hasattr(m, "test_score_thresh")]:
         predictor.test_score_thresh = 0.0
@@ -76,14 +76,14 @@ def test_what_an_image_is_batched_with_changes_nothing(family: str):
 
 
 def _train(rank: int, port: int) -> None:
-    """One of two processes; the second one's batch has no object."""
+    """Train in one of two processes; the batch of the second has no objects."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
     boxes = [[8.0, 8.0, 50.0, 60.0]] if rank == 0 else []
     for family in FAMILIES:
         torch.manual_seed(0)
-        # Without find_unused_parameters an unused parameter is an error in the second step.
+        # DistributedDataParallel without find_unused_parameters raises an error in the second step for unused parameters.
         model = DistributedDataParallel(build(family).train())
         for _ in range(2):
             with EventStorage():
@@ -91,12 +91,12 @@ def _train(rank: int, port: int) -> None:
             sum(losses.values()).backward()
             assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
             model.zero_grad()
-    dist.barrier()  # a process that leaves while the other still sends makes that one abort
+    dist.barrier()  # a process that exits while the other is still sending makes the other abort
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_of_which_one_has_no_object():
+def test_two_processes_one_without_objects():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -115,7 +115,7 @@ def test_a_saved_config_builds_the_same_model(family: str, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_number_of_classes_is_said_once(family: str):
+def test_the_number_of_classes_is_set_in_one_place(family: str):
     model = shrink(LazyConfig.load(str(CONFIGS / f"{family}.py")).model)
     literals = [key for key in literal_keys(model) if key.endswith("num_classes")]
     assert literals == ["roi_heads.num_classes"]
@@ -131,7 +131,7 @@ def test_the_number_of_classes_is_said_once(family: str):
 
 
 def literal_keys(config: object, prefix: str = "") -> list[str]:
-    """Dotted keys of all values that are not interpolated."""
+    """Dotted keys of all values that are not interpolations."""
     from omegaconf import DictConfig, ListConfig, OmegaConf
 
     if isinstance(config, DictConfig):

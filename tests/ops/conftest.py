@@ -1,4 +1,4 @@
-"""What runs the operators: CPU kernels, plain or under sanitizers, or CUDA kernels, emulated or on a GPU (tests/sanitized)."""
+"""Fixtures that run the operator tests on the CPU kernels, on emulated CUDA kernels (tests/sanitized) and on a GPU."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,10 +11,11 @@ from tests.sanitized.cuda.emulator import VARIANTS, Emulator, Variant
 from tests.sanitized.operators import installed, operators
 from tests.sanitized.process import program
 
-# What the two do not have to have in common differs: turns of threads in order or not, 64-bit indices or what sizes ask for.
+# The two emulated variants also differ in settings that must not change results: the first runs threads in another order,
+# the second uses 64-bit indices where 32 bits would suffice.
 EMULATED = {VARIANTS[0]: dict(order=1), VARIANTS[1]: dict(index_bits=64)}
 KERNELS = ["CPU", *EMULATED]
-if torch.cuda.is_available():  # otherwise a third of all tests of operators would be listed as skipped
+if torch.cuda.is_available():  # not with the gpu marker, which would report many operator tests as skipped
     KERNELS.append("CUDA")
 
 
@@ -30,7 +31,7 @@ def _on_gpu(name: str) -> Callable:
 
 @pytest.fixture(scope="module", params=KERNELS, ids=str)
 def kernels(request: pytest.FixtureRequest) -> Iterator[str | Variant]:
-    """Where a module says `pytestmark = pytest.mark.usefixtures("kernels")`, CPU tensors go to each of these in turn."""
+    """Run the tests of a module with `pytestmark = pytest.mark.usefixtures("kernels")` on each kind of kernels."""
     if request.param == "CPU":
         yield request.param
     elif request.param == "CUDA":
@@ -44,7 +45,7 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[str | Variant]:
 
 @pytest.fixture(scope="module")
 def assert_same(kernels: str | Variant) -> Callable[[Tensor, Tensor], None]:
-    """Compares what is computed twice: bits, except that CUDA kernels add up in whatever order their threads come."""
+    """Compare two results of the same computation: bitwise on the CPU, with tolerance for the atomic additions of CUDA."""
 
     def compare(actual: Tensor, expected: Tensor) -> None:
         rounding = 0 if kernels == "CPU" else 64 * torch.finfo(expected.dtype).eps

@@ -1,4 +1,4 @@
-"""DCNv4 out of `torchvision.ops.deform_conv2d`, with autograd's gradients, and inputs for it."""
+"""Oracle of DCNv4: the same operation through `torchvision.ops.deform_conv2d`, and random inputs."""
 
 from dataclasses import asdict, dataclass
 
@@ -11,7 +11,12 @@ from flash_internimage.ops import dcnv4
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes and settings of a call; pairs are (height, width)."""
+    """Sizes and arguments of a DCNv4 call; pairs are (height, width).
+
+    Attributes:
+        size: height and width of value.
+        tail: unused channels at the end of offset_mask.
+    """
 
     batch: int = 1
     size: tuple[int, int] = (5, 6)
@@ -27,12 +32,12 @@ class Case:
 
     @property
     def points(self) -> int:
-        """Points of one group."""
+        """Sampling points per group."""
         return self.kernel_size[0] * self.kernel_size[1] - int(self.remove_center)
 
     @property
     def output_size(self) -> tuple[int, int]:
-        """By the formula of every convolution."""
+        """(height, width) of the output, by the formula of any convolution."""
         height, width = (
             (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
             for size, kernel, stride, padding, dilation in zip(
@@ -43,12 +48,12 @@ class Case:
 
     @property
     def settings(self) -> dict:
-        """What dcnv4 is called with beside the tensors."""
+        """Arguments of dcnv4 other than the tensors, in order."""
         names = ["kernel_size", "stride", "padding", "dilation", "groups", "offset_scale", "remove_center"]
         return {name: asdict(self)[name] for name in names}
 
     def draw(self, spread: float = 1.0, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """value and offset_mask; offsets have a standard deviation of `spread` cells."""
+        """Random value and offset_mask. Offsets have a standard deviation of `spread` pixels; the tail is NaN."""
         generator = torch.Generator().manual_seed(seed)
         value = torch.randn(self.batch, *self.size, self.groups * self.group_channels, generator=generator, dtype=torch.float64)
         points = torch.randn(
@@ -63,22 +68,22 @@ class Case:
         return dcnv4(value, offset_mask, **self.settings)
 
     def split(self, offset_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Views of the offsets, (N, Ho, Wo, G, K, 2) as (x, y), and of the modulations, (N, Ho, Wo, G, K)."""
+        """Views of the offsets, (N, Ho, Wo, G, K, 2) as (x, y), and of the modulation scalars, (N, Ho, Wo, G, K)."""
         used = offset_mask[..., : 3 * self.points * self.groups].unflatten(3, (self.groups, 3 * self.points))
         return used[..., : 2 * self.points].unflatten(4, (self.points, 2)), used[..., 2 * self.points :]
 
 
 def dcnv4_oracle(case: Case, value: Tensor, offset_mask: Tensor) -> Tensor:
-    """The same numbers from a modulated deformable convolution with a depthwise weight of ones.
+    """Compute DCNv4 as a modulated deformable convolution with a depth-wise weight of ones.
 
-    It numbers points along rows, wants offsets as (y, x) relative to the unstretched window, and knows no removed center.
-    Where it leaves a point undefined (NaN, infinity) or disagrees about its gradient (exactly on the border of the zeros,
-    -1 and H or W), the rule -1 < y < H, -1 < x < W decides, before it sees the point.
+    deform_conv2d numbers the points row by row, takes offsets as (y, x) relative to the unscaled window, and cannot remove
+    the center point. It leaves non-finite locations undefined, and at exactly -1, H or W its gradient differs; points that
+    violate -1 < y < H, -1 < x < W are therefore moved far outside first.
     """
     offsets, modulations = case.split(offset_mask)
     rows, columns = case.kernel_size
     if case.remove_center:
-        # A center that weighs nothing.
+        # Insert a center point with modulation 0.
         middle = rows * columns // 2
         offsets = torch.cat([offsets[..., :middle, :], torch.zeros_like(offsets[..., :1, :]), offsets[..., middle:, :]], -2)
         modulations = torch.cat(
@@ -89,7 +94,7 @@ def dcnv4_oracle(case: Case, value: Tensor, offset_mask: Tensor) -> Tensor:
         torch.arange(columns, dtype=value.dtype) * case.dilation[1],
         indexing="ij",
     )
-    grid = torch.stack([grid_x.T.flatten(), grid_y.T.flatten()], -1)  # columns first, as our points
+    grid = torch.stack([grid_x.T.flatten(), grid_y.T.flatten()], -1)  # column by column, as in DCNv4
     center = torch.tensor([case.dilation[1] * (columns - 1) // 2, case.dilation[0] * (rows - 1) // 2], dtype=value.dtype)
     relative = center + (grid - center + offsets) * case.offset_scale - grid
 
@@ -115,7 +120,7 @@ def dcnv4_oracle(case: Case, value: Tensor, offset_mask: Tensor) -> Tensor:
 
 
 def value_and_gradients(function, value: Tensor, offset_mask: Tensor, weight: Tensor | None = None) -> tuple[Tensor, ...]:
-    """`function`'s output, and the gradients of sum(output * weight) with respect to both inputs."""
+    """Return the output of `function` and the gradients of sum(output * weight) for both inputs; weight defaults to random."""
     value = value.detach().requires_grad_()
     offset_mask = offset_mask.detach().requires_grad_()
     output = function(value, offset_mask)

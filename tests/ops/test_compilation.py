@@ -1,4 +1,4 @@
-"""Both operators in one model, through the compilers and transforms that users reach for."""
+"""Both operators in one model under torch.compile, torch.export, AOTInductor and vmap."""
 
 import pytest
 import torch
@@ -8,12 +8,12 @@ from flash_internimage.ops import dcnv4, ms_deform_attn
 
 
 class ConvolveAndAttend(nn.Module):
-    """DCNv4 over a map (N, H, W, 8), whose cells are then attended to by queries at the given places."""
+    """DCNv4 on an (N, H, W, 8) feature map, then attention from queries to its output at given locations."""
 
     def forward(self, value: Tensor, offset_mask: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-        cells = torch.relu(dcnv4(value, offset_mask, 3, padding=1, groups=2))
-        _, height, width, _ = cells.shape
-        return ms_deform_attn(cells.flatten(1, 2).unflatten(2, (2, 4)), [(height, width)], locations, weights) + 1
+        features = torch.relu(dcnv4(value, offset_mask, 3, padding=1, groups=2))
+        _, height, width, _ = features.shape
+        return ms_deform_attn(features.flatten(1, 2).unflatten(2, (2, 4)), [(height, width)], locations, weights) + 1
 
 
 def draw(batch: int = 2, height: int = 6, width: int = 7, queries: int = 5) -> tuple[Tensor, ...]:
@@ -25,7 +25,7 @@ def draw(batch: int = 2, height: int = 6, width: int = 7, queries: int = 5) -> t
     )
 
 
-def test_one_compiled_graph_serves_maps_of_all_sizes():
+def test_one_compiled_graph_serves_all_feature_map_sizes():
     model = ConvolveAndAttend()
     graphs = []
 
@@ -40,16 +40,16 @@ def test_one_compiled_graph_serves_maps_of_all_sizes():
     assert len(graphs) == 1
 
 
-def test_exports_with_height_and_width_left_open():
+def test_exports_with_dynamic_height_and_width():
     height, width = torch.export.Dim("height", min=3, max=64), torch.export.Dim("width", min=3, max=64)
-    on_map = {1: height, 2: width}
-    exported = torch.export.export(ConvolveAndAttend(), draw(), dynamic_shapes=(on_map, on_map, None, None))
+    spatial = {1: height, 2: width}
+    exported = torch.export.export(ConvolveAndAttend(), draw(), dynamic_shapes=(spatial, spatial, None, None))
     inputs = draw(height=11, width=5)
     assert torch.equal(exported.module()(*inputs), ConvolveAndAttend()(*inputs))
 
 
 @torch.no_grad()
-def test_aot_inductor_runs_them_without_python(tmp_path):
+def test_aot_inductor_package(tmp_path):
     batch = torch.export.Dim("batch", min=1, max=16)
     exported = torch.export.export(ConvolveAndAttend(), draw(), dynamic_shapes=({0: batch},) * 4)
     package = torch._inductor.aoti_compile_and_package(exported, package_path=str(tmp_path / "model.pt2"))

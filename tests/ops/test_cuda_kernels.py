@@ -1,4 +1,4 @@
-"""What only CUDA kernels do, emulated: launches of every form, vectors where addresses allow them, large tensors."""
+"""Emulated CUDA kernels: launch configurations, vectorized and misaligned accesses, tensors beyond 32-bit indices."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,19 +21,19 @@ from tests.sanitized.process import Buffer, program
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 
 DEVICES = {
-    "each block takes several turns": Device(blocks_per_grid=2),
-    "points in several passes": Device(shared_bytes_per_block=4096),
-    "several turns and passes": Device(blocks_per_grid=2, shared_bytes_per_block=4096),
-    "a few points a pass": Device(shared_bytes_per_block=256),  # also where a unit has a block of its own
+    "several iterations per block": Device(blocks_per_grid=2),
+    "several passes over the points": Device(shared_bytes_per_block=4096),
+    "several iterations and passes": Device(blocks_per_grid=2, shared_bytes_per_block=4096),
+    "few points per pass": Device(shared_bytes_per_block=256),  # even with one unit per block
     "blocks of one warp": Device(multiprocessors=1000),
 }
-# Channels that lanes walk over several times, that fill a vector, that leave lanes idle.
+# Channels that take several iterations of the lanes, that fill vectors exactly, and that leave lanes idle.
 CHANNELS = [80, 16, 3]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
 
 class Problem(NamedTuple):
-    """A small call: `run(*inputs)` gives the output and all gradients, `oracle(*inputs)` the same numbers."""
+    """A small call: `run(*inputs)` and `oracle(*inputs)` both compute the output and all gradients."""
 
     run: Callable[..., tuple[Tensor, ...]]
     oracle: Callable[..., tuple[Tensor, ...]]
@@ -67,12 +67,12 @@ each_operator = pytest.mark.parametrize("draw", [dcnv4_problem, attention_proble
 @pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES.keys())
 @each_operator
 @each_variant
-def test_every_launch_gives_the_same(variant, draw, device, channels, dtype):
+def test_equals_the_oracle_for_every_launch_configuration(variant, draw, device, channels, dtype):
     problem = draw(channels, dtype)
     with Emulator(program(variant), device) as emulator, installed(operators(emulator)):
         actual = problem.run(*problem.inputs)
     for ours, theirs in zip(actual, problem.oracle(*problem.inputs), strict=True):
-        # Rounding of a sum of dozens of terms, then one of the dtype in each of them.
+        # Rounding of a sum of dozens of terms, plus one rounding to the dtype on each side.
         accumulation = 1e-12 if dtype == torch.float64 else 1e-5
         scale = theirs.abs().max().item()
         assert_close(ours.double(), theirs.double(), rtol=2 * torch.finfo(dtype).eps, atol=accumulation * scale)
@@ -82,14 +82,14 @@ def test_every_launch_gives_the_same(variant, draw, device, channels, dtype):
 @pytest.mark.parametrize("index_bits", [32, 64])
 @each_operator
 @each_variant
-def test_neither_turns_nor_index_types_matter(variant, draw, index_bits, order):
+def test_result_does_not_depend_on_thread_order_or_index_type(variant, draw, index_bits, order):
     problem = draw(40, torch.float32)
     results = []
     for settings in ({}, dict(index_bits=index_bits, order=order)):
         with Emulator(program(variant), **settings) as emulator, installed(operators(emulator)):
             results.append(problem.run(*problem.inputs))
     for number, (one, other) in enumerate(zip(*results, strict=True)):
-        # Only the gradient of value is a sum that depends on who comes first.
+        # Only the gradient of value is accumulated in an order that depends on the threads.
         rounding = 1e-5 if number == 1 else 0
         assert_close(one, other, rtol=rounding, atol=rounding)
 
@@ -97,8 +97,8 @@ def test_neither_turns_nor_index_types_matter(variant, draw, index_bits, order):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("misaligned", ["value", "offset_mask", "grad_output"])
 @each_variant
-def test_addresses_that_allow_no_vectors_dcnv4(variant, misaligned, dtype):
-    """The same numbers as from aligned tensors, and no vector access, which the emulator would refuse."""
+def test_dcnv4_with_a_misaligned_tensor(variant, misaligned, dtype):
+    """Gives the same result as aligned tensors, without vectorized accesses, which the emulator would reject."""
     case = Case(size=(4, 3), group_channels=16)
     value, offset_mask = case.draw(dtype=dtype)
     tensors = dict(value=value, offset_mask=offset_mask, grad_output=torch.randn(value.shape).to(dtype))
@@ -122,30 +122,30 @@ def test_addresses_that_allow_no_vectors_dcnv4(variant, misaligned, dtype):
             assert_close(ours, aligned_result, rtol=rounding, atol=10 * rounding)
 
 
-# Tensors of which only the end exists: the last cells of a map of two billion.
+# Only the last END positions exist in memory, of a feature map with two billion positions.
 HEIGHT, WIDTH, GROUPS, END = 50_000, 40_000, 2, 256
 
 
 def last_blocks() -> tuple[int, int]:
-    """Those of the last END cells, one lane to a unit of one channel."""
+    """Range of the blocks that process the last END positions, with one lane per unit of one channel."""
     plan = _C.plan_cuda_launch(HEIGHT * WIDTH * GROUPS, 1, 1, 1, 64, 1, 2048, 164 * 1024, 48 * 1024)
     assert HEIGHT * WIDTH * GROUPS == plan["units_per_block"] * plan["blocks"] > 2**31
     return plan["blocks"] - END * GROUPS // plan["units_per_block"], plan["blocks"]
 
 
-def at_end(role: str, per_cell: int, *ends: torch.Tensor) -> Buffer:
-    """A buffer with `per_cell` elements for each cell of the map, whose last two rows end with `ends`, or only the last."""
-    row, cell = WIDTH * per_cell * ends[0].itemsize, per_cell * ends[0].itemsize
-    parts = [((HEIGHT - len(ends) + i + 1) * row - END * cell, end) for i, end in enumerate(ends)]
+def at_end(role: str, per_position: int, *ends: torch.Tensor) -> Buffer:
+    """A buffer of `per_position` elements per position, in which the last len(ends) rows end with `ends`."""
+    row, position = WIDTH * per_position * ends[0].itemsize, per_position * ends[0].itemsize
+    parts = [((HEIGHT - len(ends) + i + 1) * row - END * position, end) for i, end in enumerate(ends)]
     return Buffer(role, HEIGHT * row, parts)
 
 
 @each_variant
-def test_more_elements_than_32_bits_count_dcnv4(variant):
+def test_dcnv4_on_more_elements_than_32_bit_indices(variant):
     small = Case(size=(2, END), groups=GROUPS, group_channels=1, kernel_size=(1, 1), padding=(0, 0), tail=0)
     value, offset_mask = small.draw(dtype=torch.float32)
-    # Odd multiples of 1/128 of a cell: float32 holds them so far from the map's corner, and none is on the border of the two
-    # rows, where a point counts on the large map only.
+    # Odd multiples of 1/128 pixel are exact in float32 even far from the origin, and place no point on the border of the two
+    # rows, where it would be inside the large feature map but outside the small one.
     offsets = small.split(offset_mask)[0]
     offsets.copy_(((offsets * 64).floor() + 0.5) / 64)
     offset_mask[:, 0, :, :] = 0  # the first of the two rows samples nothing
@@ -178,21 +178,21 @@ def test_more_elements_than_32_bits_count_dcnv4(variant):
 
 
 @each_variant
-def test_more_elements_than_32_bits_count_ms_deform_attn(variant):
+def test_ms_deform_attn_on_more_elements_than_32_bit_indices(variant):
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape):
         return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
     value, weights, grad_output = draw(2 * END, GROUPS, 1), draw(END, GROUPS, 1, 1), draw(END, GROUPS)
-    cells = torch.stack([torch.arange(END), torch.ones(END)], -1)[:, None] + draw(END, GROUPS, 2)
+    pixels = torch.stack([torch.arange(END), torch.ones(END)], -1)[:, None] + draw(END, GROUPS, 2)
     small, large = torch.tensor([END, 2]), torch.tensor([WIDTH, HEIGHT])
-    locations = ((cells + 0.5) / small).view(END, GROUPS, 1, 1, 2)
+    locations = ((pixels + 0.5) / small).view(END, GROUPS, 1, 1, 2)
     expected = test_ms_deform_attn.value_and_gradients(
         ms_deform_attn, value[None], [(2, END)], locations[None], weights[None], grad_output[None]
     )
 
-    far_locations = (cells + 0.5 + large - small) / large
+    far_locations = (pixels + 0.5 + large - small) / large
     shape = torch.empty(1, device="meta", dtype=torch.float64).expand(1, HEIGHT * WIDTH, GROUPS, 1)
     points_shape = torch.empty(1, device="meta", dtype=torch.float64).expand(1, HEIGHT * WIDTH, GROUPS, 1, 1, 2)
     inputs = {
@@ -219,7 +219,7 @@ def test_more_elements_than_32_bits_count_ms_deform_attn(variant):
                 "grad_attention_weights": at_end("output", GROUPS, grad_weights),
             },
         )
-    # Locations next to 1 are rounded by 1e-16, so cells by 1e-11.
+    # Locations near 1 are rounded by 1e-16, pixel coordinates therefore by 1e-11.
     close = partial(assert_close, rtol=1e-9, atol=1e-9)
     close(output, expected[0][0])
     close(grad_value.flatten(), expected[1].flatten())

@@ -1,4 +1,4 @@
-"""Launch sizes of the CUDA kernels, which are arithmetic and need no GPU."""
+"""Launch configurations of the CUDA kernels, which are plain arithmetic and need no GPU."""
 
 import pytest
 from hypothesis import given
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from flash_internimage import _C
 
-# Multiprocessors, threads and shared bytes of one, shared bytes of a block, from the CUDA programming guide's table.
+# Multiprocessors, threads and shared memory (bytes) per multiprocessor, shared memory per block; CUDA programming guide.
 DEVICES = {
     "T4 (7.5)": (40, 1024, 64 * 1024, 48 * 1024),
     "A100 (8.0)": (108, 2048, 164 * 1024, 48 * 1024),
@@ -14,7 +14,7 @@ DEVICES = {
     "H100 (9.0)": (132, 2048, 228 * 1024, 48 * 1024),
 }
 WARP = 32
-FORWARD, BACKWARD = 32, 48  # bytes of a point in float32
+FORWARD, BACKWARD = 32, 48  # bytes per point in float32
 
 
 def plan(device, units, channels=16, vector_width=4, points=9, bytes_per_point=FORWARD):
@@ -33,7 +33,7 @@ def test_every_launch_is_legal_and_covers_the_work(device, units, channels, vect
     chosen = plan(device, units, channels, vector_width, points, bytes_per_point)
     _, threads_per_multiprocessor, _, shared_bytes_per_block = DEVICES[device]
     lanes = chosen["lanes"]
-    assert WARP % lanes == 0, "shuffles add up whole parts of a warp"
+    assert WARP % lanes == 0, "shuffle reductions need a divisor of the warp size"
     assert chosen["threads"] % WARP == 0
     assert chosen["threads"] == lanes * chosen["units_per_block"]
     assert chosen["threads"] <= min(1024, threads_per_multiprocessor)
@@ -41,7 +41,7 @@ def test_every_launch_is_legal_and_covers_the_work(device, units, channels, vect
     assert chosen["shared_bytes"] == chosen["points_per_pass"] * chosen["units_per_block"] * bytes_per_point
     assert chosen["shared_bytes"] <= shared_bytes_per_block
     assert 1 <= chosen["blocks"] < 2**31
-    if chosen["blocks"] < 2**31 - 1:  # otherwise blocks take several turns
+    if chosen["blocks"] < 2**31 - 1:  # otherwise a block processes several sets of units
         assert (chosen["blocks"] - 1) * chosen["units_per_block"] < units <= chosen["blocks"] * chosen["units_per_block"]
 
 
@@ -55,24 +55,24 @@ def test_lanes_cover_the_channels_of_a_unit(channels, vector_width, lanes):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("bytes_per_point", [FORWARD, BACKWARD], ids=["forward", "backward"])
-def test_shared_memory_leaves_the_device_full(device, bytes_per_point):
+def test_shared_memory_allows_full_occupancy(device, bytes_per_point):
     chosen = plan(device, 10**6, bytes_per_point=bytes_per_point)
     _, threads, shared_bytes, _ = DEVICES[device]
     assert chosen["shared_bytes"] * (threads // chosen["threads"]) <= shared_bytes
 
 
 def test_points_are_spread_evenly_over_passes():
-    """Nine points of which seven fit would leave two for a pass of their own."""
+    """If seven of nine points fit, two passes take five and four points, not seven and two."""
     chosen = plan("A100 (8.0)", 10**6, channels=8, vector_width=8, points=9, bytes_per_point=BACKWARD)
     passes = -(-9 // chosen["points_per_pass"])
     assert passes > 1
     assert chosen["points_per_pass"] == -(-9 // passes)
 
 
-def test_little_work_is_spread_over_more_blocks():
+def test_small_problems_use_smaller_blocks():
     assert plan("H100 (9.0)", 13 * 19 * 8)["threads"] < plan("H100 (9.0)", 200 * 304 * 4)["threads"]
 
 
-def test_a_large_model_fits_a_block():
-    """Groups do not add up to threads: 80 groups of 16 channels, as in the L model, are as good as 4."""
+def test_many_groups_fit_a_block():
+    """The block size does not grow with the number of groups: 80 groups of 16 channels, as in size L, behave like 4."""
     assert plan("T4 (7.5)", 25 * 38 * 80, bytes_per_point=BACKWARD)["threads"] <= 128

@@ -1,4 +1,4 @@
-"""DCNv4's numbers: an independent oracle, numbers by hand, stored numbers, derivatives, low precision, hostile points."""
+"""Results of DCNv4: oracle, values by hand, stored values, gradients, low precision, extreme offsets, empty tensors."""
 
 import json
 from functools import partial
@@ -19,20 +19,20 @@ CASES = {
         batch=2, size=(9, 8), kernel_size=(3, 2), stride=(2, 1), padding=(0, 2), dilation=(2, 1)
     ),
     "center removed": Case(size=(6, 5), kernel_size=(5, 3), padding=(2, 1), remove_center=True),
-    "window stretched": Case(offset_scale=2.0, dilation=(1, 2), padding=(2, 2)),
-    "window shrunk": Case(offset_scale=0.5, kernel_size=(4, 3), remove_center=False),
+    "offset_scale above 1": Case(offset_scale=2.0, dilation=(1, 2), padding=(2, 2)),
+    "offset_scale below 1": Case(offset_scale=0.5, kernel_size=(4, 3), remove_center=False),
     "one point": Case(kernel_size=(1, 1), padding=(0, 0), group_channels=3),
-    "more points than fit a block": Case(size=(6, 7), kernel_size=(5, 7), padding=(2, 3), tail=0),
-    "padding wider than the map": Case(size=(2, 1), padding=(5, 4)),
-    "one channel a group": Case(groups=5, group_channels=1, tail=0),
-    "23 channels a group": Case(groups=3, group_channels=23),
-    "37 channels a group": Case(groups=1, group_channels=37, tail=5),
-    "one cell": Case(size=(1, 1), group_channels=2),
+    "more points than fit one block": Case(size=(6, 7), kernel_size=(5, 7), padding=(2, 3), tail=0),
+    "padding larger than the feature map": Case(size=(2, 1), padding=(5, 4)),
+    "1 channel per group": Case(groups=5, group_channels=1, tail=0),
+    "23 channels per group": Case(groups=3, group_channels=23),
+    "37 channels per group": Case(groups=1, group_channels=37, tail=5),
+    "1 x 1 feature map": Case(size=(1, 1), group_channels=2),
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
-@pytest.mark.parametrize("spread", [0.7, 4.0], ids=["near offsets", "far offsets"])
+@pytest.mark.parametrize("spread", [0.7, 4.0], ids=["small offsets", "large offsets"])
 @each_case
 def test_equals_deform_conv2d_in_float64(case, spread):
     value, offset_mask = case.draw(spread)
@@ -45,7 +45,7 @@ def test_equals_deform_conv2d_in_float64(case, spread):
 
 
 def test_zero_offsets_equal_deform_conv2d():
-    """Where training starts: every point lies on a grid point, at a kink, where the slope is that to the right."""
+    """At the start of training every point lies on a pixel: a kink of bilinear sampling, where the right-hand slope is used."""
     case = Case(batch=2, stride=(1, 2), padding=(0, 0))
     value, offset_mask = case.draw()
     case.split(offset_mask)[0].zero_()
@@ -56,8 +56,8 @@ def test_zero_offsets_equal_deform_conv2d():
 
 
 @pytest.mark.parametrize("position", [(-1.0, 2.0), (5.0, 2.0), (2.0, -1.0), (2.0, 5.0)], ids=["left", "right", "top", "bottom"])
-def test_a_point_on_the_edge_of_the_zeros_does_not_count(position):
-    """-1 < x < W and -1 < y < H are strict, for values and for gradients, where a neighboring slope would not be zero."""
+def test_a_point_exactly_one_pixel_outside_gets_no_value_and_no_gradient(position):
+    """-1 < x < W and -1 < y < H are strict inequalities: at the border itself a one-sided slope would not be zero."""
     value = torch.randn(1, 5, 5, 3)
     offset_mask = torch.tensor([*position, 1.0]).expand(1, 5, 5, 3)[:, :1, :1].contiguous()
     offset_mask = torch.nn.functional.pad(offset_mask, (0, 0, 0, 4, 0, 4), value=100.0)
@@ -66,18 +66,18 @@ def test_a_point_on_the_edge_of_the_zeros_does_not_count(position):
 
 
 def test_by_hand():
-    """One point on a 5 x 5 map of 0..24, moved half a cell right and down: the mean of four neighbors."""
+    """One point on a 5 x 5 feature map of 0..24, shifted by half a pixel right and down: the mean of four pixels."""
     value = torch.arange(25.0).view(1, 5, 5, 1)
     offset_mask = torch.tensor([0.5, 0.5, 2.0]).expand(1, 5, 5, 3)
     output = dcnv4(value, offset_mask, kernel_size=1)[0, :, :, 0]
     assert output[0, 0] == 2 * (0 + 1 + 5 + 6) / 4
     assert output[3, 2] == 2 * (17 + 18 + 22 + 23) / 4
-    assert output[0, 4] == 2 * (4 + 9) / 4  # the right half lies outside
+    assert output[0, 4] == 2 * (4 + 9) / 4  # the right half of the weights is outside
     assert output[4, 4] == 2 * 24 / 4
 
 
-def test_points_are_numbered_down_the_columns():
-    """Exactly one modulation is 1, so the output is the map moved by that point's place in the window."""
+def test_points_are_numbered_column_by_column():
+    """With one modulation scalar set to 1, the output is the input shifted by the position of that point in the window."""
     value = torch.arange(25.0).view(1, 5, 5, 1)
     for point, (column, row) in enumerate((column, row) for column in (-1, 0, 1) for row in (-1, 0, 1)):
         offset_mask = torch.zeros(1, 5, 5, 27)
@@ -93,7 +93,7 @@ def test_offsets_are_x_before_y():
 
 
 def test_offset_scale_stretches_the_grid():
-    """With scale 2 and no offset, the window's left neighbor lies two cells to the left."""
+    """With offset_scale 2 and zero offsets, the left point of the window is two pixels to the left of the center."""
     value = torch.arange(25.0).view(1, 5, 5, 1)
     offset_mask = torch.zeros(1, 5, 5, 27)
     offset_mask[..., 18 + 1] = 1  # first column, middle row
@@ -101,7 +101,7 @@ def test_offset_scale_stretches_the_grid():
 
 
 @pytest.mark.parametrize("number", range(14))
-def test_stored_numbers(reference, number):
+def test_equals_the_stored_results(reference, number):
     arrays = reference.golden("ops")
     names = ["value", "offset_mask", "weight", "output", "grad_value", "grad_offset_mask"]
     value, offset_mask, weight, *expected = (torch.from_numpy(arrays[f"dcnv4/{number:02d}/{name}"]) for name in names)
@@ -116,8 +116,8 @@ def test_stored_numbers(reference, number):
         offset_scale=stored["offset_scale"],
         remove_center=bool(stored["remove_center"]),
     )
-    for actual, wanted in zip(value_and_gradients(function, value, offset_mask, weight), expected, strict=True):
-        assert_close(actual, wanted, rtol=1e-12, atol=1e-12)
+    for actual, desired in zip(value_and_gradients(function, value, offset_mask, weight), expected, strict=True):
+        assert_close(actual, desired, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -132,26 +132,26 @@ def test_stored_numbers(reference, number):
 def test_gradcheck(case):
     value, offset_mask = case.draw()
     offset_mask = offset_mask.nan_to_num(0.0)  # the tail
-    # gradcheck moves each offset by 1e-6, over which a kink must not lie.
+    # Keep offsets away from the kinks of bilinear sampling: gradcheck perturbs each by 1e-6.
     offsets = case.split(offset_mask)[0]
     offsets[(offsets * case.offset_scale - (offsets * case.offset_scale).round()).abs() < 1e-3] += 0.01
     assert torch.autograd.gradcheck(case, (value.requires_grad_(), offset_mask.requires_grad_()))
 
 
-@pytest.mark.parametrize("wanted", ["value", "offset_mask"])
-def test_a_single_gradient_equals_its_part_of_both(wanted, assert_same):
+@pytest.mark.parametrize("needed", ["value", "offset_mask"])
+def test_a_gradient_computed_alone_equals_the_one_computed_with_the_other(needed, assert_same):
     case = Case()
     value, offset_mask = case.draw()
     both = dict(zip(["value", "offset_mask"], value_and_gradients(case, value, offset_mask)[1:], strict=True))
     inputs = {"value": value, "offset_mask": offset_mask}
-    inputs[wanted] = inputs[wanted].clone().requires_grad_()
+    inputs[needed] = inputs[needed].clone().requires_grad_()
     output = case(**inputs)
     weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(output, inputs[wanted], weight)
-    assert_same(gradient, both[wanted])
+    (gradient,) = torch.autograd.grad(output, inputs[needed], weight)
+    assert_same(gradient, both[needed])
 
 
-def test_the_tail_gets_zero_gradient():
+def test_unused_channels_get_zero_gradients():
     case = Case(tail=7)
     _, _, gradient = value_and_gradients(case, *case.draw())
     assert (gradient[..., -7:] == 0).all()
@@ -159,10 +159,10 @@ def test_the_tail_gets_zero_gradient():
 
 
 def tolerance(case, value, offset_mask, dtype):
-    """How far a result in `dtype` may lie from float64's, for inputs that both hold exactly.
+    """Tolerances of a result in `dtype` against float64, for inputs that are exact in both.
 
-    Each of the 4K products carries the rounding of a coordinate (of a size up to its distance from the map's corner) times
-    the slope between two cells, and a few roundings of the product and sum, all in float32. Then one rounding to `dtype`.
+    Each of the 4K products has the rounding error of a coordinate (proportional to its distance from the origin) times the
+    slope between two pixels, plus a few roundings of product and sum, all in float32. Then one rounding to `dtype`.
     """
     offsets, modulations = case.split(offset_mask.double())
     reach = (max(case.size) + offsets.abs().max() * case.offset_scale).item()
@@ -171,7 +171,7 @@ def tolerance(case, value, offset_mask, dtype):
     return {"rtol": torch.finfo(dtype).eps, "atol": float32_error}
 
 
-@pytest.mark.parametrize("wide_points", [False, True], ids=["points in value's dtype", "points in float32"])
+@pytest.mark.parametrize("wide_points", [False, True], ids=["offset_mask in the dtype of value", "offset_mask in float32"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @each_case
 def test_accumulates_in_float32(case, dtype, wide_points):
@@ -183,7 +183,7 @@ def test_accumulates_in_float32(case, dtype, wide_points):
     assert (output.dtype, grad_value.dtype, grad_offset_mask.dtype) == (dtype, dtype, offset_mask.dtype)
     bounds = tolerance(case, value, offset_mask, dtype)
     assert_close(output.double(), expected[0], **bounds)
-    # A cell collects from every output cell whose points reach it, an offset from every channel of its group.
+    # The gradient of a pixel sums over all output positions that sample it, that of an offset over the channels of its group.
     collected = case.output_size[0] * case.output_size[1]
     assert_close(grad_value.double(), expected[1], rtol=bounds["rtol"], atol=bounds["atol"] * collected)
     points = tolerance(case, value, offset_mask, offset_mask.dtype)
@@ -197,11 +197,11 @@ def _weight(output):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_every_short_number_is_read_exactly(dtype):
-    """All 65,536 bit patterns pass a kernel of one point unchanged: subnormal numbers, infinity and NaN with them."""
+def test_every_half_precision_value_is_read_exactly(dtype):
+    """A 1 x 1 kernel returns all 65,536 bit patterns unchanged, including subnormal numbers, infinities and NaN."""
     numbers = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
     value = numbers.view(1, 64, 64, 16)
-    # On a grid point the other three corners weigh nothing, but infinity times nothing is NaN: keep cells apart.
+    # The other three corners have weight 0, but infinity times 0 is NaN: separate the values by zeros.
     value = value.repeat_interleave(2, 1).repeat_interleave(2, 2)
     value[:, 1::2] = 0
     value[:, :, 1::2] = 0
@@ -209,19 +209,19 @@ def test_every_short_number_is_read_exactly(dtype):
     assert_close(output[:, ::2, ::2].flatten(), numbers, rtol=0, atol=0, equal_nan=True)
 
 
-BAD = {"NaN": float("nan"), "inf": float("inf"), "-inf": -float("inf"), "huge": 3e38, "-huge": -3e38}
+EXTREME = {"NaN": float("nan"), "inf": float("inf"), "-inf": -float("inf"), "huge": 3e38, "-huge": -3e38}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("axis", [0, 1], ids=["x", "y"])
-@pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
-def test_bad_offsets_count_as_outside(bad, axis, dtype, assert_same):
-    """They take nothing, give nothing, and leave the other points alone, as if their modulation were zero."""
+@pytest.mark.parametrize("extreme", EXTREME.values(), ids=EXTREME.keys())
+def test_points_with_extreme_offsets_are_outside(extreme, axis, dtype, assert_same):
+    """Such points act like points with modulation 0: they read nothing, get zero gradients and do not affect other points."""
     case = Case(group_channels=16)
     value, offset_mask = case.draw(dtype=dtype)
     without = offset_mask.clone()
     offsets, modulations = case.split(offset_mask)
-    offsets[:, 2, ::2, 1, 3, axis] = bad
+    offsets[:, 2, ::2, 1, 3, axis] = extreme
     modulations[:, 2, ::2, 1, 3] = float("nan")
     case.split(without)[1][:, 2, ::2, 1, 3] = 0
 
@@ -239,8 +239,8 @@ def test_bad_offsets_count_as_outside(bad, axis, dtype, assert_same):
 
 
 @pytest.mark.parametrize("group_channels", [1, 16], ids=["scalar", "vector"])
-def test_cells_under_no_point_are_not_read(group_channels):
-    """NaN in the far corner of the map must not leak into points whose missing corners could be mistaken for it."""
+def test_pixels_that_no_point_samples_are_not_read(group_channels):
+    """A NaN in the last pixel must not leak into points whose corners outside the feature map are clamped to other pixels."""
     case = Case(size=(4, 4), groups=1, group_channels=group_channels, kernel_size=(1, 1), padding=(0, 0), tail=0)
     value, offset_mask = case.draw()
     offset_mask[..., :2] = -0.5
@@ -272,7 +272,7 @@ def test_empty(case):
     assert (grad_offset_mask == 0).all()
 
 
-def test_strides_do_not_matter(assert_same):
+def test_non_contiguous_inputs_give_the_same_result(assert_same):
     case = Case(batch=2, group_channels=5)
     value, offset_mask = case.draw()
     expected = value_and_gradients(case, value, offset_mask)
@@ -283,11 +283,11 @@ def test_strides_do_not_matter(assert_same):
     assert not every_other.is_contiguous()
     weight = _weight(output).permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
     assert not weight.is_contiguous()
-    for actual, wanted in zip(value_and_gradients(case, channels_first, every_other, weight), expected, strict=True):
-        assert_same(actual, wanted)
+    for actual, desired in zip(value_and_gradients(case, channels_first, every_other, weight), expected, strict=True):
+        assert_same(actual, desired)
 
 
-def test_the_gradient_of_a_sum_is_an_expanded_tensor(assert_same):
+def test_expanded_output_gradient(assert_same):
     case = Case()
     value, offset_mask = case.draw()
     value.requires_grad_()
@@ -299,7 +299,7 @@ def test_the_gradient_of_a_sum_is_an_expanded_tensor(assert_same):
 @pytest.mark.parametrize("kernel_size", range(1, 5))
 @pytest.mark.parametrize("stride", range(1, 4))
 @pytest.mark.parametrize("dilation", range(1, 3))
-def test_output_size_equals_a_convolution(kernel_size, stride, dilation):
+def test_output_size_equals_that_of_a_convolution(kernel_size, stride, dilation):
     convolution = torch.nn.Conv1d(1, 1, kernel_size, stride, padding=2, dilation=dilation)
     for size in range(4, 9):
         assert output_size(size, kernel_size, stride, 2, dilation) == convolution(torch.zeros(1, size)).shape[-1]

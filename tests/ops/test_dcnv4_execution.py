@@ -1,4 +1,4 @@
-"""The same numbers from every number of threads and every instruction set."""
+"""DCNv4 gives the same results for any number of threads and any instruction set."""
 
 import os
 import subprocess
@@ -30,15 +30,14 @@ def _restore_threads():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_any_number_of_threads_gives_the_same_bits(case, dtype):
+def test_result_is_bitwise_equal_for_any_number_of_threads(case, dtype):
     value, offset_mask = case.draw(2.0, dtype=dtype)
     torch.set_num_threads(1)
     expected = value_and_gradients(case, value, offset_mask)
     for threads in (2, 7):
         torch.set_num_threads(threads)
-        for actual, wanted in zip(value_and_gradients(case, value, offset_mask), expected, strict=True):
-            # Bits, because NaN in the tail would not equal itself; there is none in outputs.
-            assert torch.equal(actual, wanted)
+        for actual, desired in zip(value_and_gradients(case, value, offset_mask), expected, strict=True):
+            assert torch.equal(actual, desired)
 
 
 SCRIPT = """
@@ -54,8 +53,8 @@ NAMES = {"default": "generic", "avx2": "AVX2"}
 
 
 @pytest.mark.parametrize("capability", NAMES)
-def test_every_instruction_set_gives_the_same_numbers(capability, tmp_path, repository):
-    """In another process, because PyTorch reads the variable once."""
+def test_every_instruction_set_gives_the_same_result(capability, tmp_path, repository):
+    """Computes in a subprocess because PyTorch reads ATEN_CPU_CAPABILITY only once."""
     if _C.build_info()["cpu_capability"] == "generic":
         pytest.skip("this CPU, or this run, has only the generic instruction set")
     path = tmp_path / "results.pt"
@@ -66,6 +65,6 @@ def test_every_instruction_set_gives_the_same_numbers(capability, tmp_path, repo
     )
     for dtype, results in zip(DTYPES, torch.load(path), strict=True):
         for other, ours in zip(results, value_and_gradients(WIDE, *WIDE.draw(2.0, dtype=dtype)), strict=True):
-            # Sums in another order: a few roundings of accumulation, then one of the dtype.
+            # Sums in another order: a few roundings of the accumulation, then one of the dtype.
             accumulation = 1e-13 if dtype == torch.float64 else 1e-4
             assert_close(ours, other, rtol=2 * torch.finfo(dtype).eps, atol=accumulation)

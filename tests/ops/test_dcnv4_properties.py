@@ -1,4 +1,4 @@
-"""What holds for DCNv4 whatever the sizes: hypothesis draws them."""
+"""Properties of DCNv4 for arbitrary sizes and arguments, drawn by hypothesis."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("kernels")
 
 @st.composite
 def cases(draw, **fixed) -> Case:
-    """Any case whose dilated kernel fits the padded map."""
+    """Any case whose dilated kernel fits the padded input."""
 
     def pairs(low, high):
         return st.tuples(st.integers(low, high), st.integers(low, high))
@@ -44,7 +44,7 @@ seeds = st.integers(0, 2**16)
 
 
 def close(actual, expected):
-    """Equal up to the rounding of float64 sums of a few hundred terms of order 1."""
+    """Assert equality up to the rounding of float64 sums of a few hundred terms of order 1."""
     assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -73,9 +73,9 @@ def test_linear_in_value_and_in_modulation(case, spread, seed, factor):
 
 @given(cases(offset_scale=1.0), seeds, st.integers(-2, 2), st.integers(-2, 2))
 @settings(max_examples=30)
-def test_moving_offsets_by_whole_cells_moves_the_map(case, seed, down, right):
+def test_shifting_the_offsets_equals_shifting_the_input(case, seed, down, right):
     value, offset_mask = case.draw(seed=seed)
-    # Steps of 1/64 make the shifted coordinates exact. A frame of zeros keeps what moves on the map.
+    # Multiples of 1/64 keep the shifted coordinates exact. A frame of zeros keeps the shifted features inside.
     offsets = case.split(offset_mask)[0]
     offsets.copy_((offsets * 64).round() / 64)
     frame = torch.nn.functional.pad(value, (0, 0, 2, 2, 2, 2))
@@ -92,7 +92,7 @@ def test_moving_offsets_by_whole_cells_moves_the_map(case, seed, down, right):
 @given(cases(), spreads, seeds)
 @settings(max_examples=30)
 def test_groups_and_images_are_independent(case, spread, seed):
-    """Each group of each image alone gives its slice of the whole, gradients too."""
+    """Each group of each image, computed alone, equals its slice of the full result; gradients too."""
     value, offset_mask = case.draw(spread, seed=seed)
     whole = value_and_gradients(case, value, offset_mask, torch.ones(case.batch, *case.output_size, value.shape[3]).double())
     alone = Case(**{**vars(case), "batch": 1, "groups": 1, "tail": 0})
@@ -112,15 +112,15 @@ def test_groups_and_images_are_independent(case, spread, seed):
 
 @given(cases(), spreads, seeds, st.sampled_from([float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 1e-310]))
 @settings(max_examples=40)
-def test_hostile_offsets_equal_points_without_weight(case, spread, seed, hostile):
+def test_non_finite_and_extreme_offsets_equal_zero_modulation(case, spread, seed, extreme):
     value, offset_mask = case.draw(spread, seed=seed)
     offsets, _ = case.split(offset_mask)
     chosen = torch.rand(offsets.shape[:-1], generator=torch.Generator().manual_seed(seed)) < 0.3
     axis = seed % 2
-    offsets[..., axis][chosen] = hostile
+    offsets[..., axis][chosen] = extreme
     without = offset_mask.clone()
-    if abs(hostile) < 1:
-        case.split(without)[0][..., axis][chosen] = 0  # a subnormal offset is as good as none
+    if abs(extreme) < 1:
+        case.split(without)[0][..., axis][chosen] = 0  # a subnormal offset equals 0
     else:
         case.split(without)[1][chosen] = 0
         case.split(without)[0][..., axis][chosen] = 0
@@ -133,7 +133,7 @@ def test_hostile_offsets_equal_points_without_weight(case, spread, seed, hostile
 @given(cases(), seeds)
 @settings(max_examples=30)
 def test_gradient_of_value_is_the_adjoint(case, seed):
-    """<w, f(v)> = <f*(w), v>: what the forward takes from a cell is what the backward gives to it."""
+    """<w, f(v)> = <f*(w), v>: the backward pass scatters with the weights with which the forward pass gathers."""
     value, offset_mask = case.draw(seed=seed)
     output, grad_value, _ = value_and_gradients(case, value, offset_mask)
     weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -142,9 +142,8 @@ def test_gradient_of_value_is_the_adjoint(case, seed):
 
 @given(cases(batch=1), seeds)
 @settings(max_examples=20)
-def test_constant_map_far_from_its_edge_gives_the_sum_of_modulations(case, seed):
-    """Bilinear weights of a point add up to 1."""
-    padding = 8  # more than the window and its offsets reach
+def test_constant_input_gives_the_sum_of_modulations_away_from_the_border(case, seed):
+    """The bilinear weights of a point add up to 1."""
     inner = Case(**{**vars(case), "size": (case.size[0] + 60, case.size[1] + 60), "padding": (0, 0), "stride": (9, 9)})
     value, offset_mask = inner.draw(0.2, seed=seed)
     inner.split(offset_mask)[0].clamp_(-1, 1)
@@ -152,5 +151,4 @@ def test_constant_map_far_from_its_edge_gives_the_sum_of_modulations(case, seed)
     modulations = inner.split(offset_mask)[1].sum(-1).repeat_interleave(inner.group_channels, dim=3)
     interior = (slice(None), slice(3, -3), slice(3, -3))
     assert output[interior].numel() > 0
-    assert padding
     close(output[interior], modulations[interior])

@@ -1,4 +1,4 @@
-"""DCNv4 as PyTorch sees it: dispatcher, tracing, autocast, errors."""
+"""Integration of DCNv4 into PyTorch: dispatcher, tracing, autocast, error messages."""
 
 import subprocess
 import sys
@@ -33,14 +33,14 @@ def test_opcheck(needs):
     torch.library.opcheck(OPERATOR, (*tensors, *settings_in_order()))
 
 
-@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)], ids=["both", "value", "offset_mask"])
-def test_opcheck_of_the_backward(wanted):
+@pytest.mark.parametrize("needed", [(True, True), (True, False), (False, True)], ids=["both", "value", "offset_mask"])
+def test_opcheck_of_the_backward(needed):
     value, offset_mask = inputs()
     grad_output = torch.randn_like(CASE(value, offset_mask))
-    torch.library.opcheck(BACKWARD, (grad_output, value, offset_mask, *settings_in_order(), *wanted))
+    torch.library.opcheck(BACKWARD, (grad_output, value, offset_mask, *settings_in_order(), *needed))
 
 
-def test_unwanted_gradients_are_not_computed():
+def test_gradients_that_are_not_needed_are_not_computed():
     value, offset_mask = inputs()
     grad_output = torch.randn_like(CASE(value, offset_mask))
     grad_value, grad_offset_mask = BACKWARD(grad_output, value, offset_mask, *settings_in_order(), False, False)
@@ -48,8 +48,8 @@ def test_unwanted_gradients_are_not_computed():
     assert grad_offset_mask.numel() == 0
 
 
-def test_what_is_saved_depends_on_what_needs_a_gradient():
-    """The values are large; without learned offsets their shape is enough."""
+def test_saves_only_the_tensors_that_the_gradients_need():
+    """Unless offset_mask needs a gradient, only the shape of the large value tensor is saved."""
 
     def saved_bytes(value, offset_mask):
         storages = {}
@@ -105,9 +105,9 @@ def test_runs_on_meta_tensors():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_autocast_lowers_values_and_keeps_points(dtype):
+def test_autocast_casts_value_and_keeps_offset_mask_in_float32(dtype):
     value, offset_mask = inputs(dtype=torch.float32)
-    offset_mask += 1e-3  # lost in either dtype, where numbers near 1 are 4e-3 or 1e-3 apart
+    offset_mask += 1e-3  # lost in either dtype, whose spacing near 1 is 4e-3 or 1e-3
     value.requires_grad_()
     offset_mask.requires_grad_()
     with torch.autocast("cpu", dtype=dtype):
@@ -120,14 +120,14 @@ def test_autocast_lowers_values_and_keeps_points(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_autocast_takes_points_that_a_linear_layer_lowered(dtype):
+def test_autocast_accepts_offset_mask_in_half_precision(dtype):
     value, offset_mask = inputs(dtype=torch.float32)
     with torch.autocast("cpu", dtype=dtype):
         output = CASE(value, offset_mask.to(dtype))
     assert torch.equal(output, CASE(value.to(dtype), offset_mask.to(dtype)))
 
 
-def test_autocast_leaves_float64_alone():
+def test_autocast_does_not_cast_float64():
     value, offset_mask = inputs()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(CASE(value, offset_mask), CASE(value, offset_mask))
@@ -147,7 +147,7 @@ def test_compiles_under_autocast():
     assert torch.equal(output, CASE(value.bfloat16(), offset_mask))
 
 
-def test_double_backward_is_refused_by_name():
+def test_double_backward_raises_an_error():
     value, offset_mask = inputs()
     value.requires_grad_()
     output = CASE(value, offset_mask.requires_grad_())
@@ -157,7 +157,7 @@ def test_double_backward_is_refused_by_name():
 
 
 def call(**changes):
-    """dcnv4 with good arguments but for `changes`."""
+    """Call dcnv4 with valid arguments, except for `changes`."""
     arguments = {
         "value": torch.zeros(2, 5, 6, 8),
         "offset_mask": torch.zeros(2, 5, 6, 54),
@@ -168,29 +168,29 @@ def call(**changes):
     return dcnv4(**{**arguments, **changes})
 
 
-# What is wrong, what the message says.
+# Changed arguments and the expected message.
 SHAPE_ERRORS = {
     "value without batch": (
         {"value": torch.zeros(5, 6, 8)},
         "value needs the shape (batch, height, width, channels), got [5, 6, 8]",
     ),
-    "offset_mask with a dimension too many": (
+    "offset_mask with an additional dimension": (
         {"offset_mask": torch.zeros(2, 5, 6, 2, 27)},
         "offset_mask needs the shape (batch, output height, output width, channels), got [2, 5, 6, 2, 27]",
     ),
-    "groups that do not divide": (
+    "groups do not divide the channels": (
         {"groups": 3},
         "value needs a number of channels that groups (3) divides, got 8",
     ),
-    "another batch size": (
+    "different batch sizes": (
         {"offset_mask": torch.zeros(1, 5, 6, 54)},
         "offset_mask needs a batch size of 2, got 1 in shape [1, 5, 6, 54]",
     ),
-    "another height": (
+    "wrong height": (
         {"offset_mask": torch.zeros(2, 4, 6, 54)},
         "offset_mask needs a height of 5, got 4 in shape [2, 4, 6, 54]",
     ),
-    "another width": (
+    "wrong width": (
         {"offset_mask": torch.zeros(2, 5, 7, 54)},
         "offset_mask needs a width of 6, got 7 in shape [2, 5, 7, 54]",
     ),
@@ -198,37 +198,40 @@ SHAPE_ERRORS = {
         {"offset_mask": torch.zeros(2, 5, 6, 53)},
         "offset_mask needs at least 54 channels (3 x 9 points x 2 groups), got 53 in shape [2, 5, 6, 53]",
     ),
-    "kernel larger than the map": (
+    "kernel larger than the padded input": (
         {"kernel_size": 9},
         "the dilated kernel must fit the padded value, got a kernel of 9 on 7 cells (5 + 2 x padding 1)",
     ),
 }
 
 OTHER_ERRORS = {
-    "integer values": (
+    "integer value": (
         {"value": torch.zeros(2, 5, 6, 8, dtype=torch.int64)},
         "value needs the dtype float32, float64, float16 or bfloat16, got Long",
     ),
-    "points wider than values": (
+    "offset_mask in a wider dtype": (
         {"offset_mask": torch.zeros(2, 5, 6, 54, dtype=torch.float64)},
         "offset_mask needs the dtype of value, Float, got Double",
     ),
-    "points of the other short dtype": (
+    "offset_mask in the other half-precision dtype": (
         {"value": torch.zeros(2, 5, 6, 8).half(), "offset_mask": torch.zeros(2, 5, 6, 54).bfloat16()},
         "offset_mask needs the dtype of value, Half, or Float, got BFloat16",
     ),
-    "no groups": ({"groups": 0}, "groups needs to be at least 1, got 0"),
-    "no stride": ({"stride": 0}, "stride needs a (height, width) pair of integers of at least 1, got [0, 0]"),
+    "zero groups": ({"groups": 0}, "groups needs to be at least 1, got 0"),
+    "zero stride": ({"stride": 0}, "stride needs a (height, width) pair of integers of at least 1, got [0, 0]"),
     "negative padding": ({"padding": (1, -1)}, "padding needs a (height, width) pair of integers of at least 0, got [1, -1]"),
-    "no dilation": ({"dilation": (0, 1)}, "dilation needs a (height, width) pair of integers of at least 1, got [0, 1]"),
-    "no kernel": ({"kernel_size": (3, 0)}, "kernel_size needs a (height, width) pair of integers of at least 1, got [3, 0]"),
+    "zero dilation": ({"dilation": (0, 1)}, "dilation needs a (height, width) pair of integers of at least 1, got [0, 1]"),
+    "zero kernel size": (
+        {"kernel_size": (3, 0)},
+        "kernel_size needs a (height, width) pair of integers of at least 1, got [3, 0]",
+    ),
     "three strides": ({"stride": (1, 2, 3)}, "stride needs an integer or a (height, width) pair of integers, got (1, 2, 3)"),
-    "fractional kernel": ({"kernel_size": 3.0}, "kernel_size needs an integer or a (height, width) pair of integers, got 3.0"),
-    "even kernel without its center": (
+    "float kernel size": ({"kernel_size": 3.0}, "kernel_size needs an integer or a (height, width) pair of integers, got 3.0"),
+    "remove_center with an even kernel": (
         {"kernel_size": (3, 4), "remove_center": True},
         "remove_center needs a kernel_size with a center, so odd numbers, got [3, 4]",
     ),
-    "padding that overflows": ({"padding": 2**30}, "with padding"),
+    "padding overflows 32 bits": ({"padding": 2**30}, "with padding"),
 }
 
 
@@ -245,7 +248,7 @@ def test_message(change, message):
 
 @pytest.mark.parametrize(("change", "message"), SHAPE_ERRORS.values(), ids=SHAPE_ERRORS.keys())
 def test_tracing_gives_the_same_message(change, message):
-    """Shapes are wrong when a model is traced, not when it first runs."""
+    """Wrong shapes are reported when a model is traced, not when it first runs."""
     arguments = {name: entry.to("meta") if isinstance(entry, torch.Tensor) else entry for name, entry in change.items()}
     other = {"value": torch.zeros(2, 5, 6, 8, device="meta"), "offset_mask": torch.zeros(2, 5, 6, 54, device="meta")}
     with pytest.raises((ValueError, RuntimeError)) as caught:
@@ -253,13 +256,13 @@ def test_tracing_gives_the_same_message(change, message):
     assert message in str(caught.value)
 
 
-def test_gradient_of_another_shape_is_refused():
+def test_output_gradient_of_the_wrong_shape():
     value, offset_mask = inputs()
     with pytest.raises(ValueError, match=r"dcnv4: grad_output needs the shape \[2, 3, 6, 6\]"):
         BACKWARD(torch.zeros(2, 3, 6, 5).double(), value, offset_mask, *settings_in_order(), True, True)
 
 
-def test_a_missing_library_is_named_when_it_is_needed(repository):
+def test_first_call_without_the_compiled_library_raises_an_error(repository):
     script = """
 import sys
 sys.modules["flash_internimage._C"] = None
@@ -267,7 +270,7 @@ import torch
 from flash_internimage.ops import dcnv4
 try:
     dcnv4(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 3), 1)
-except RuntimeError as error:
+except ValueError as error:
     print(error)
 """
     run = subprocess.run([sys.executable, "-c", script], cwd=repository, capture_output=True, text=True, check=True)

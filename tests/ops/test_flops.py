@@ -1,4 +1,4 @@
-"""The operators' multiply-adds against numbers worked out by hand."""
+"""FLOP counts of the operators and layers, against counts by hand."""
 
 import torch
 from fvcore.nn import FlopCountAnalysis
@@ -10,7 +10,7 @@ from flash_internimage.ops.flops import FLOP_HANDLES
 
 
 class Call(nn.Module):
-    """A function as the module that fvcore traces."""
+    """Wraps a function as a module, which fvcore's counter requires."""
 
     def __init__(self, function):
         super().__init__()
@@ -20,15 +20,17 @@ class Call(nn.Module):
         return self.function(*tensors)
 
 
-def counted(function, *tensors) -> int:
+def count_flops(function, *tensors) -> int:
     return FlopCountAnalysis(Call(function), tensors).set_op_handle(**FLOP_HANDLES).total()
 
 
 def test_dcnv4():
-    # 5 x 7 cells, stride 2 and padding 1: 3 x 4 outputs; 6 channels; 9 points, or 8 without the center; 4 corners
+    # 5 x 7 input, stride 2 and padding 1: 3 x 4 output positions; 6 channels; 9 points, or 8 without the center; 4 corners
     value, offset_mask = torch.randn(1, 5, 7, 6), torch.randn(1, 3, 4, 56)
-    assert counted(lambda v, o: dcnv4(v, o, 3, stride=2, padding=1, groups=2), value, offset_mask) == 3 * 4 * 6 * 9 * 4
-    without_center = counted(lambda v, o: dcnv4(v, o, 3, stride=2, padding=1, groups=2, remove_center=True), value, offset_mask)
+    assert count_flops(lambda v, o: dcnv4(v, o, 3, stride=2, padding=1, groups=2), value, offset_mask) == 3 * 4 * 6 * 9 * 4
+    without_center = count_flops(
+        lambda v, o: dcnv4(v, o, 3, stride=2, padding=1, groups=2, remove_center=True), value, offset_mask
+    )
     assert without_center == 3 * 4 * 6 * 8 * 4
 
 
@@ -37,19 +39,19 @@ def test_ms_deform_attn():
     shapes = [(4, 5), (2, 3)]
     value = torch.randn(1, 26, 2, 3)
     locations, weights = torch.rand(1, 10, 2, 2, 4, 2), torch.rand(1, 10, 2, 2, 4)
-    assert counted(lambda v, p, w: ms_deform_attn(v, shapes, p, w), value, locations, weights) == 10 * 6 * 8 * 4
+    assert count_flops(lambda v, p, w: ms_deform_attn(v, shapes, p, w), value, locations, weights) == 10 * 6 * 8 * 4
 
 
 def test_dcnv4_layer():
-    # 5 x 7 cells of 32 channels; offsets and modulation of 2 groups of 9 points are 54 channels, rounded up to 56
+    # 5 x 7 positions of 32 channels; offset_mask of 2 groups of 9 points has 54 channels, rounded up to 56
     layer = DCNv4(channels=32, group=2)
-    assert counted(layer, torch.randn(1, 5, 7, 32)) == 5 * 7 * (32 * 32 + 32 * 56 + 32 * 9 * 4 + 32 * 32)
+    assert count_flops(layer, torch.randn(1, 5, 7, 32)) == 5 * 7 * (32 * 32 + 32 * 56 + 32 * 9 * 4 + 32 * 32)
 
 
 def test_ms_deform_attn_layer():
-    # 26 values and 10 queries of 8 channels; offsets of 2 heads x 2 levels x 3 points x 2, as many weights without the x 2
+    # 26 values and 10 queries of 8 channels; 2 heads x 2 levels x 3 points, with 2 offsets and 1 weight each
     layer = MSDeformAttn(embed_dim=8, num_heads=2, num_levels=2, num_points=3).requires_grad_(False)
     query, value, boxes = torch.randn(1, 10, 8), torch.randn(1, 26, 8), torch.rand(1, 10, 2, 4)
     dense = 26 * 8 * 8 + 10 * 8 * 24 + 10 * 8 * 12 + 10 * 8 * 8
     sampled = 10 * 8 * (2 * 3) * 4
-    assert counted(lambda q, v, b: layer(q, v, b, [(4, 5), (2, 3)]), query, value, boxes) == dense + sampled
+    assert count_flops(lambda q, v, b: layer(q, v, b, [(4, 5), (2, 3)]), query, value, boxes) == dense + sampled

@@ -1,4 +1,4 @@
-"""The attention operator against grid_sample, against stored numbers, and against what it promises."""
+"""Results of the attention operator: oracle, values by hand, stored values, gradients, low precision, properties."""
 
 import json
 
@@ -17,18 +17,20 @@ pytestmark = pytest.mark.usefixtures("kernels")
 Inputs = tuple[Tensor, list[tuple[int, int]], Tensor, Tensor]
 
 CASES = {
-    "four levels, as DINO": dict(batch=2, queries=7, heads=8, channels=32, shapes=[(8, 6), (4, 3), (2, 2), (1, 1)], points=4),
+    "four levels, as in DINO": dict(
+        batch=2, queries=7, heads=8, channels=32, shapes=[(8, 6), (4, 3), (2, 2), (1, 1)], points=4
+    ),
     "one level": dict(batch=1, queries=5, heads=2, channels=8, shapes=[(5, 9)], points=4),
-    "odd everything": dict(batch=3, queries=11, heads=3, channels=13, shapes=[(7, 5), (1, 4), (3, 1)], points=3),
+    "odd sizes": dict(batch=3, queries=11, heads=3, channels=13, shapes=[(7, 5), (1, 4), (3, 1)], points=3),
     "one channel, one point, one head": dict(batch=2, queries=3, heads=1, channels=1, shapes=[(4, 4)], points=1),
-    "wider than any vector": dict(batch=1, queries=4, heads=2, channels=67, shapes=[(3, 4), (2, 2)], points=5),
-    "more points than are placed at once": dict(batch=1, queries=2, heads=2, channels=8, shapes=[(3, 4)] * 9, points=11),
+    "more channels than any vector": dict(batch=1, queries=4, heads=2, channels=67, shapes=[(3, 4), (2, 2)], points=5),
+    "more points than fit one pass": dict(batch=1, queries=2, heads=2, channels=8, shapes=[(3, 4)] * 9, points=11),
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
 def draw(batch, queries, heads, channels, shapes, points, dtype=torch.float64, seed=0) -> Inputs:
-    """Locations reach over every border, so that each test meets points outside and points with missing corners."""
+    """Random inputs; locations extend beyond all borders, so that some points and some corners are outside."""
     generator = torch.Generator().manual_seed(seed)
     tokens = sum(height * width for height, width in shapes)
     value = torch.randn(batch, tokens, heads, channels, dtype=torch.float64, generator=generator)
@@ -56,19 +58,19 @@ def test_equals_grid_sample_in_float64(case):
 
 
 @each_case
-def test_float32_equals_float64_to_rounding(case):
+def test_float32_equals_float64_up_to_rounding(case):
     inputs = draw(**case, dtype=torch.float32)
     expected = value_and_gradients(ms_deform_attn_oracle, *(x.double() if isinstance(x, Tensor) else x for x in inputs))
     for actual, exact in zip(value_and_gradients(ms_deform_attn, *inputs), expected, strict=True):
         assert actual.dtype == torch.float32
-        # A location of order 1 is rounded by 6e-8 before it is scaled to at most 9 cells.
+        # A location of order 1 is rounded by 6e-8 before it is scaled by at most 9 pixels.
         assert_close(actual.double(), exact, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("wide_locations", [False, True], ids=["locations short", "locations float32"])
+@pytest.mark.parametrize("wide_locations", [False, True], ids=["half-precision locations", "float32 locations"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 @each_case
-def test_short_types_accumulate_in_float32(case, dtype, wide_locations):
+def test_half_precision_accumulates_in_float32(case, dtype, wide_locations):
     value, shapes, locations, weights = draw(**case, dtype=dtype)
     if wide_locations:
         locations, weights = locations.float() + 1e-3, weights.float() + 1e-3
@@ -79,42 +81,44 @@ def test_short_types_accumulate_in_float32(case, dtype, wide_locations):
     )
     assert [x.dtype for x in actual] == [dtype, dtype, locations.dtype, weights.dtype]
     for result, expected in zip(actual, exact, strict=True):
-        # One rounding, of the result, and what float32 leaves.
+        # One rounding of the result, plus the rounding errors of float32.
         rounding = torch.finfo(result.dtype).eps if result.dtype != torch.float32 else 1e-5
         assert_close(result.double(), expected, rtol=rounding, atol=1e-5 * expected.abs().max().item())
 
 
 def test_by_hand():
     value = torch.arange(25.0).view(1, 25, 1, 1)
-    center_of_cell_1_2 = [2.5 / 5, 1.5 / 5]
-    between_four_cells = [2 / 5, 3 / 5]  # of 11, 12, 16 and 17
-    half_over_the_left_edge = [0.0, 2.5 / 5]  # of 10
+    center_of_a_pixel = [2.5 / 5, 1.5 / 5]  # value 7
+    between_four_pixels = [2 / 5, 3 / 5]  # values 11, 12, 16 and 17
+    half_beyond_the_left_edge = [0.0, 2.5 / 5]  # value 10
     outside = [-0.1 - 1e-6, 0.5]
-    locations = torch.tensor([center_of_cell_1_2, between_four_cells, half_over_the_left_edge, outside]).view(1, 4, 1, 1, 1, 2)
+    locations = torch.tensor([center_of_a_pixel, between_four_pixels, half_beyond_the_left_edge, outside]).view(
+        1, 4, 1, 1, 1, 2
+    )
     output = ms_deform_attn(value, [(5, 5)], locations, torch.full((1, 4, 1, 1, 1), 2.0))
     assert_close(output.flatten(), 2 * torch.tensor([7.0, 14.0, 5.0, 0.0]))
 
 
 def test_gradcheck():
-    value, shapes, locations, weights = draw(**CASES["odd everything"] | dict(batch=1, queries=3))
+    value, shapes, locations, weights = draw(**CASES["odd sizes"] | dict(batch=1, queries=3))
     leaves = [tensor.requires_grad_() for tensor in (value, locations, weights)]
     assert torch.autograd.gradcheck(lambda v, p, w: ms_deform_attn(v, shapes, p, w), leaves)
 
 
-@pytest.mark.parametrize("wanted", ["value", "sampling_locations", "attention_weights"])
-def test_a_single_gradient_equals_its_part_of_all(wanted, assert_same):
-    value, shapes, locations, weights = draw(**CASES["odd everything"])
+@pytest.mark.parametrize("needed", ["value", "sampling_locations", "attention_weights"])
+def test_a_gradient_computed_alone_equals_the_one_computed_with_the_others(needed, assert_same):
+    value, shapes, locations, weights = draw(**CASES["odd sizes"])
     everything = value_and_gradients(ms_deform_attn, value, shapes, locations, weights)
     inputs = dict(value=value, sampling_locations=locations, attention_weights=weights)
-    inputs[wanted] = inputs[wanted].clone().requires_grad_()
+    inputs[needed] = inputs[needed].clone().requires_grad_()
     output = ms_deform_attn(spatial_shapes=shapes, **inputs)
     generator = torch.Generator().manual_seed(1)
     output.backward(torch.randn(output.shape, dtype=torch.float64, generator=generator))
-    assert_same(inputs[wanted].grad, everything[1 + list(inputs).index(wanted)])
+    assert_same(inputs[needed].grad, everything[1 + list(inputs).index(needed)])
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_stored_numbers(reference, number):
+def test_equals_the_stored_results(reference, number):
     stored = reference.golden("ops")
     assert len(json.loads(str(stored["ms_deform_attn/cases"]))) == 4
     case = {
@@ -128,14 +132,14 @@ def test_stored_numbers(reference, number):
         assert_close(actual, case[name], rtol=1e-12, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
 
 
-# Shapes, layouts, hostile numbers
+# Empty shapes, memory layouts, extreme locations
 
 
 @pytest.mark.parametrize(
     "change", [dict(batch=0), dict(queries=0), dict(points=0), dict(heads=0), dict(channels=0)], ids=lambda change: f"{change}"
 )
 def test_empty(change):
-    inputs = draw(**CASES["odd everything"] | change)
+    inputs = draw(**CASES["odd sizes"] | change)
     actual = value_and_gradients(ms_deform_attn, *inputs)
     shapes = [inputs[0].shape, inputs[2].shape, inputs[3].shape]
     assert actual[0].shape == (inputs[0].shape[0], inputs[2].shape[1], inputs[0].shape[2] * inputs[0].shape[3])
@@ -144,12 +148,12 @@ def test_empty(change):
 
 
 def test_no_levels():
-    inputs = draw(**CASES["odd everything"] | dict(shapes=[]))
+    inputs = draw(**CASES["odd sizes"] | dict(shapes=[]))
     assert all((result == 0).all() for result in value_and_gradients(ms_deform_attn, *inputs))
 
 
 def test_an_empty_level_reads_as_zero():
-    value, shapes, locations, weights = draw(**CASES["odd everything"])
+    value, shapes, locations, weights = draw(**CASES["odd sizes"])
     with_empty = [*shapes[:1], (0, 4), *shapes[2:]]
     value = torch.cat([value[:, :35], value[:, 39:]], dim=1)
     actual = ms_deform_attn(value, with_empty, locations, weights)
@@ -159,8 +163,8 @@ def test_an_empty_level_reads_as_zero():
     )
 
 
-def test_strides_do_not_matter(assert_same):
-    value, shapes, locations, weights = draw(**CASES["odd everything"])
+def test_non_contiguous_inputs_give_the_same_result(assert_same):
+    value, shapes, locations, weights = draw(**CASES["odd sizes"])
     expected = value_and_gradients(ms_deform_attn, value, shapes, locations, weights)
     strided = (
         value.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
@@ -169,8 +173,8 @@ def test_strides_do_not_matter(assert_same):
         weights.transpose(1, 4).contiguous().transpose(1, 4),
     )
     assert not any(tensor.is_contiguous() for tensor in strided if isinstance(tensor, Tensor))
-    for actual, wanted in zip(value_and_gradients(ms_deform_attn, *strided), expected, strict=True):
-        assert_same(actual, wanted)
+    for actual, desired in zip(value_and_gradients(ms_deform_attn, *strided), expected, strict=True):
+        assert_same(actual, desired)
     value.requires_grad_()
     ms_deform_attn(value, shapes, locations, weights).sum().backward()  # an expanded gradient has strides of zero
     contiguous = torch.ones(expected[0].shape, dtype=torch.float64)
@@ -178,30 +182,30 @@ def test_strides_do_not_matter(assert_same):
 
 
 def test_spatial_shapes_as_a_tensor():
-    value, shapes, locations, weights = draw(**CASES["odd everything"])
+    value, shapes, locations, weights = draw(**CASES["odd sizes"])
     expected = ms_deform_attn(value, shapes, locations, weights)
     for dtype in (torch.int64, torch.int32):
         assert torch.equal(ms_deform_attn(value, torch.tensor(shapes, dtype=dtype), locations, weights), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 3e38, -3e38, 1e-40], ids=str)
-def test_hostile_locations(bad, dtype):
-    value, shapes, locations, weights = draw(**CASES["odd everything"], dtype=dtype)
-    hostile = locations.clone()
-    hostile[:, ::2, :, :, 1, 0] = bad
-    hostile[:, 1::2, :, 1, :, 1] = bad
+@pytest.mark.parametrize("extreme", [float("nan"), float("inf"), -float("inf"), 3e38, -3e38, 1e-40], ids=str)
+def test_extreme_locations(extreme, dtype):
+    value, shapes, locations, weights = draw(**CASES["odd sizes"], dtype=dtype)
+    extreme_locations = locations.clone()
+    extreme_locations[:, ::2, :, :, 1, 0] = extreme
+    extreme_locations[:, 1::2, :, 1, :, 1] = extreme
     grad_output = torch.randn(3, 11, 3 * 13).to(dtype)
-    results = value_and_gradients(ms_deform_attn, value, shapes, hostile, weights, grad_output)
-    exact_inputs = (value.double(), shapes, hostile.double(), weights.double(), grad_output)
+    results = value_and_gradients(ms_deform_attn, value, shapes, extreme_locations, weights, grad_output)
+    exact_inputs = (value.double(), shapes, extreme_locations.double(), weights.double(), grad_output)
     for actual, exact in zip(results, value_and_gradients(ms_deform_attn_oracle, *exact_inputs), strict=True):
         assert_close(actual.double(), exact, rtol=1e-5 + torch.finfo(dtype).eps, atol=1e-5 * exact.abs().max().item())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_cells_under_no_point_are_not_read(dtype):
-    """A NaN next to the cells that count must not reach the result through a weight of zero."""
-    value, shapes, locations, weights = draw(**CASES["odd everything"], dtype=dtype)
+def test_pixels_that_no_point_samples_are_not_read(dtype):
+    """NaN in a pixel with interpolation weight 0 must not reach the result."""
+    value, shapes, locations, weights = draw(**CASES["odd sizes"], dtype=dtype)
     locations = locations * 0 + 1.5 / 5  # below the first row of the first level, which is 7 x 5
     weights = weights.clone()
     locations[:, :, :, 1:] = -1.0
@@ -263,14 +267,14 @@ def test_heads_and_images_are_independent(assert_same, case):
 
 
 @hypothesis.given(settings, st.integers(0, 3), st.integers(0, 3))
-def test_moves_with_the_map(case, down, right):
-    """Padding a map at its top and left and moving the points as far reads the same cells."""
+def test_shifting_feature_map_and_locations_gives_the_same_result(case, down, right):
+    """Padding the feature map at the top and left and shifting the locations accordingly samples the same pixels."""
     case = case | dict(shapes=case["shapes"][:1])
     value, [(height, width)], locations, weights = draw(**case)
-    maps = value.unflatten(1, (height, width))
-    padded = torch.nn.functional.pad(maps, (0, 0, 0, 0, right, 0, down, 0)).flatten(1, 2)
-    cells = locations * torch.tensor([width, height]) + torch.tensor([right, down])
-    moved = cells / torch.tensor([width + right, height + down], dtype=torch.float64)
+    feature_maps = value.unflatten(1, (height, width))
+    padded = torch.nn.functional.pad(feature_maps, (0, 0, 0, 0, right, 0, down, 0)).flatten(1, 2)
+    pixels = locations * torch.tensor([width, height]) + torch.tensor([right, down])
+    moved = pixels / torch.tensor([width + right, height + down], dtype=torch.float64)
     assert_close(
         ms_deform_attn(padded, [(height + down, width + right)], moved, weights),
         ms_deform_attn(value, [(height, width)], locations, weights),
@@ -278,7 +282,7 @@ def test_moves_with_the_map(case, down, right):
 
 
 @hypothesis.given(settings)
-def test_points_in_any_order(case):
+def test_result_does_not_depend_on_the_order_of_points(case):
     value, shapes, locations, weights = draw(**case)
     assert_close(
         ms_deform_attn(value, shapes, locations.flip(4), weights.flip(4)), ms_deform_attn(value, shapes, locations, weights)

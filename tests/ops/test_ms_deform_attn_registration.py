@@ -1,4 +1,4 @@
-"""How PyTorch sees the attention operator: opcheck, tracing, autocast, and the messages for what it refuses."""
+"""Integration of the attention operator into PyTorch: dispatcher, tracing, autocast, error messages."""
 
 import pytest
 import torch
@@ -19,26 +19,26 @@ def test_opcheck(requires_grad):
     torch.library.opcheck(torch.ops.flash_internimage.ms_deform_attn.default, (value, [4, 5, 2, 3], locations, weights))
 
 
-def test_unwanted_gradients_are_not_computed():
+def test_gradients_that_are_not_needed_are_not_computed():
     value, *points = draw()
     grad_output, shapes = torch.rand(2, 4, 15), [4, 5, 2, 3]
     backward = torch.ops.flash_internimage.ms_deform_attn_backward
     nothing = backward(grad_output, value, shapes, *points, False, False, False)
     assert [gradient.numel() for gradient in nothing] == [0, 0, 0]
-    # The values' shape is enough for their own gradient.
+    # The gradient of value needs only the shape of value.
     placeholder = value.new_full((), float("nan")).expand(value.shape)
     grad_value, *_ = backward(grad_output, placeholder, shapes, *points, True, False, False)
     expected, *_ = backward(grad_output, value, shapes, *points, True, True, True)
     assert torch.equal(grad_value, expected)
 
 
-def test_compiles_as_one_graph():
+def test_compiles_without_a_graph_break():
     value, locations, weights = draw()
     compiled = torch.compile(lambda v, p, w: ms_deform_attn(v, SHAPES, p, w), fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(value, locations, weights), ms_deform_attn(value, SHAPES, locations, weights))
 
 
-def test_double_backward_is_refused_by_name():
+def test_double_backward_raises_an_error():
     inputs = [tensor.requires_grad_() for tensor in draw()]
     output = ms_deform_attn(inputs[0], SHAPES, inputs[1], inputs[2])
     (gradient,) = torch.autograd.grad(output.square().sum(), inputs[0], create_graph=True)
@@ -46,7 +46,7 @@ def test_double_backward_is_refused_by_name():
         gradient.sum().backward()
 
 
-def test_autocast_keeps_points_wide():
+def test_autocast_keeps_locations_and_weights_in_float32():
     value, locations, weights = draw()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = ms_deform_attn(value, SHAPES, locations, weights)
@@ -75,7 +75,7 @@ def test_messages(change, message):
 
 
 class Attention(torch.nn.Module):
-    """The operator as the module that torch.export takes."""
+    """Wraps the operator as a module, which torch.export requires."""
 
     def forward(self, value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         return ms_deform_attn(value, SHAPES, locations, weights)

@@ -1,4 +1,4 @@
-"""Access to the stored numbers of the original implementation; README.md says what they are."""
+"""Access to the stored results of MMDetection and OpenGVLab/DCNv4, which README.md describes."""
 
 import json
 from functools import cached_property
@@ -12,10 +12,10 @@ from .deterministic import draw_checkpoint
 
 
 class Reference:
-    """The files of a reference folder by name.
+    """Reads the files of a reference folder.
 
     Args:
-        folder: holds ``golden``, ``manifests``, ``param_groups`` and ``recipes.json``.
+        folder: contains ``golden``, ``manifests``, ``param_groups`` and ``recipes.json``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,15 +37,15 @@ class Reference:
             return json.loads(str(arrays["float32_noise"]))
 
     def manifest(self, recipe: str) -> dict[str, Any]:
-        """Names, shapes and dtypes of a recipe's tensors, and parameter counts; some recipes share a file."""
+        """Names, shapes and dtypes of the tensors of a recipe, and parameter counts; some recipes share a file."""
         return self._json("manifests/" + self._json("manifests/index.json")[recipe])
 
     def param_groups(self, recipe: str) -> dict[str, Any]:
-        """Learning-rate multiplier and weight decay of each of a recipe's parameters."""
+        """Learning rate multiplier and weight decay of each parameter of a recipe."""
         return self._json(f"param_groups/{recipe}.json")
 
     def checkpoint(self, recipe: str) -> dict[str, torch.Tensor]:
-        """A state dict under the published names, drawn from the names (float32)."""
+        """State dict with the published tensor names and random float32 weights generated from these names."""
         tensors = draw_checkpoint(self.manifest(recipe)["tensors"])
         return {name: torch.from_numpy(np.asarray(value)) for name, value in tensors.items()}
 

@@ -9,11 +9,11 @@ from flash_internimage.solver import build_ema, ema_momentum
 from tests.reference import Reference
 
 
-def test_follows_the_recipe_from_the_first_iteration(reference: Reference):
+def test_average_follows_the_published_formula_from_the_first_iteration(reference: Reference):
     recipe = reference.recipes["cascade_flash_intern_image_l_fpn_3x_coco"]["ema"]
     assert (recipe["interval"], recipe["skip_buffers"]) == (1, False)
     momentum, warmup_iters = recipe["momentum"], recipe["warmup_total_iter"]
-    # The formulas that the test repeats are those stored with the recipe.
+    # The formulas below are those stored with the recipe.
     assert recipe["momentum_at_iteration"] == "(1 - momentum) * exp(-(1 + iteration) / 2000) + momentum"
     assert recipe["update"] == "ema = (1 - m) * ema + m * value"
 
@@ -28,7 +28,7 @@ def test_follows_the_recipe_from_the_first_iteration(reference: Reference):
         assert_close(averaged.module.weight, expected, rtol=1e-12, atol=0)
 
 
-def test_running_statistics_are_averaged_and_counters_copied():
+def test_running_statistics_are_averaged_and_integer_buffers_copied():
     model = nn.BatchNorm1d(4).double()
     averaged = build_ema(model, momentum=0.25, warmup_iters=0)
     model(5 + torch.randn(8, 4, dtype=torch.float64))
@@ -38,7 +38,7 @@ def test_running_statistics_are_averaged_and_counters_copied():
     assert averaged.module.num_batches_tracked == model.num_batches_tracked == 1
 
 
-def test_model_is_left_alone_and_the_average_is_a_copy():
+def test_average_is_a_copy_and_does_not_change_the_model():
     model = nn.Linear(2, 2)
     before = model.weight.detach().clone()
     averaged = build_ema(model)
@@ -47,7 +47,7 @@ def test_model_is_left_alone_and_the_average_is_a_copy():
     assert_close(model.weight, before, rtol=0, atol=0)
 
 
-def test_goes_on_after_its_state_is_restored():
+def test_restored_average_continues_like_an_uninterrupted_one():
     torch.manual_seed(3)
     model = nn.Linear(4, 4)
     without_break, first_half = build_ema(model), build_ema(model)
@@ -68,9 +68,9 @@ def test_goes_on_after_its_state_is_restored():
 @pytest.mark.parametrize(
     ("iteration", "warmup_iters", "expected"),
     [
-        pytest.param(0, 2000, 0.9999 * math.exp(-1 / 2000) + 1e-4, id="almost the weights themselves at first"),
-        pytest.param(1999, 2000, 0.9999 / math.e + 1e-4, id="an e-th after the time constant"),
-        pytest.param(10**6, 2000, 1e-4, id="the momentum in the end"),
+        pytest.param(0, 2000, 0.9999 * math.exp(-1 / 2000) + 1e-4, id="almost 1 in the first iteration"),
+        pytest.param(1999, 2000, 0.9999 / math.e + 1e-4, id="1/e after the time constant"),
+        pytest.param(10**6, 2000, 1e-4, id="the momentum after the warm-up"),
         pytest.param(0, 0, 1e-4, id="no warm-up"),
     ],
 )

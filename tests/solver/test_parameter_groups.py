@@ -1,12 +1,17 @@
-"""The rules one by one; ``tests/golden/test_parameter_groups.py`` compares the published configs."""
+"""Each rule of the parameter groups; ``tests/golden/test_parameter_groups.py`` tests the published configs."""
 
 import pytest
 import torch
 from torch import nn
 
-from flash_internimage.modeling.backbone.flash_internimage import layer_ids
+from flash_internimage.families import ParameterRules
+from flash_internimage.modeling.backbone.flash_internimage import FLASH_INTERNIMAGE, layer_ids
+from flash_internimage.projects.dino.family import DINO_FAMILY
 from flash_internimage.solver import get_layer_decay_groups, get_named_groups
 from flash_internimage.solver.parameter_groups import is_decayed, layer_decay_multipliers, named_multiplier
+
+RULES = FLASH_INTERNIMAGE.parameters | DINO_FAMILY.parameters
+NO_RULES = ParameterRules()
 
 
 def settings_of(model: nn.Module, groups: list[dict]) -> dict[str, tuple[float, float]]:
@@ -31,9 +36,9 @@ def test_shared_parameters_are_updated_once():
         assert sum(len(group["params"]) for group in groups) == 3
 
 
-def test_rates_fall_towards_the_image():
+def test_learning_rates_decrease_towards_the_image():
     ids = {"stem": 0, "first": 1, "second": 2, "head": 3}
-    assert layer_decay_multipliers(ids, 0.5) == {"stem": 0.125, "first": 0.25, "second": 0.5, "head": 1.0}
+    assert layer_decay_multipliers(ids, 0.5, 1.0, NO_RULES) == {"stem": 0.125, "first": 0.25, "second": 0.5, "head": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -46,13 +51,13 @@ def test_rates_fall_towards_the_image():
         ("transformer.encoder.layers.0.self_attn.attention_weights.bias", 1.0),
     ],
 )
-def test_offset_layers_have_a_factor_of_their_own(name: str, factor: float):
-    assert layer_decay_multipliers({name: 4, "head": 4}, 0.9, offset_lr_scale=0.01)[name] == factor
+def test_offset_layers_have_an_additional_factor(name: str, factor: float):
+    assert layer_decay_multipliers({name: 4, "head": 4}, 0.9, 0.01, RULES)[name] == factor
 
 
-def test_level_embedding_learns_at_the_rate_of_the_stem():
+def test_level_embedding_has_the_learning_rate_of_the_stem():
     ids = {"backbone.patch_embed.conv1.weight": 0, "transformer.level_embeds": 5}
-    multipliers = layer_decay_multipliers(ids, 0.5)
+    multipliers = layer_decay_multipliers(ids, 0.5, 1.0, RULES)
     assert multipliers["transformer.level_embeds"] == multipliers["backbone.patch_embed.conv1.weight"] == 0.5**5
 
 
@@ -68,16 +73,16 @@ def test_level_embedding_learns_at_the_rate_of_the_stem():
         ("query_embed.weight", 2, True),
     ],
 )
-def test_what_is_decayed(name: str, dimensions: int, decayed: bool):
-    assert is_decayed(name, dimensions) == decayed
+def test_weight_decay_by_name_and_dimensions(name: str, dimensions: int, decayed: bool):
+    assert is_decayed(name, dimensions, RULES) == decayed
 
 
-def test_longest_part_of_a_name_decides():
+def test_longest_matching_part_of_a_name_applies():
     multipliers = {"backbone": 0.1, "backbone.norm": 0.5}
     names = ("backbone.conv", "backbone.norm.bias", "head")
     assert [named_multiplier(name, multipliers) for name in names] == [0.1, 0.5, 1.0]
 
 
-def test_part_that_no_name_has():
+def test_multiplier_that_matches_no_parameter_is_refused():
     with pytest.raises(ValueError, match="no parameter has 'bakbone' in its name"):
         get_named_groups(nn.Linear(2, 2), 1.0, 0.1, {"bakbone": 0.1})

@@ -1,4 +1,4 @@
-"""The schedule against the formula of the published recipes."""
+"""The learning-rate schedule equals the formula of the published recipes."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def schedules(repository):
 
 
 def published_rate(iteration, rate, schedule, iterations_per_epoch):
-    """What the reference data says: linear warm-up, and steps at the end of the epochs named."""
+    """Learning rate of the reference data: linear warm-up, and steps at the end of the given epochs."""
     steps_done = sum(iteration >= epoch * iterations_per_epoch for epoch in schedule["lr_steps_epochs"])
     rate *= schedule["lr_gamma"] ** steps_done
     if iteration < schedule["warmup_iters"]:
@@ -35,7 +35,7 @@ def schedule_name(recipe_name):
 
 
 @pytest.mark.parametrize("recipe_name", RECIPES)
-def test_rate_equals_the_recipe_at_every_change_and_beside_it(recipe_name, schedules):
+def test_rate_equals_the_recipe_around_every_change(recipe_name, schedules):
     recipe = RECIPES[recipe_name]
     schedule, rate = recipe["schedule"], recipe["optimizer"]["base_lr"]
     per_epoch = -(-COCO_IMAGES // recipe["data"]["total_batch_stated"])
@@ -51,15 +51,15 @@ def test_rate_equals_the_recipe_at_every_change_and_beside_it(recipe_name, sched
         ), iteration
 
 
-def test_iterations_of_a_run_are_whole_epochs_of_coco(schedules):
+def test_runs_have_whole_epochs_of_coco(schedules):
     iterations = LazyConfig.load(schedules, "iterations")
     assert iterations(12, 16) == 12 * 7330
     assert iterations(36, 64) == 36 * 1833
     assert iterations(2, 4, images=10) == 6
 
 
-def test_every_iteration_of_a_long_run_is_told_apart():
-    # detectron2's scheduler steps two iterations too early here: it takes 1e-6 of the run for rounding.
+def test_steps_of_a_long_run_are_exact_to_the_iteration():
+    # detectron2's scheduler steps two iterations early here, because it has a tolerance of 1e-6 of the run.
     max_iter = 2_111_004
     scheduler = WarmupMultiStep(max_iter, epochs=36, steps=[27, 33])
     step = max_iter // 36 * 27
@@ -71,7 +71,7 @@ def test_multiplier_by_hand():
     assert values == [0.5, 0.75, 1, 1, 0.5, 0.5, 0.25]
 
 
-def test_detectron2_sets_the_rate_of_the_iteration_it_runs_also_after_a_resume():
+def test_detectron2_sets_the_rate_of_the_current_iteration_also_after_a_resume():
     parameter = torch.nn.Parameter(torch.zeros(1))
 
     def rates(start, optimizer):

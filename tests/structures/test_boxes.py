@@ -1,9 +1,11 @@
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
+from torch.autograd import gradcheck
 from torch.testing import assert_close
+from torchvision.ops import generalized_box_iou
 
-from flash_internimage.structures.boxes import PreciseBoxes, clip_boxes
+from flash_internimage.structures.boxes import PreciseBoxes, clip_boxes, generalized_iou
 
 # Not representable in float32.
 THIRD = torch.tensor([[1 / 3, 2 / 3, 10 / 3, 20 / 3], [0, 0, 1, 1]], dtype=torch.float64)
@@ -22,7 +24,7 @@ THIRD = torch.tensor([[1 / 3, 2 / 3, 10 / 3, 20 / 3], [0, 0, 1, 1]], dtype=torch
     ],
     ids=["constructor", "clone", "to", "slice", "mask", "cat", "instances"],
 )
-def test_double_precision_survives(copy):
+def test_every_copy_keeps_double_precision(copy):
     result = copy(PreciseBoxes(THIRD))
     assert isinstance(result, PreciseBoxes)
     assert torch.equal(result.tensor, THIRD)
@@ -39,7 +41,7 @@ def test_no_boxes():
     assert PreciseBoxes.cat([]).tensor.shape == (0, 4)
 
 
-def test_clip_moves_corners_to_the_border_and_leaves_its_input():
+def test_clip_equals_detectron2_and_does_not_modify_its_input():
     boxes = torch.tensor([[-1.0, -2.0, 5.0, 6.0], [2.0, 1.0, 30.0, 40.0]])
     clipped = clip_boxes(boxes, (8, 10))
     assert clipped.tolist() == [[0, 0, 5, 6], [2, 1, 10, 8]]
@@ -47,3 +49,57 @@ def test_clip_moves_corners_to_the_border_and_leaves_its_input():
     reference = Boxes(boxes.clone())
     reference.clip((8, 10))
     assert_close(clipped, reference.tensor)
+
+
+def random_boxes(count: int) -> torch.Tensor:
+    corners = torch.rand(count, 2, dtype=torch.float64) * 100
+    return torch.cat([corners, corners + 1 + torch.rand(count, 2, dtype=torch.float64) * 60], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [((0, 0, 2, 2), 1.0), ((2, 0, 4, 2), 0.0), ((4, 0, 6, 2), -1 / 3), ((0, 0, 1, 2), 0.5), ((1, 1, 3, 3), 1 / 7 - 2 / 9)],
+    ids=["same", "side by side", "apart", "half", "a shared corner"],
+)
+def test_generalized_iou_by_hand(box, expected):
+    other = torch.tensor([[0.0, 0.0, 2.0, 2.0]])
+    assert_close(generalized_iou(torch.tensor([box]).float(), other), torch.tensor([expected]))
+
+
+def test_generalized_iou_of_all_pairs_equals_torchvision():
+    boxes1, boxes2 = random_boxes(30), random_boxes(40)
+    expected = generalized_box_iou(boxes1, boxes2)
+    assert_close(generalized_iou(boxes1[:, None], boxes2[None]), expected)
+    assert (expected < 0).any()
+    assert (expected > 0).any()
+
+
+def test_gradient_of_generalized_iou():
+    assert gradcheck(generalized_iou, (random_boxes(5).requires_grad_(), random_boxes(5)))
+
+
+@pytest.mark.parametrize(
+    ("box", "other"),
+    [
+        ([3.0, 3.0, 3.0, 3.0], [3.0, 3.0, 3.0, 3.0]),
+        ([3.0, 3.0, 3.0, 3.0], [3.0, 3.0, 4.0, 4.0]),
+        ([5.0, 5.0, 4.0, 4.0], [3.0, 3.0, 4.0, 4.0]),
+    ],
+    ids=["two points", "a point in a pixel", "swapped corners"],
+)
+def test_boxes_without_area_have_finite_values_and_gradients(box, other):
+    box = torch.tensor(box, requires_grad=True)
+    value = generalized_iou(box, torch.tensor(other))
+    value.backward()
+    assert value.isfinite()
+    assert box.grad.isfinite().all()
+
+
+def test_a_box_without_width_still_has_a_gradient_to_grow():
+    box = torch.tensor([3.0, 0.0, 3.0, 4.0], requires_grad=True)
+    generalized_iou(box, torch.tensor([2.0, 0.0, 4.0, 4.0])).backward()
+    assert box.grad[0] < 0 < box.grad[2]
+
+
+def test_generalized_iou_of_nan_is_nan():
+    assert generalized_iou(torch.full((1, 4), torch.nan), torch.zeros(1, 4)).isnan().all()

@@ -1,4 +1,4 @@
-"""COCO 2017 for the published 1x recipe of the models with masks: one size, mirroring, 16 images a step."""
+"""COCO 2017 with the data pipeline of the published 1x mask models: single-scale resize, flips, 16 images per step."""
 
 from detectron2.config import LazyCall as L
 from omegaconf import OmegaConf
@@ -9,7 +9,7 @@ from flash_internimage.data import (
     TrainingMapper,
     build_test_loader,
     build_train_loader,
-    test_dataset_dicts,
+    evaluation_dataset_dicts,
     training_dataset_dicts,
 )
 from flash_internimage.data.presets import single_scale
@@ -22,29 +22,29 @@ dataloader = OmegaConf.create()
 dataloader.train = L(build_train_loader)(
     dataset=L(training_dataset_dicts)(
         names="coco_2017_train",
-        filter_empty=True,  # images without objects are left out
-        min_side=32,  # and those with a side below this, in pixels
+        filter_empty=True,  # skip images without objects
+        min_side=32,  # skip images whose shorter side is below this, in pixels
         with_masks="${..mapper.with_masks}",
     ),
     mapper=L(TrainingMapper)(
         augmentations=single_scale(),
         with_masks=True,
-        allow_empty=True,  # an image whose objects are all outside the crop is kept
+        allow_empty=True,  # keep an image if its crop contains no object
     ),
-    total_batch_size=16,  # images a step, over all processes
-    num_workers=4,  # loader processes for each process; the samples do not depend on it
+    total_batch_size=16,  # images per step, over all processes
+    num_workers=4,  # data loading workers per process; samples do not depend on their number
     seed="${train.seed}",
-    start_iteration=0,  # set when a run is resumed
+    start_iteration=0,  # set by the trainer when a run is resumed
 )
 
 dataloader.test = L(build_test_loader)(
-    dataset=L(test_dataset_dicts)(names="coco_2017_val"),
+    dataset=L(evaluation_dataset_dicts)(names="coco_2017_val"),
     mapper=L(TestMapper)(augmentations=[L(ResizeToFit)(short_sides=[800], long_side=1333)]),
     num_workers=4,
 )
 
 dataloader.evaluator = L(FastCOCOEvaluator)(
     dataset_name="${..test.dataset.names}",
-    output_dir="${train.output_dir}/inference",  # predictions in COCO's result format go here; null: nowhere
+    output_dir="${train.output_dir}/inference",  # folder for predictions in COCO result format; null: do not save
     max_dets_per_image=100,  # of a class in an image; COCO's limit. The model has a limit of its own
 )

@@ -1,10 +1,10 @@
-"""COCO 2017 for the published recipe of DINO: boxes only, many sizes, crops that hold an object, 32 images a step."""
+"""COCO 2017 with the data pipeline of the published DINO models: boxes only, multi-scale resize, crop, 32 images per step."""
 
 from flash_internimage.data.presets import multi_scale_crop
 
 from .coco import data, dataloader
 
 dataloader.train.mapper.with_masks = False
-dataloader.train.mapper.allow_empty = False  # where a crop holds no object, another image is taken
+dataloader.train.mapper.allow_empty = False  # if a crop contains no object, use another image
 dataloader.train.mapper.augmentations = multi_scale_crop(long_side_before_crop=4200)
 dataloader.train.total_batch_size = 32

@@ -1,4 +1,4 @@
-"""COCO 2017 with ViTDet's large-scale jitter, an alternative to the published recipes: 1024 x 1024, 64 images a step."""
+"""COCO 2017 with ViTDet's large-scale jitter, not a published recipe: 1024 x 1024, 64 images per step."""
 
 from detectron2.config import LazyCall as L
 

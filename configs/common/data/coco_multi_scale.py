@@ -1,4 +1,4 @@
-"""COCO 2017 for the published 3x recipe of the models with masks: many sizes, crops, 64 images a step."""
+"""COCO 2017 with the data pipeline of the published 3x mask models: multi-scale resize and crop, 64 images per step."""
 
 from flash_internimage.data.presets import multi_scale_crop
 

@@ -1,10 +1,10 @@
-"""Data of one's own: on the command line, ``data.train.json=… data.train.images=… data.test.json=… data.test.images=…``."""
+"""Custom dataset, set by overrides: ``data.train.json=FILE data.train.images=DIR data.test.json=FILE data.test.images=DIR``."""
 
 data = dict(
     train=dict(
-        json=None,  # annotation file in COCO's format; null: the datasets that dataloader names
-        images=None,  # folder of its images
+        json=None,  # annotation file in COCO format; null: the registered datasets named in dataloader
+        images=None,  # image folder
     ),
     test=dict(json=None, images=None),
-    augmentation=None,  # none, flip, multi_scale_crop or large_scale_jitter; null: what dataloader lists
+    augmentation=None,  # none, flip, multi_scale_crop or large_scale_jitter; null: the augmentations listed in dataloader
 )

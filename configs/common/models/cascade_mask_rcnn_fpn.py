@@ -1,4 +1,4 @@
-"""Cascade Mask R-CNN with a feature pyramid on FlashInternImage-L: what differs from Mask R-CNN."""
+"""Cascade Mask R-CNN with FPN on FlashInternImage-L, derived from the Mask R-CNN config."""
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
@@ -7,20 +7,20 @@ from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 from flash_internimage.layers import SyncBatchNorm
 from flash_internimage.modeling import BoxPredictor, BoxTransform, CascadeRoIHeads, IoUMatcher, MaskHead, RoIPooler
 
-from .flash_internimage import flash_intern_image_l
+from .flash_internimage import flash_internimage_l
 from .mask_rcnn_fpn import model
 
-model.backbone.bottom_up = flash_intern_image_l
+model.backbone.bottom_up = flash_internimage_l
 
 model.proposal_generator.post_nms_topk = [2000, 1000]
-model.proposal_generator.anchor_boundary_thresh = 0.0  # anchors that cross the border of the image take no part
+model.proposal_generator.anchor_boundary_thresh = 0.0  # exclude anchors that cross the image border
 model.proposal_generator.smooth_l1_beta = 1 / 9
 
 model.roi_heads = L(CascadeRoIHeads)(
     num_classes=80,
-    batch_size_per_image=512,  # at each stage
+    batch_size_per_image=512,  # per stage
     positive_fraction=0.25,
-    proposal_matchers=[L(IoUMatcher)(positive=overlap, negative=overlap) for overlap in (0.5, 0.6, 0.7)],
+    proposal_matchers=[L(IoUMatcher)(positive=iou, negative=iou) for iou in (0.5, 0.6, 0.7)],
     box_in_features=["p2", "p3", "p4", "p5"],
     box_pooler=L(RoIPooler)(output_size=7, strides=[4, 8, 16, 32]),
     box_heads=[
@@ -43,7 +43,7 @@ model.roi_heads = L(CascadeRoIHeads)(
             test_nms_thresh=0.5,
             test_topk_per_image=100,
         )
-        # The last are not 1/30 and 1/15, as elsewhere.
+        # As published: the stds of the last stage are rounded, not 1/30 and 1/15 as in other implementations.
         for stage, stds in enumerate([[0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067]])
     ],
     stage_loss_weights=[1.0, 0.5, 0.25],

@@ -1,28 +1,19 @@
-"""DINO over four feature levels, on FlashInternImage T: the whole detector.
+"""DINO with four feature levels on FlashInternImage-T: the complete detector.
 
-A model config replaces ``model.backbone``; everything that depends on its width or on ``model.num_classes`` follows.
+To change the backbone, replace ``model.backbone``. Values that depend on its width or on ``model.num_classes`` are
+interpolated.
 """
 
 from detectron2.config import LazyCall as L
 
 from flash_internimage.modeling.backbone.flash_internimage import stage_channels
-from flash_internimage.projects.dino import (
-    DINO,
-    ChannelMapper,
-    ContrastiveDenoising,
-    Decoder,
-    DINOCriterion,
-    DINOTransformer,
-    Encoder,
-    HungarianMatcher,
-    QuerySelection,
-    SinePositionEncoding,
-)
+from flash_internimage.modeling.detr import ChannelMapper, Encoder, HungarianMatcher, SinePositionEncoding
+from flash_internimage.projects.dino import DINO, ContrastiveDenoising, Decoder, DINOCriterion, DINOTransformer, QuerySelection
 
-from .flash_internimage import flash_intern_image_t
+from .flash_internimage import flash_internimage_t
 
 model = L(DINO)(
-    backbone=flash_intern_image_t,
+    backbone=flash_internimage_t,
     neck=L(ChannelMapper)(
         in_features=["res3", "res4", "res5"],
         in_channels=L(stage_channels)(channels="${...backbone.channels}", names="${..in_features}"),

@@ -1,8 +1,8 @@
-"""A FlashInternImage of 1.6 million parameters, for small data and tests; it is not a published size."""
+"""FlashInternImage with 1.6 million parameters for small datasets and tests; not a published size."""
 
-from .flash_internimage import flash_intern_image_t as _flash_intern_image_t
+from .flash_internimage import flash_internimage_t as _flash_internimage_t
 
-flash_internimage_nano = _flash_intern_image_t
+flash_internimage_nano = _flash_internimage_t
 flash_internimage_nano.channels = 32
 flash_internimage_nano.depths = [1, 1, 2, 1]
 flash_internimage_nano.groups = [2, 4, 8, 16]

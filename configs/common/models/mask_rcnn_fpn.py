@@ -1,6 +1,7 @@
-"""Mask R-CNN with a feature pyramid on FlashInternImage-T: the whole detector.
+"""Mask R-CNN with FPN on FlashInternImage-T: the complete detector.
 
-A model config replaces ``model.backbone.bottom_up``; what depends on it or on ``model.roi_heads.num_classes`` follows.
+To change the backbone, replace ``model.backbone.bottom_up``. Values that depend on it or on
+``model.roi_heads.num_classes`` are interpolated.
 """
 
 from functools import partial
@@ -24,11 +25,11 @@ from flash_internimage.modeling import (
     RoIPooler,
 )
 
-from .flash_internimage import flash_intern_image_t
+from .flash_internimage import flash_internimage_t
 
 model = L(RCNN)(
     backbone=L(FPN)(
-        bottom_up=flash_intern_image_t,
+        bottom_up=flash_internimage_t,
         in_features="${.bottom_up.out_features}",
         out_channels=256,
         norm=partial(LayerNorm2d, eps=1e-5),
@@ -46,10 +47,10 @@ model = L(RCNN)(
         box2box_transform=L(BoxTransform)(stds=[1.0, 1.0, 1.0, 1.0]),
         batch_size_per_image=256,
         positive_fraction=0.5,
-        pre_nms_topk=[2000, 1000],  # training, test; from each level
+        pre_nms_topk=[2000, 1000],  # training, test; per level
         post_nms_topk=[1000, 1000],  # training, test; over all levels
         nms_thresh=0.7,
-        anchor_boundary_thresh=-1.0,  # anchors may cross the border of the image
+        anchor_boundary_thresh=-1.0,  # include anchors that cross the image border
         smooth_l1_beta=0.0,  # L1
     ),
     roi_heads=L(RoIHeads)(

@@ -1,4 +1,4 @@
-"""Backbones: detectron2 ``Backbone`` modules that map an image to named feature maps."""
+"""Backbones: detectron2 ``Backbone`` modules that compute named feature maps from images."""
 
 from .flash_internimage import FlashInternImage
 

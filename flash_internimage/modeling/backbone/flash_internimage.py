@@ -1,17 +1,18 @@
-"""FlashInternImage, a convolutional backbone of four stages built from DCNv4 blocks.
+"""FlashInternImage: a convolutional backbone with four stages of DCNv4 blocks.
 
 Source: Xiong et al., "Efficient Deformable ConvNets: Rethinking Dynamic and Sparse Operator for Vision Applications",
-CVPR 2024 (https://arxiv.org/abs/2401.06197), after InternImage (https://arxiv.org/abs/2211.05778). Attributes are named as
-in the published checkpoints, so that these load without renaming.
+CVPR 2024 (https://arxiv.org/abs/2401.06197), after InternImage (https://arxiv.org/abs/2211.05778). Attributes have the names
+of the checkpoints published by OpenGVLab/DCNv4, so that these load without renaming.
 
-Inside the network every tensor is (N, H, W, C), which is what linear layers, layer norms and DCNv4 work on. Convolutions
-see the same memory as (N, C, H, W) in PyTorch's channels-last format, so no tensor is ever transposed.
+Tensors inside the network are (N, H, W, C), the layout of linear layers, layer norms and DCNv4. Convolutions see the same
+memory as (N, C, H, W) in channels-last format, so no tensor is ever transposed.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -21,35 +22,36 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from flash_internimage.errors import UserError
+from flash_internimage.families import BackboneFamily, ParameterRules, register
 from flash_internimage.layers import DCNv4
 
-# Of every layer norm in the backbone; PyTorch's own default is 1e-5.
+# Epsilon of all layer norms in the backbone; PyTorch's default is 1e-5.
 NORM_EPS = 1e-6
 
-# Cells whose MLP is computed together in evaluation on a CPU: 4 MB of hidden features in the first stage of T. Fewer would
-# make the matrix products of the later stages slower (benchmarks/backbone_cpu.py).
-CELLS_AT_ONCE = 4096
+# Positions per MLP chunk in evaluation on a CPU: 4 MB of hidden features in the first stage of T. Smaller chunks would slow
+# down the matrix products of the later stages (benchmarks/backbone_cpu.py).
+MLP_CHUNK_SIZE = 4096
 
 
 class ToChannelsLast(nn.Module):
-    """(N, C, H, W) -> (N, H, W, C), a view."""
+    """(N, C, H, W) -> (N, H, W, C) as a view."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1)
 
 
 def layer_norm(channels: int) -> nn.Sequential:
-    """Layer norm of an (N, H, W, C) map; wrapped because the published names have an index (``norm1.0.weight``)."""
+    """Layer norm over C of (N, H, W, C); in a ``Sequential`` for the index in published names (``norm1.0.weight``)."""
     return nn.Sequential(nn.LayerNorm(channels, eps=NORM_EPS))
 
 
 def layer_norm_after_convolution(channels: int) -> nn.Sequential:
-    """(N, C, H, W) from a convolution -> (N, H, W, C), normalized over C (``norm.1.weight``)."""
+    """Layer norm over C after a convolution: (N, C, H, W) -> (N, H, W, C); published names are ``norm.1.weight``."""
     return nn.Sequential(ToChannelsLast(), nn.LayerNorm(channels, eps=NORM_EPS))
 
 
 class PatchEmbed(nn.Module):
-    """Stem: (N, 3, H, W) image -> (N, H / 4, W / 4, C), by two convolutions of stride 2 (sizes rounded up)."""
+    """Stem of two stride-2 convolutions: (N, 3, H, W) image -> (N, H / 4, W / 4, C), sizes rounded up."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -65,7 +67,7 @@ class PatchEmbed(nn.Module):
 
 
 class Downsample(nn.Module):
-    """(N, H, W, C) -> (N, H / 2, W / 2, 2 C), sizes rounded up."""
+    """Stride-2 convolution between stages: (N, H, W, C) -> (N, H / 2, W / 2, 2 C), sizes rounded up."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -77,7 +79,7 @@ class Downsample(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers over the channels with an exact (not tanh) GELU between."""
+    """Two linear layers with an exact (not tanh-approximated) GELU between them."""
 
     def __init__(self, channels: int, hidden_channels: int, fc2_bias: bool) -> None:
         super().__init__()
@@ -90,14 +92,14 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A DCNv4 and an MLP, each a residual branch f with a norm, a learned scale gamma and stochastic depth.
+    """Residual block: a DCNv4 branch, then an MLP branch, with layer norm, layer scale gamma and stochastic depth.
 
-    Pre-norm: ``x + gamma * f(norm(x))``. Post-norm: ``x + gamma * norm(f(x))``.
+    A branch f computes ``x + gamma * f(norm(x))`` (pre-norm) or ``x + gamma * norm(f(x))`` (post-norm).
 
     Args:
-        channels: C.
-        group: groups of the DCNv4.
-        layer_scale: initial value of gamma; None for no gamma.
+        channels: number of channels C.
+        group: number of channel groups of the DCNv4 layer, by its published name.
+        layer_scale: initial value of gamma; None to omit gamma.
         drop_path_rate: probability that a sample skips a branch in training.
 
     The other arguments are those of :class:`FlashInternImage`.
@@ -146,12 +148,12 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, H, W, C)."""
         x = self._add_dcn(x)
-        # On a CPU, temporaries beyond the caches cost as much as the arithmetic, and the hidden features of the MLPs are
-        # the largest in the network. A graph for gradients or for a compiler keeps them anyway, or fuses by itself.
-        plain = torch.is_grad_enabled() or self.training or torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if plain or not x.is_cpu:
+        # Cache blocking: on a CPU, temporaries that exceed the caches cost as much time as the arithmetic, and the hidden
+        # features of the MLPs are the largest in the network. Autograd keeps them anyway, and a compiler fuses by itself.
+        whole = torch.is_grad_enabled() or self.training or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if whole or not x.is_cpu:
             return self._add_mlp(x)
-        return in_pieces(self._add_mlp, x, CELLS_AT_ONCE)
+        return apply_in_chunks(self._add_mlp, x, MLP_CHUNK_SIZE)
 
     def _add_dcn(self, x: Tensor) -> Tensor:
         update = self.norm1(self.dcn(x)) if self.post_norm else self.dcn(self.norm1(x))
@@ -162,29 +164,29 @@ class Block(nn.Module):
         return self._add(x, update, self.gamma2)
 
     def _add(self, x: Tensor, update: Tensor, gamma: Tensor | None) -> Tensor:
-        """``x + drop_path(gamma * update)`` in one pass over the map.
+        """Compute ``x + drop_path(gamma * update)`` in one pass over the feature map.
 
-        What stochastic depth draws is one factor for each sample. It multiplies gamma here instead of the whole map.
+        Stochastic depth draws one factor per sample. It is multiplied into gamma here rather than into the feature map.
         """
         scale = x.new_ones(1) if gamma is None else gamma
         scale = self.drop_path(scale.expand(x.shape[0], 1, 1, -1))
         return torch.addcmul(x, update, scale)
 
 
-def in_pieces(function: Callable[[Tensor], Tensor], x: Tensor, cells: int) -> Tensor:
-    """``function(x)``, for a function that treats every cell alike and alone, computed for some cells at a time.
+def apply_in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, chunk_size: int) -> Tensor:
+    """Compute ``function(x)`` for at most ``chunk_size`` positions at a time.
 
     Args:
-        function: (1, M, 1, C) -> the same shape, for any M.
+        function: a position-wise function, (1, M, 1, C) -> (1, M, 1, C) for any M.
         x: (N, H, W, C).
-        cells: largest M.
+        chunk_size: largest M.
     """
-    pieces = x.reshape(1, -1, 1, x.shape[-1]).split(cells, dim=1)
-    return torch.cat([function(piece) for piece in pieces], dim=1).view(x.shape)
+    chunks = x.reshape(1, -1, 1, x.shape[-1]).split(chunk_size, dim=1)
+    return torch.cat([function(chunk) for chunk in chunks], dim=1).view(x.shape)
 
 
 class Stage(nn.Module):
-    """Blocks of one resolution, a norm after them in pre-norm networks, and the way down to the next resolution."""
+    """Blocks at one resolution, a final norm in pre-norm networks, and the downsampling to the next resolution."""
 
     def __init__(self, blocks: Sequence[Block], norm: nn.Module | None, downsample: Downsample | None) -> None:
         super().__init__()
@@ -193,7 +195,7 @@ class Stage(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor, with_cp: bool) -> tuple[Tensor, Tensor | None]:
-        """(N, H, W, C) -> the stage's features (N, H, W, C), and (N, H / 2, W / 2, 2 C) or None after the last stage."""
+        """Return the stage's features (N, H, W, C) and the next stage's input (N, H / 2, W / 2, 2 C), None for the last."""
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if with_cp else block(x)
         if self.norm is not None:
@@ -202,38 +204,42 @@ class Stage(nn.Module):
 
 
 class FlashInternImage(Backbone):
-    """FlashInternImage as a detectron2 backbone.
+    """FlashInternImage as a detectron2 ``Backbone``.
 
-    Features are named ``res2`` ... ``res5`` for the stages in turn, at strides 4, 8, 16, 32 with ``channels`` times
-    1, 2, 4, 8 channels. Any image size works: a stride of 2 rounds sizes up. The defaults are the size T.
+    The stages compute the features ``res2`` ... ``res5`` at strides 4, 8, 16, 32, with 1, 2, 4, 8 times ``channels``
+    channels. Any image size is accepted: each stride of 2 rounds sizes up. The defaults are those of FlashInternImage-T.
 
-    Linear layers start at a normal distribution of standard deviation 0.02 truncated at +-2, norms at the identity,
-    convolutions at PyTorch's default, and DCNv4 at its own (offsets and modulation zero, projections Xavier-uniform),
-    as published.
+    Weights are initialized as published: linear layers from a normal distribution of standard deviation 0.02 truncated at
+    +-2, norms to the identity, convolutions to PyTorch's default, and DCNv4 layers by their own rule (zero offsets and
+    modulation scalars, Xavier-uniform projections).
+
+    Some names differ between layers, because the published names are kept: the entries of ``groups`` are the ``group``
+    argument of :class:`Block` and :class:`~flash_internimage.layers.DCNv4`, and ``groups`` of the operator. The padding,
+    ``pad`` of the layer and ``padding`` of the operator, is always ``kernel_size // 2`` here.
 
     Args:
-        channels: channels of the first stage; each stage has twice those of the one before.
-        depths: blocks of each stage.
-        groups: DCNv4 groups of each stage.
-        mlp_ratio: hidden channels of the MLPs, per channel.
-        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 over all blocks.
-        layer_scale: initial factor on every residual branch, learned; None for no factor.
-        offset_scale: of the DCNv4 layers.
-        post_norm: normalize after each branch (sizes S, B, L) rather than before (T). Without it each stage also ends in
-            a norm, whose result is both the feature and the input of the next stage.
-        kernel_size: of the DCNv4 layers; odd.
-        dw_kernel_size: depth-wise convolution before the offsets; None for none.
-        center_feature_scale: of the DCNv4 layers.
-        remove_center: of the DCNv4 layers.
-        dcn_output_bias: bias in the DCNv4 layers' output projection.
-        mlp_fc2_bias: bias in the second layer of each MLP.
-        with_cp: gradient checkpointing: keep only the inputs of blocks for the backward pass and compute the rest again.
-        freeze_at: freeze the stem (1), and the stages up to res2 (2), res3 (3), ...; 0 freezes nothing. Frozen parts
-            get no gradient and no stochastic depth.
-        out_features: features to return. Stages after the last of them are not built.
+        channels: channels of the first stage; each later stage has twice as many as its predecessor.
+        depths: number of blocks of each stage.
+        groups: number of DCNv4 channel groups of each stage.
+        mlp_ratio: ratio of hidden to input channels of the MLPs.
+        drop_path_rate: stochastic depth rate of the last block; rates increase linearly from 0 at the first block.
+        layer_scale: initial value of the learned factors on the residual branches; None to omit the factors.
+        offset_scale: factor on the distance of sampling points from the window center in the DCNv4 layers.
+        post_norm: normalize after each branch (sizes S, B, L) instead of before it (size T). Without post-norm, each stage
+            ends with a norm, whose output is both the feature and the input of the next stage.
+        kernel_size: kernel size of the DCNv4 layers; odd.
+        dw_kernel_size: kernel size of the depth-wise convolution before the offset prediction; None to omit it.
+        center_feature_scale: blend the output of the DCNv4 layers with their projected input by a learned gate.
+        remove_center: omit the center point of the DCNv4 windows.
+        dcn_output_bias: give the output projection of the DCNv4 layers a bias.
+        mlp_fc2_bias: give the second linear layer of each MLP a bias.
+        with_cp: gradient checkpointing: store only the input of each block and recompute the rest in the backward pass.
+        freeze_at: freeze the stem (1), the stem and res2 (2), up to res3 (3), ...; 0 freezes nothing. Frozen parts get no
+            gradients and no stochastic depth.
+        out_features: names of the features to return. Stages after the last of them are not built.
 
     Raises:
-        UserError: arguments that contradict each other.
+        UserError: the arguments contradict each other.
     """
 
     def __init__(
@@ -259,16 +265,16 @@ class FlashInternImage(Backbone):
         super().__init__()
         if len(depths) != len(groups):
             raise UserError(
-                f"FlashInternImage: depths and groups need one entry a stage, got {list(depths)} and {list(groups)}"
+                f"FlashInternImage: depths and groups need one entry per stage, got {list(depths)} and {list(groups)}"
             )
         names = [f"res{index + 2}" for index in range(len(depths))]
         unknown = [name for name in out_features if name not in names]
         if unknown or not out_features:
-            raise UserError(f"FlashInternImage: out_features must be some of {names}, got {list(out_features)}")
+            raise UserError(f"FlashInternImage: out_features must be a non-empty subset of {names}, got {list(out_features)}")
         if not 0 <= freeze_at <= len(depths) + 1:
             raise UserError(f"FlashInternImage: freeze_at must be between 0 and {len(depths) + 1}, got {freeze_at}")
         if kernel_size % 2 == 0:
-            raise UserError(f"FlashInternImage: kernel_size must be odd to keep the size of the map, got {kernel_size}")
+            raise UserError(f"FlashInternImage: kernel_size must be odd to keep the size of the feature map, got {kernel_size}")
 
         self.with_cp = with_cp
         self.freeze_at = freeze_at
@@ -312,13 +318,13 @@ class FlashInternImage(Backbone):
             module.requires_grad_(False)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Features of a batch of images.
+        """Compute the features of a batch of images.
 
         Args:
-            image: (N, 3, H, W), normalized RGB.
+            image: (N, 3, H, W) normalized RGB images.
 
         Returns:
-            Feature name -> (N, C, H / stride, W / stride), sizes rounded up, in the channels-last memory format.
+            Feature name -> (N, C, H / stride, W / stride), sizes rounded up, in channels-last memory format.
         """
         if image.dim() != 4 or image.shape[1] != 3:
             raise UserError(f"FlashInternImage: expected images (N, 3, H, W), got shape {tuple(image.shape)}")
@@ -340,11 +346,11 @@ class FlashInternImage(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """What image sizes should be a multiple of, so that every stride divides them."""
+        """Divisor that images should be padded to: the stride of the last stage."""
         return 4 * 2 ** (len(self.levels) - 1)
 
     def train(self, mode: bool = True) -> FlashInternImage:
-        """Set training mode; frozen parts stay in evaluation mode, as they should compute the same every time."""
+        """Set the training mode, except that frozen parts stay in evaluation mode and hence deterministic."""
         super().train(mode)
         for module in self._frozen_modules():
             module.eval()
@@ -354,23 +360,24 @@ class FlashInternImage(Backbone):
         if self.freeze_at == 0:
             return []
         frozen: list[nn.Module] = [self.patch_embed]
-        for index, stage in enumerate(self.levels[: self.freeze_at - 1]):
-            # The way down belongs to the stage that it leads to.
-            frozen += [self.levels[index - 1].downsample] if index > 0 else []
-            frozen += [stage.blocks] if stage.norm is None else [stage.blocks, stage.norm]
+        stages = cast("list[Stage]", list(self.levels))
+        for index, stage in enumerate(stages[: self.freeze_at - 1]):
+            # A downsampling layer is frozen with the stage that it leads to.
+            before = stages[index - 1].downsample if index > 0 else None
+            frozen += [module for module in (before, stage.blocks, stage.norm) if module is not None]
         return frozen
 
 
 def stage_channels(channels: int, names: Sequence[str]) -> list[int]:
-    """Channels of the features ``names`` (``res2``, ``res3``, ...) where those of ``res2`` are ``channels``.
+    """Channels of the features ``names`` (``res2``, ``res3``, ...) of a backbone whose ``res2`` has ``channels`` channels.
 
-    For configs of what reads the features: they can then follow a change of the backbone's width.
+    Configs call it lazily, so that the input channels of a neck follow ``channels`` of the backbone.
     """
     return [channels * 2 ** (int(name.removeprefix("res")) - 2) for name in names]
 
 
 def linear_rates(last: float, count: int) -> list[float]:
-    """``count`` rates from 0 to ``last`` in equal steps."""
+    """``count`` rates, increasing linearly from 0 to ``last``."""
     return [last * index / max(count - 1, 1) for index in range(count)]
 
 
@@ -387,7 +394,7 @@ _STEM = re.compile(r"(?:^|\.)patch_embed\.")
 
 
 def stage_depths(names: Iterable[str]) -> list[int]:
-    """Blocks of each stage, read from the parameter names of a model that contains a :class:`FlashInternImage`."""
+    """Number of blocks of each stage, from the parameter names of a model that contains a :class:`FlashInternImage`."""
     depths: dict[int, int] = {}
     for match in filter(None, map(_BLOCK.search, names)):
         stage, block = int(match[1]), int(match[2])
@@ -396,17 +403,21 @@ def stage_depths(names: Iterable[str]) -> list[int]:
 
 
 def layer_ids(names: Sequence[str]) -> dict[str, int]:
-    """How deep in the network each parameter lies, for learning rates that decay with depth.
+    """Assign a layer id to each parameter, for layer-wise learning rate decay.
 
-    The stem is layer 0, the blocks count from 1 over all stages, and everything outside the backbone is one more than the
-    last block. What lies between two stages (norm and downsampling) counts as the first block after it; the norm after
-    the last stage counts as that stage's *first* block. These are the ids of the published recipes.
+    The ids are those of the published recipes:
+
+    - stem: 0;
+    - blocks: 1, 2, ... across all stages;
+    - norm and downsampling between two stages: the id of the first block after them;
+    - norm of the last stage: the id of the *first* block of that stage;
+    - all parameters outside the backbone: the id of the last block + 1.
 
     Args:
-        names: all parameter names of the model, with any prefix before the backbone's own (``backbone.bottom_up.``).
+        names: all parameter names of the model. Those of the backbone may have any prefix (``backbone.bottom_up.``).
 
     Returns:
-        Name -> id, from 0 to the number of blocks + 1.
+        Parameter name -> layer id, from 0 to the number of blocks + 1.
     """
     depths = stage_depths(names)
     first_block = [1 + sum(depths[:stage]) for stage in range(len(depths))]
@@ -419,3 +430,16 @@ def layer_ids(names: Sequence[str]) -> dict[str, int]:
         return 0 if _STEM.search(name) else sum(depths) + 1
 
     return {name: layer_id(name) for name in names}
+
+
+FLASH_INTERNIMAGE = register(
+    BackboneFamily(
+        title="FlashInternImage",
+        signature="patch_embed.conv1.weight",
+        classifier=("head.", "conv_head.", "fc_norm.", "avgpool."),
+        parameters=ParameterRules(
+            offset_layers=("offset_mask.",),  # with the dot: the published rule leaves out "offset_mask_dw"
+            undecayed=("relative_position",),
+        ),
+    )
+)

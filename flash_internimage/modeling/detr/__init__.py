@@ -1,4 +1,4 @@
-"""Parts that DETR-like detectors share: box operations, matching, losses, the deformable encoder and its inputs."""
+"""Parts that DETR-like detectors share: box conversions, matching, losses, denoising, the deformable encoder and its inputs."""
 
 from .channel_mapper import ChannelMapper
 from .encoder import Encoder

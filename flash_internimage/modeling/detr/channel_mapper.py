@@ -1,4 +1,4 @@
-"""A neck that brings backbone stages to one width, without a top-down path.
+"""A neck that maps backbone stages to one number of channels, without a top-down path.
 
 Source: Zhang et al., "DINO: DETR with Improved DeNoising Anchor Boxes", arXiv:2203.03605, after Deformable DETR.
 """
@@ -14,7 +14,7 @@ from flash_internimage.errors import UserError
 
 
 class ChannelMapper(nn.Module):
-    """1x1 convolutions on the given stages, then 3x3 convolutions of stride 2 for coarser levels; each with GroupNorm."""
+    """1x1 convolutions on backbone stages, and 3x3 convolutions of stride 2 for coarser levels; each with GroupNorm."""
 
     def __init__(
         self,
@@ -27,19 +27,19 @@ class ChannelMapper(nn.Module):
         """
         Args:
             in_features: names of the backbone stages, from fine to coarse.
-            in_channels: their channels.
-            out_channels: channels of every level.
-            num_levels: levels to return. Those beyond the stages halve the resolution each: the first of them reads the
-                last stage itself, the others the level before.
-            norm_groups: groups of every GroupNorm.
+            in_channels: number of channels of each stage.
+            out_channels: number of channels of every level.
+            num_levels: number of levels to return. Each level beyond the stages halves the resolution: the first of them
+                reads the last stage, the others read the previous level.
+            norm_groups: number of groups of every GroupNorm.
 
         Raises:
-            UserError: names and channels differ in number, or there are more stages than levels.
+            UserError: ``in_features`` and ``in_channels`` differ in length, or there are more stages than levels.
         """
         super().__init__()
         if len(in_features) != len(in_channels) or len(in_features) > num_levels:
             raise UserError(
-                f"ChannelMapper: expected one number of channels a stage and at most {num_levels} stages (num_levels), "
+                f"ChannelMapper: expected one number of channels per stage and at most {num_levels} stages (num_levels), "
                 f"got in_features={list(in_features)} and in_channels={list(in_channels)}"
             )
         self.in_features = list(in_features)
@@ -56,7 +56,7 @@ class ChannelMapper(nn.Module):
         self.extra_convs = nn.ModuleList(conv(in_channels[-1] if i == 0 else out_channels, 3, 2) for i in range(extra))
 
     def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
-        """{name: (N, C_in, H, W)} -> ``num_levels`` maps (N, out_channels, H, W), from fine to coarse."""
+        """{name: (N, C_in, H, W)} -> ``num_levels`` feature maps (N, out_channels, H, W), from fine to coarse."""
         stages = [features[name] for name in self.in_features]
         levels = [conv(stage) for conv, stage in zip(self.convs, stages, strict=True)]
         coarsest = stages[-1]

@@ -1,4 +1,4 @@
-"""Deformable transformer encoder: every token of every level reads a few points of all levels.
+"""Deformable transformer encoder: every token attends to a few sampling points on each level.
 
 Source: Zhu et al., "Deformable DETR", arXiv:2010.04159.
 """
@@ -15,7 +15,7 @@ from .mlp import mlp
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention and a two-layer perceptron, each added to its input and then normalized."""
+    """Deformable self-attention and a two-layer MLP, each with a residual connection and a layer norm after it."""
 
     def __init__(
         self, embed_dim: int = 256, num_heads: int = 8, num_levels: int = 4, num_points: int = 4, ffn_dim: int = 2048
@@ -34,14 +34,14 @@ class EncoderLayer(nn.Module):
         reference_points: Tensor,
         spatial_shapes: Sequence[tuple[int, int]],
     ) -> Tensor:
-        """(N, S, C) -> (N, S, C); the arguments are those of :meth:`Encoder.forward`."""
+        """(N, S, C) -> (N, S, C); see :meth:`Encoder.forward` for the arguments."""
         attended = self.self_attn(tokens + positions, tokens, reference_points, spatial_shapes, padding_mask)
         tokens = self.norm1(tokens + attended)
         return self.norm2(tokens + self.feed_forward(tokens))
 
 
 class Encoder(nn.Module):
-    """A stack of :class:`EncoderLayer`, without a norm after it."""
+    """A stack of :class:`EncoderLayer`, without a final norm."""
 
     def __init__(
         self,
@@ -69,9 +69,9 @@ class Encoder(nn.Module):
         """
         Args:
             tokens: (N, S, C) features of all levels.
-            positions: (N, S, C), added to the queries only, never to the values.
-            padding_mask: (N, S) bool, true where a token is padding: nobody reads it, though it reads others.
-            centers: (N, S, 2) of the tokens as (x, y), relative to the image.
+            positions: (N, S, C) position embeddings, added to the queries but not to the values.
+            padding_mask: (N, S) bool, true where a token is padding. No token attends to it, but it attends to others.
+            centers: (N, S, 2) centers of the tokens as (x, y), relative to the image.
             spatial_shapes: (height, width) of each of the L levels.
             valid_ratios: (N, L, 2) as (x, y).
 

@@ -1,4 +1,4 @@
-"""The three losses of a set of predictions, given which query is to predict which target."""
+"""The three losses of a set of predictions after matching: focal, L1 and generalized IoU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from .box_ops import generalized_iou, to_corners
+from flash_internimage.structures.boxes import generalized_iou
+
+from .box_ops import to_corners
 from .targets import Match, Target
 
 
@@ -18,8 +20,8 @@ class SetLosses(NamedTuple):
     """Scalars, summed over queries and divided by the normalizer.
 
     Attributes:
-        classes: focal loss over all queries; one without a target is negative for every class.
-        boxes: L1 on (cx, cy, w, h) relative to the image, matched queries only.
+        classes: focal loss over all queries; a query without a target is negative for every class.
+        boxes: L1 loss of (cx, cy, w, h) relative to the image, matched queries only.
         iou: 1 - generalized IoU in pixels, matched queries only.
     """
 
@@ -37,14 +39,15 @@ def set_losses(
     focal_alpha: float = 0.25,
     focal_gamma: float = 2.0,
 ) -> SetLosses:
-    """
+    """The losses of all queries of a batch.
+
     Args:
         logits: (N, Q, K).
         boxes: (N, Q, 4) as (cx, cy, w, h), relative to the image.
-        targets, matches: one an image.
+        targets, matches: one per image.
         normalizer: scalar, usually the number of matched pairs.
     """
-    # Under autocast the heads may return half precision; the boxes carry the dtype that the losses deserve.
+    # Under autocast the logits may be in half precision; the boxes have the dtype in which to compute the losses.
     logits = logits.to(boxes.dtype)
     image = torch.cat([torch.full_like(match.queries, i) for i, match in enumerate(matches)])
     query = torch.cat([match.queries for match in matches])

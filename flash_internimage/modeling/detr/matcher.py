@@ -11,17 +11,19 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from .box_ops import generalized_iou, to_corners
+from flash_internimage.structures.boxes import generalized_iou
+
+from .box_ops import to_corners
 from .targets import Match, Target
 
 
 def focal_cost(logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.0, eps: float = 1e-12) -> Tensor:
-    """How the focal loss of a query would change if it had to predict a target's class.
+    """Change of the focal loss of each query if it were assigned to each target.
 
     Args:
         logits: (Q, K).
-        labels: (n,) classes.
-        eps: added to probabilities under a logarithm.
+        labels: (n,) classes of the targets.
+        eps: added to probabilities before the logarithm.
 
     Returns:
         (Q, n).
@@ -33,7 +35,7 @@ def focal_cost(logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float
 
 
 class HungarianMatcher(nn.Module):
-    """Assigns to every target the query that makes the sum of all costs least, no query twice."""
+    """Assigns one query to every target so that the sum of the costs is minimal."""
 
     def __init__(
         self,
@@ -45,9 +47,9 @@ class HungarianMatcher(nn.Module):
     ) -> None:
         """
         Args:
-            class_cost: weight of the focal cost.
+            class_cost: weight of the change of the focal loss.
             l1_cost: weight of the L1 distance of (cx, cy, w, h), relative to the image.
-            giou_cost: weight of the negative generalized IoU, in pixels.
+            giou_cost: weight of the negative generalized IoU, computed in pixels.
         """
         super().__init__()
         self.class_cost = class_cost
@@ -57,7 +59,7 @@ class HungarianMatcher(nn.Module):
         self.focal_gamma = focal_gamma
 
     def cost(self, logits: Tensor, boxes: Tensor, target: Target) -> Tensor:
-        """(Q, K) logits and (Q, 4) boxes of one image -> (Q, n) costs."""
+        """(Q, K) logits and (Q, 4) boxes of one image -> (Q, n) costs of all pairs."""
         classes = focal_cost(logits.to(boxes.dtype), target.labels, self.focal_alpha, self.focal_gamma)
         l1 = (boxes[:, None] - target.boxes[None]).abs().sum(dim=-1)
         giou = generalized_iou((to_corners(boxes) * target.scale)[:, None], (to_corners(target.boxes) * target.scale)[None])
@@ -65,21 +67,22 @@ class HungarianMatcher(nn.Module):
 
     @torch.no_grad()
     def forward(self, logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> list[Match]:
-        """
+        """Match the queries of each image of a batch.
+
         Args:
             logits: (N, Q, K).
             boxes: (N, Q, 4) as (cx, cy, w, h), relative to the image.
-            targets: one an image.
+            targets: one per image.
 
         Returns:
-            One an image, of min(Q, n) pairs.
+            One match of min(Q, n) pairs per image.
         """
         costs = [self.cost(*image) for image in zip(logits, boxes, targets, strict=True)]
         return [_assign(cost) for cost in costs]
 
 
 def _assign(cost: Tensor) -> Match:
-    # scipy refuses NaN. A diverged model is better stopped by whoever looks at its losses than by an error from here.
+    # scipy refuses NaN. The trainer stops a diverged model with a better message, when it checks the losses.
     matrix = torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6).double().cpu().numpy()
     queries, targets = linear_sum_assignment(matrix)
     return Match(torch.from_numpy(queries).to(cost.device), torch.from_numpy(targets).to(cost.device))

@@ -1,4 +1,4 @@
-"""The multi-layer perceptron that feed-forward networks, box heads and query positions share."""
+"""The MLP of feed-forward networks, box heads and query positions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 def mlp(in_channels: int, hidden_channels: int, out_channels: int, num_layers: int) -> nn.Sequential:
-    """``num_layers`` linear layers with ReLU between them, on the last dimension; Xavier weights, zero biases."""
+    """``num_layers`` linear layers on the last dimension with ReLU between them; Xavier weights and zero biases."""
     widths = [in_channels, *[hidden_channels] * (num_layers - 1), out_channels]
     layers: list[nn.Module] = []
     for channels, next_channels in pairwise(widths):

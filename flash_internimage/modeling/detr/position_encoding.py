@@ -1,4 +1,4 @@
-"""Sine encodings: of the places of feature cells, and of boxes."""
+"""Sine encodings of the positions in a feature map and of boxes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 
 def sine_features(angles: Tensor, num_features: int, temperature: float) -> Tensor:
-    """Sines and cosines of ``angles`` at geometrically growing wavelengths, alternating.
+    """Alternating sines and cosines of ``angles`` at geometrically growing wavelengths.
 
     Args:
-        angles: (...), radians at the shortest wavelength.
+        angles: (...), in radians at the shortest wavelength.
         num_features: an even number of features.
-        temperature: the longest wavelength over the shortest, nearly.
+        temperature: approximate ratio of the longest to the shortest wavelength.
 
     Returns:
-        (..., num_features), of ``angles``' dtype.
+        (..., num_features), with the dtype of ``angles``.
     """
     exponents = torch.arange(0, num_features, 2, dtype=angles.dtype, device=angles.device) / num_features
     scaled = angles[..., None] / temperature**exponents
@@ -25,11 +25,11 @@ def sine_features(angles: Tensor, num_features: int, temperature: float) -> Tens
 
 
 def encode_boxes(boxes: Tensor, num_features: int, temperature: float = 10000.0) -> Tensor:
-    """Sine encoding of boxes, as a decoder turns them into query positions.
+    """Sine encoding of boxes, from which a decoder computes the position embeddings of its queries.
 
     Args:
         boxes: (..., 4) as (cx, cy, w, h), relative to the (padded) image.
-        num_features: features a coordinate.
+        num_features: number of features per coordinate.
 
     Returns:
         (..., 4 * num_features), in the order cy, cx, w, h: the published weights expect y before x.
@@ -39,7 +39,7 @@ def encode_boxes(boxes: Tensor, num_features: int, temperature: float = 10000.0)
 
 
 class SinePositionEncoding(nn.Module):
-    """Encodes the place of each cell within the image's own area, which spans one turn of the longest sine.
+    """Encodes each position of a feature map relative to the image without padding, which spans one period.
 
     Source: Carion et al., "End-to-End Object Detection with Transformers", arXiv:2005.12872; temperature 20 from
     Liu et al., "DAB-DETR", arXiv:2201.12329.
@@ -48,8 +48,8 @@ class SinePositionEncoding(nn.Module):
     def __init__(self, embed_dim: int = 256, temperature: float = 20.0, eps: float = 1e-6) -> None:
         """
         Args:
-            embed_dim: features of a cell, half of them for each axis.
-            eps: added to the image's extent in cells.
+            embed_dim: number of features per position, half of them for each axis.
+            eps: added to the size of the image in positions.
         """
         super().__init__()
         self.embed_dim = embed_dim
@@ -57,17 +57,18 @@ class SinePositionEncoding(nn.Module):
         self.eps = eps
 
     def forward(self, padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
-        """
+        """Encode the positions of one feature level.
+
         Args:
-            padding_mask: (N, H, W) bool, true where a cell is padding.
-            dtype: dtype to compute in.
+            padding_mask: (N, H, W) bool, true in the padding.
+            dtype: dtype of the computation and the result.
 
         Returns:
             (N, embed_dim, H, W): the features of y, then those of x.
         """
         axes = []
         for axis in (1, 2):
-            # In integers: a GPU's sum of floats is refused by torch.use_deterministic_algorithms.
+            # In integers, because torch.use_deterministic_algorithms refuses cumsum of floats on a GPU.
             count = (~padding_mask).cumsum(dim=axis).to(dtype)
             last = count.narrow(axis, -1, 1)
             angles = count / (last + self.eps) * (2 * math.pi)

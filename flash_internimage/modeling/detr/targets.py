@@ -1,4 +1,4 @@
-"""What an image's predictions are compared with, and which prediction with which target."""
+"""Targets of an image, and the assignment of queries to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Target(NamedTuple):
     Attributes:
         labels: (n,) classes.
         boxes: (n, 4) as (cx, cy, w, h), relative to the unpadded image.
-        scale: (4,), the unpadded image's (width, height, width, height) in pixels: what turns relative boxes into pixels.
+        scale: (4,), (width, height, width, height) of the unpadded image in pixels; converts relative boxes to pixels.
     """
 
     labels: Tensor
@@ -25,14 +25,14 @@ class Target(NamedTuple):
 
 
 class Match(NamedTuple):
-    """Pairs within one image: (m,) indices of queries and the (m,) indices of the targets they are to predict."""
+    """The m matched pairs of one image: (m,) indices of queries and (m,) indices of their targets."""
 
     queries: Tensor
     targets: Tensor
 
 
 def target_of(instances: Instances, like: Tensor) -> Target:
-    """The target that annotated instances make, with the dtype and device of ``like``.
+    """Convert annotated instances to a target, with the dtype and device of ``like``.
 
     Args:
         instances: with ``gt_classes`` and ``gt_boxes`` in pixels (XYXY), of an unpadded image.

@@ -1,4 +1,4 @@
-"""Proposal generators: modules that propose object boxes, before they are classified."""
+"""Proposal generators: modules that propose class-agnostic object boxes."""
 
 from .rpn import RPN
 

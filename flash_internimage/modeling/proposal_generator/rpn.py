@@ -1,8 +1,6 @@
-"""Region proposal network with the assignment, the losses and the selection of the published models.
+"""Region proposal network (RPN) with MMDetection's anchor matching, losses and proposal selection.
 
-From Ren et al., "Faster R-CNN", 2015. It differs from detectron2's ``RPN`` in what takes part in training, in what the
-losses are divided by, in how proposals are ranked (by score, not by logit) and in precision; ``docs/parity.md`` lists
-the points. The convolutions are detectron2's ``StandardRPNHead``.
+Source: Ren et al., "Faster R-CNN", 2015.
 """
 
 from __future__ import annotations
@@ -32,15 +30,18 @@ def round_up(size: tuple[int, int], divisor: int) -> tuple[int, int]:
 
 
 def label_anchors(anchors: PreciseBoxes, eligible: Tensor, targets: PreciseBoxes, matcher: IoUMatcher) -> tuple[Tensor, Tensor]:
-    """Assign the ground truth of an image to its eligible anchors; others are ignored, as if they did not exist.
+    """Match the eligible anchors of an image to its ground-truth boxes; label all other anchors as ignored.
+
+    Ineligible anchors are removed before the matching, so they cannot claim a ground-truth box.
 
     Args:
-        anchors: R boxes.
+        anchors: R anchors.
         eligible: (R,) boolean.
         targets: M ground-truth boxes.
+        matcher: matches the anchors to ``targets``.
 
     Returns:
-        (R,) index of the ground truth, meaningful where positive; (R,) int8 label, see
+        (R,) index of the matched ground-truth box, valid for positive anchors; (R,) int8 label, see
         :func:`~flash_internimage.modeling.matcher.match_by_iou`.
     """
     matches = torch.zeros(len(anchors), dtype=torch.int64, device=eligible.device)
@@ -50,10 +51,10 @@ def label_anchors(anchors: PreciseBoxes, eligible: Tensor, targets: PreciseBoxes
 
 
 def loss_normalizer(labels: Tensor) -> int:
-    """How many anchors of a batch count, with at least one positive and one negative an image.
+    """Number of sampled anchors in a batch, counting at least one positive and one negative per image.
 
     Args:
-        labels: (N, R) labels of the sampled anchors, -1 elsewhere.
+        labels: (N, R) labels of the sampled anchors, -1 for all others.
     """
     positives = (labels == POSITIVE).sum(dim=1).clamp(min=1)
     negatives = (labels == NEGATIVE).sum(dim=1).clamp(min=1)
@@ -69,17 +70,19 @@ def select_proposals(
     max_proposals: int,
     min_size: float,
 ) -> Instances:
-    """Clip, drop boxes that are too small or not finite, suppress duplicates within levels, keep the best.
+    """Select the proposals of one image: clip boxes, drop small or non-finite ones, apply NMS per level, keep the best.
 
     Args:
         boxes: (R, 4) XYXY boxes.
-        logits: (R,) objectness before the sigmoid.
-        levels: (R,) pyramid level.
+        logits: (R,) objectness logits.
+        levels: (R,) pyramid levels.
         image_size: (height, width) in pixels, without padding.
-        min_size: width and height must be above this, in pixels.
+        nms_threshold: IoU above which the proposal with the lower score is suppressed, within a level.
+        max_proposals: maximum number of proposals to return.
+        min_size: proposals must be wider and higher than this, in pixels.
 
     Returns:
-        ``proposal_boxes`` and ``objectness_logits``, best first.
+        ``proposal_boxes`` and ``objectness_logits``, by descending score.
     """
     boxes = clip_boxes(boxes, image_size)
     sizes = boxes[:, 2:] - boxes[:, :2]
@@ -90,27 +93,32 @@ def select_proposals(
 
 
 class RPN(nn.Module):
-    """Proposes boxes that may hold an object, from a feature pyramid.
+    """Region proposal network: proposes object boxes from a feature pyramid.
 
-    Shapes: N images, L levels, A anchors a cell, R = sum of H * W * A over the levels.
+    Replaces detectron2's ``RPN``; the convolutions are detectron2's ``StandardRPNHead``. As in MMDetection, anchors in the
+    padding that a batch adds to an image are excluded from training, the losses are divided by the number of sampled
+    anchors, and proposals are ranked by score instead of logit. Boxes keep the precision of the network.
+    ``docs/parity.md`` lists all differences.
+
+    Shapes: N images, L levels, A anchors per position, R = sum of H * W * A over the levels.
 
     Args:
-        in_features: names of the levels.
-        head: from a list of features to a list of (N, A, H, W) logits and one of (N, 4 * A, H, W) deltas.
-        anchor_generator: anchors of the same levels.
-        anchor_matcher: assigns ground truth to anchors.
-        box2box_transform: how deltas move anchors.
-        batch_size_per_image: anchors that the losses look at, in each image.
-        positive_fraction: how much of them may be positive.
-        pre_nms_topk: (training, test) proposals taken from each level of an image.
-        post_nms_topk: (training, test) proposals of an image.
-        nms_thresh: overlap above which the lesser proposal goes, within a level.
+        in_features: names of the feature levels.
+        head: maps a list of features to a list of (N, A, H, W) logits and a list of (N, 4 * A, H, W) deltas.
+        anchor_generator: generates the anchors of the same levels.
+        anchor_matcher: matches anchors to ground-truth boxes.
+        box2box_transform: encodes and decodes the deltas of anchors.
+        batch_size_per_image: number of anchors per image to sample for the losses.
+        positive_fraction: maximum fraction of positives among them.
+        pre_nms_topk: (training, test) number of proposals per level and image before NMS.
+        post_nms_topk: (training, test) number of proposals per image after NMS.
+        nms_thresh: IoU above which the proposal with the lower score is suppressed, within a level.
         min_box_size: proposals must be wider and higher than this, in pixels.
-        anchor_boundary_thresh: anchors that reach further beyond the image than this, in pixels, take no part in
-            training; negative: all take part.
-        smooth_l1_beta: where the regression loss turns from quadratic to linear; 0 for L1.
-        size_divisibility: an image is padded to a multiple of this for its own sake; anchors in what a batch adds
-            beyond take no part in training.
+        anchor_boundary_thresh: exclude anchors from training that extend beyond the image by more than this, in pixels;
+            negative to include all anchors.
+        smooth_l1_beta: error at which the regression loss changes from quadratic to linear; 0 for the L1 loss.
+        size_divisibility: each image alone would be padded to a multiple of this. Anchors in padding beyond that, which
+            comes from larger images in the batch, are excluded from training.
     """
 
     def __init__(
@@ -151,18 +159,18 @@ class RPN(nn.Module):
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """
         Args:
-            images: the padded batch; only the images' sizes are used.
+            images: the padded batch, of which only the image sizes are used.
             features: name -> (N, C, H, W).
-            gt_instances: ``gt_boxes`` of each image; training only.
+            gt_instances: ``gt_boxes`` of each image; required in training.
 
         Returns:
-            Proposals of each image (``proposal_boxes``, ``objectness_logits``), and in training ``loss_rpn_cls`` and
-            ``loss_rpn_loc``.
+            Proposals of each image (``proposal_boxes``, ``objectness_logits``); and the losses ``loss_rpn_cls`` and
+            ``loss_rpn_loc`` in training, otherwise no losses.
         """
         feature_list = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(feature_list)
         logits, deltas = self.rpn_head(feature_list)
-        # Cell by cell, as the anchors: (N, A, H, W) -> (N, H * W * A), (N, A * 4, H, W) -> (N, H * W * A, 4).
+        # In the order of the anchors: (N, A, H, W) -> (N, H * W * A), (N, A * 4, H, W) -> (N, H * W * A, 4).
         logits = [level.permute(0, 2, 3, 1).flatten(1) for level in logits]
         deltas = [level.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)) for level in deltas]
 
@@ -176,7 +184,7 @@ class RPN(nn.Module):
         return self.predict_proposals(anchors, logits, deltas, images.image_sizes), losses
 
     def eligible_anchors(self, features: list[Tensor], anchors: PreciseBoxes, image_size: tuple[int, int]) -> Tensor:
-        """(R,) boolean: the anchors that take part in training for an image of (height, width) pixels."""
+        """(R,) boolean mask of the anchors used in training for an image of (height, width) pixels."""
         eligible = self.anchor_generator.within(features, round_up(image_size, self.size_divisibility))
         if self.anchor_boundary_thresh >= 0:
             eligible = eligible & anchors.inside_box(image_size, self.anchor_boundary_thresh)
@@ -186,11 +194,11 @@ class RPN(nn.Module):
     def label_and_sample_anchors(
         self, features: list[Tensor], anchors: list[PreciseBoxes], gt_instances: list[Instances]
     ) -> tuple[Tensor, Tensor]:
-        """Choose the anchors for the losses.
+        """Match the anchors of each image to its ground truth and sample those for the losses.
 
         Returns:
-            (N, R) labels of the chosen anchors (1 positive, 0 negative), -1 for all others; (N, R, 4) boxes that the
-            positive ones should become.
+            (N, R) labels of the sampled anchors (1 positive, 0 negative), -1 for all others; (N, R, 4) ground-truth boxes
+            matched to the anchors, valid for positives.
         """
         all_anchors = PreciseBoxes.cat(anchors)
         labels, matched_boxes = [], []
@@ -199,10 +207,10 @@ class RPN(nn.Module):
             eligible = self.eligible_anchors(features, all_anchors, instances.image_size)
             matches, all_labels = label_anchors(all_anchors, eligible, targets, self.anchor_matcher)
             positives, negatives = sample_labels(all_labels, self.batch_size_per_image, self.positive_fraction)
-            chosen = torch.full_like(all_labels, IGNORED)
-            chosen[positives] = POSITIVE
-            chosen[negatives] = NEGATIVE
-            labels.append(chosen)
+            sampled = torch.full_like(all_labels, IGNORED)
+            sampled[positives] = POSITIVE
+            sampled[negatives] = NEGATIVE
+            labels.append(sampled)
             matched_boxes.append(targets.tensor[matches] if len(targets) > 0 else all_anchors.tensor)
         return torch.stack(labels), torch.stack(matched_boxes)
 
@@ -214,15 +222,16 @@ class RPN(nn.Module):
         labels: Tensor,
         matched_boxes: Tensor,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Binary cross-entropy over the chosen anchors and (smooth) L1 over the positive ones.
+        """Compute the binary cross-entropy of the sampled anchors and the (smooth) L1 loss of the positive ones.
 
         Args:
-            logits: for each level (N, H * W * A).
-            deltas: for each level (N, H * W * A, 4).
-            labels, matched_boxes: of :meth:`label_and_sample_anchors`.
+            anchors: H * W * A anchors for each level.
+            logits: (N, H * W * A) for each level.
+            deltas: (N, H * W * A, 4) for each level.
+            labels, matched_boxes: results of :meth:`label_and_sample_anchors`.
 
         Returns:
-            The classification and the regression loss of each level; their sums are the losses of the batch.
+            The classification and the regression loss of each level; the losses of the batch are their sums.
         """
         num_images = len(labels)
         storage = get_event_storage()
@@ -234,15 +243,15 @@ class RPN(nn.Module):
         levels = zip(anchors, logits, deltas, labels.split(sizes, dim=1), matched_boxes.split(sizes, dim=1), strict=True)
         classification, regression = [], []
         for level_anchors, level_logits, level_deltas, level_labels, level_boxes in levels:
-            chosen = level_labels != IGNORED
+            sampled = level_labels != IGNORED
             objectness = F.binary_cross_entropy_with_logits(
-                level_logits[chosen], level_labels[chosen].to(level_logits.dtype), reduction="sum"
+                level_logits[sampled], level_labels[sampled].to(level_logits.dtype), reduction="sum"
             )
             positive = level_labels == POSITIVE
-            wanted = self.box2box_transform.get_deltas(
+            target_deltas = self.box2box_transform.get_deltas(
                 level_anchors.tensor.expand(num_images, -1, 4)[positive], level_boxes[positive]
             )
-            location = smooth_l1_loss(level_deltas[positive], wanted, beta=self.smooth_l1_beta, reduction="sum")
+            location = smooth_l1_loss(level_deltas[positive], target_deltas, beta=self.smooth_l1_beta, reduction="sum")
             classification.append(objectness / normalizer)
             regression.append(location / normalizer)
         return classification, regression
@@ -255,22 +264,23 @@ class RPN(nn.Module):
         deltas: list[Tensor],
         image_sizes: list[tuple[int, int]],
     ) -> list[Instances]:
-        """Decode the best anchors of each level and select proposals among them; no gradient passes.
+        """Decode the highest-scoring anchors of each level and select proposals from them, without gradients.
 
         Returns:
-            ``proposal_boxes`` and ``objectness_logits`` of each image, best first.
+            ``proposal_boxes`` and ``objectness_logits`` of each image, by descending score.
         """
         topk = self.pre_nms_topk[self.training]
         boxes, scores, levels = [], [], []
-        for number, (level_anchors, level_logits, level_deltas) in enumerate(zip(anchors, logits, deltas, strict=True)):
+        for level, (level_anchors, level_logits, level_deltas) in enumerate(zip(anchors, logits, deltas, strict=True)):
             level_logits = level_logits.to(level_anchors.tensor.dtype)
-            # Saturated logits are equal as scores, and equal scores go by position, here and in suppression.
+            # Rank by score, as MMDetection does: saturated logits have equal scores, and ties are broken by position, here
+            # and in NMS.
             best = level_logits.sigmoid().argsort(dim=1, descending=True, stable=True)[:, :topk]
             best_deltas = level_deltas.gather(1, best[..., None].expand(-1, -1, 4))
             decoded = self.box2box_transform.apply_deltas(best_deltas.reshape(-1, 4), level_anchors.tensor[best.flatten()])
             boxes.append(decoded.reshape(best_deltas.shape))
             scores.append(level_logits.gather(1, best))
-            levels.append(torch.full_like(best[0], number))
+            levels.append(torch.full_like(best[0], level))
         return [
             select_proposals(
                 image_boxes,

@@ -1,4 +1,4 @@
-"""RoI heads: box and mask heads that run on features pooled from each proposal."""
+"""RoI heads: box and mask heads on features pooled from proposals."""
 
 from .cascade_rcnn import CascadeRoIHeads
 from .fast_rcnn import BoxPredictor

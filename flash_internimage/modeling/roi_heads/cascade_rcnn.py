@@ -1,13 +1,12 @@
-"""Region heads of Cascade Mask R-CNN: three stages, each on the boxes that the one before has refined.
+"""RoI heads of Cascade Mask R-CNN: a sequence of stages, each of which refines the boxes of the previous one.
 
-From Cai and Vasconcelos, "Cascade R-CNN", 2018. detectron2's ``CascadeROIHeads`` regresses boxes without regard to class,
-keeps the same samples through all stages, averages probabilities, and has one mask head; the published models regress
-for each class, sample anew at each stage, average logits, and have a mask head at each stage.
+Source: Cai and Vasconcelos, "Cascade R-CNN", 2018.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.modeling.roi_heads import StandardROIHeads, select_foreground_proposals
@@ -27,12 +26,13 @@ from .roi_heads import log_samples, sample_proposals
 def refine_boxes(
     boxes: Tensor, deltas: Tensor, classes: Tensor, transform: BoxTransform, image_size: tuple[int, int]
 ) -> Tensor:
-    """Move each box by its deltas of one class and clip it to the image; no gradient passes.
+    """Apply to each box its deltas for one class and clip it to the image, without gradients.
 
     Args:
         boxes: (R, 4) XYXY boxes.
-        deltas: (R, K * 4).
-        classes: (R,) int64, in 0..K-1.
+        deltas: (R, K * 4) deltas per class.
+        classes: (R,) int64 class of each box, in 0..K-1.
+        transform: decodes the deltas.
         image_size: (height, width) in pixels, without padding.
 
     Returns:
@@ -42,35 +42,43 @@ def refine_boxes(
 
 
 def refinement_classes(logits: Tensor, gt_classes: Tensor | None = None) -> Tensor:
-    """The class whose deltas refine each region: the true one where there is one, else the likeliest foreground class.
+    """Class whose deltas refine each region: the ground-truth class, or for background the top-scoring foreground class.
 
     Args:
-        logits: (R, K + 1), background last.
-        gt_classes: (R,), K for background; None at test.
+        logits: (R, K + 1) logits, background last.
+        gt_classes: (R,) ground-truth classes, K for background; None at test time, for the top-scoring class everywhere.
     """
-    likeliest = logits[:, :-1].argmax(dim=1)
+    predicted = logits[:, :-1].argmax(dim=1)
     if gt_classes is None:
-        return likeliest
-    return torch.where(gt_classes == logits.shape[1] - 1, likeliest, gt_classes)
+        return predicted
+    return torch.where(gt_classes == logits.shape[1] - 1, predicted, gt_classes)
 
 
 class CascadeRoIHeads(StandardROIHeads):
-    """A cascade of box heads, each with a mask head.
+    """Box heads in a cascade, with one mask head per stage.
+
+    Extends detectron2's ``StandardROIHeads`` and replaces its ``CascadeROIHeads``. The differences, all of them as in
+    MMDetection with the published configs:
+
+    - boxes are regressed per class instead of class-agnostically;
+    - proposals are sampled at every stage instead of once before the first one;
+    - the logits of the stages are averaged instead of their probabilities;
+    - each stage has its own mask head.
 
     Args:
-        num_classes: K, without the background.
-        batch_size_per_image: proposals to train on, in each image and at each stage.
-        positive_fraction: how much of them may be positive.
-        proposal_matchers: for each stage, assigns targets to proposals.
-        box_in_features: pyramid levels of the box heads.
-        box_pooler: from the levels and boxes to region features.
-        box_heads: for each stage, from region features to what its predictor takes.
-        box_predictors: for each stage, classes and deltas of regions and their losses. The last one's thresholds select
-            the detections.
+        num_classes: number of foreground classes K.
+        batch_size_per_image: number of proposals per image to train each stage on.
+        positive_fraction: maximum fraction of positives among them.
+        proposal_matchers: for each stage, matches proposals to ground-truth boxes.
+        box_in_features: names of the feature levels of the box heads.
+        box_pooler: pools region features from these levels.
+        box_heads: for each stage, maps region features to the input of its predictor.
+        box_predictors: for each stage, predicts classes and deltas and computes their losses. The thresholds of the last
+            one select the detections.
         stage_loss_weights: factor on all losses of each stage.
-        mask_in_features, mask_pooler: likewise for masks; None for a detector without masks.
-        mask_heads: for each stage; at test the mean of their probabilities counts.
-        size_divisibility: what images are padded to a multiple of; ground-truth masks are padded likewise.
+        mask_in_features, mask_pooler: the same for masks; None for a detector without masks.
+        mask_heads: for each stage, predicts masks; at test time their probabilities are averaged.
+        size_divisibility: divisor of the padded image sizes; ground-truth masks are padded like the images.
 
     Raises:
         UserError: the lists differ in length.
@@ -101,7 +109,7 @@ class CascadeRoIHeads(StandardROIHeads):
         if mask_in_features is not None:
             lengths["mask_heads"] = len(mask_heads)
         if len(set(lengths.values())) != 1:
-            raise UserError(f"CascadeRoIHeads: each of these needs one entry a stage, got {lengths}")
+            raise UserError(f"CascadeRoIHeads: each of these arguments needs one entry per stage, got {lengths}")
         super().__init__(
             num_classes=num_classes,
             batch_size_per_image=batch_size_per_image,
@@ -132,14 +140,14 @@ class CascadeRoIHeads(StandardROIHeads):
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """
         Args:
-            images: unused; part of detectron2's interface.
+            images: unused, but part of detectron2's interface.
             features: name -> (N, C, H, W).
             proposals: ``proposal_boxes`` of each image.
-            targets: ``gt_boxes``, ``gt_classes`` and ``gt_masks`` of each image; training only.
+            targets: ``gt_boxes``, ``gt_classes`` and ``gt_masks`` of each image; required in training.
 
         Returns:
-            In training the samples of the last stage and the losses ``loss_cls_stage0``, ``loss_box_reg_stage0``,
-            ``loss_mask_stage0``, ...; otherwise detections and no losses.
+            In training the sampled proposals of the last stage and the losses ``loss_cls_stage0``,
+            ``loss_box_reg_stage0``, ``loss_mask_stage0``, ...; otherwise the detections and no losses.
         """
         if not self.training:
             return self.forward_with_given_boxes(features, self._detect(features, proposals)), {}
@@ -157,13 +165,13 @@ class CascadeRoIHeads(StandardROIHeads):
                 losses[f"{name}_stage{stage}"] = loss * self.stage_loss_weights[stage]
             if stage + 1 < self.num_stages:
                 refined = self._refine(sampled, logits, deltas, stage)
-                # The next stage adds the targets themselves, so their refined copies would be duplicates.
+                # Drop the refined copies of ground-truth boxes: the next stage adds the ground-truth boxes itself.
                 boxes = [b[~image.is_target] for b, image in zip(refined, sampled, strict=True)]
         return sampled, losses
 
     @torch.no_grad()
     def _sample(self, boxes: list[Tensor], targets: list[Instances], stage: int) -> list[Instances]:
-        """Assign targets to the boxes of each image and choose some to train a stage on."""
+        """Match the boxes of each image to the ground truth and sample those that a stage is trained on."""
         sampled = [
             sample_proposals(
                 image_boxes,
@@ -180,14 +188,14 @@ class CascadeRoIHeads(StandardROIHeads):
         return sampled
 
     def _run_stage(self, features: dict[str, Tensor], proposals: list[Instances], stage: int) -> tuple[Tensor, Tensor]:
-        """(R, K + 1) logits and (R, K * 4) deltas of one stage for the ``proposal_boxes`` of all images."""
+        """Predict (R, K + 1) logits and (R, K * 4) deltas of one stage for the ``proposal_boxes`` of all images."""
         levels = [features[name] for name in self.box_in_features]
         regions = self.box_pooler(levels, [image.proposal_boxes for image in proposals])
         return self.box_predictor[stage](self.box_head[stage](regions))
 
     @torch.no_grad()
     def _refine(self, proposals: list[Instances], logits: Tensor, deltas: Tensor, stage: int) -> list[Tensor]:
-        """The boxes of each image for the next stage, in the order of the ``proposal_boxes``."""
+        """Refine the ``proposal_boxes`` of each image for the next stage; the order is kept."""
         sizes = [len(image) for image in proposals]
         return [
             refine_boxes(
@@ -201,8 +209,8 @@ class CascadeRoIHeads(StandardROIHeads):
         ]
 
     def _detect(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
-        """Detections from the mean logits of all stages and the boxes of the last."""
-        total = 0
+        """Compute detections from the mean logits of all stages and the boxes of the last stage."""
+        total: Any = 0
         for stage in range(self.num_stages):
             logits, deltas = self._run_stage(features, proposals, stage)
             total = total + logits
@@ -216,7 +224,7 @@ class CascadeRoIHeads(StandardROIHeads):
         return detections
 
     def _mask_losses(self, features: dict[str, Tensor], sampled: list[Instances], stage: int) -> dict[str, Tensor]:
-        """The mask loss of one stage on its positive samples; empty without masks."""
+        """Compute the mask loss of one stage on its positive samples; empty for a detector without masks."""
         if not self.mask_on:
             return {}
         positives, _ = select_foreground_proposals(sampled, self.num_classes)
@@ -225,12 +233,12 @@ class CascadeRoIHeads(StandardROIHeads):
         return self.mask_head[stage](regions, positives)
 
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> list[Instances]:
-        """Add ``pred_masks``, the mean probabilities (R, 1, H, W) of all mask heads, to detections."""
+        """Add to the detections ``pred_masks``: (R, 1, H, W) probabilities, averaged over the mask heads."""
         if not self.mask_on:
             return instances
         levels = [features[name] for name in self.mask_in_features]
         regions = self.mask_pooler(levels, [image.pred_boxes for image in instances])
-        total = 0
+        total: Any = 0
         for head in self.mask_head:
             total = total + torch.cat([image.pred_masks for image in head(regions, instances)])
         for image, masks in zip(instances, (total / self.num_stages).split([len(i) for i in instances]), strict=True):

@@ -1,6 +1,6 @@
-"""Classes and boxes of regions: the last two layers of a box head, their losses and the detections they give.
+"""Fast R-CNN output layers: classification and box regression of regions, their losses, and test-time selection.
 
-From Girshick, "Fast R-CNN", 2015. The layers and the classification loss are detectron2's ``FastRCNNOutputLayers``.
+Source: Girshick, "Fast R-CNN", 2015.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from torch import Tensor
 
 from flash_internimage.errors import UserError
 from flash_internimage.modeling.box_regression import BoxTransform
-from flash_internimage.modeling.losses import giou_loss
 from flash_internimage.modeling.nms import batched_nms
-from flash_internimage.structures.boxes import PreciseBoxes, clip_boxes
+from flash_internimage.structures.boxes import PreciseBoxes, clip_boxes, generalized_iou
 
 
 def select_detections(
@@ -29,23 +28,23 @@ def select_detections(
     nms_threshold: float,
     max_detections: int,
 ) -> tuple[Instances, Tensor]:
-    """Detections of one image: threshold, suppression within classes, the best over all classes.
+    """Select the detections of one image: threshold the scores, apply NMS per class, keep the best over all classes.
 
     Args:
-        boxes: (R, K * 4) XYXY boxes for each class, or (R, 4) for all classes.
+        boxes: (R, K * 4) XYXY boxes per class, or (R, 4) class-agnostic boxes.
         scores: (R, K + 1) probabilities, background last.
         image_size: (height, width) in pixels, without padding; boxes are clipped to it.
-        score_threshold: scores must be above this.
-        nms_threshold: overlap above which the lesser box of a class goes.
-        max_detections: how many to return at most; negative for all.
+        score_threshold: scores must be greater than this.
+        nms_threshold: IoU above which the box with the lower score is suppressed, within a class.
+        max_detections: maximum number of detections; negative for no limit.
 
     Returns:
-        ``pred_boxes``, ``scores`` and ``pred_classes``, best first; and the region each comes from.
+        ``pred_boxes``, ``scores`` and ``pred_classes``, by descending score; and the index of the region of each detection.
     """
     scores = scores[:, :-1]
     num_classes = scores.shape[1]
     boxes = clip_boxes(boxes.unflatten(1, (-1, 4)), image_size).expand(-1, num_classes, 4)
-    # A region that is not finite gives no detection.
+    # Non-finite boxes and scores give no detections.
     finite = boxes.isfinite().all(dim=-1) & scores.isfinite()
     regions, classes = ((scores > score_threshold) & finite).nonzero(as_tuple=True)
     boxes, scores = boxes[regions, classes], scores[regions, classes]
@@ -57,19 +56,22 @@ def select_detections(
 
 
 class BoxPredictor(FastRCNNOutputLayers):
-    """``FastRCNNOutputLayers`` with the regression losses and the test-time selection of the published models.
+    """Extends detectron2's ``FastRCNNOutputLayers`` with MMDetection's regression losses and test-time selection.
+
+    The layers and the classification loss are detectron2's. The regression losses and the selection use this package's box
+    decoding, GIoU and NMS, which compute as MMDetection does and keep the precision of the network.
 
     Args:
-        input_shape: of the region features.
-        box2box_transform: how deltas move proposals.
-        num_classes: K, without the background.
-        box_reg_loss_type: ``"l1"`` on deltas or ``"giou"`` on decoded boxes, both summed over positive regions and
+        input_shape: shape of the region features.
+        box2box_transform: encodes and decodes the deltas of proposals.
+        num_classes: number of foreground classes K.
+        box_reg_loss_type: ``"l1"`` on deltas or ``"giou"`` on decoded boxes; both are summed over the positive regions and
             divided by the number of all regions.
-        box_reg_loss_weight: factor on that loss.
+        box_reg_loss_weight: factor on the regression loss.
         test_score_thresh, test_nms_thresh, test_topk_per_image: see :func:`select_detections`.
 
     Raises:
-        UserError: an unknown ``box_reg_loss_type``.
+        UserError: ``box_reg_loss_type`` is unknown.
     """
 
     def __init__(
@@ -99,31 +101,31 @@ class BoxPredictor(FastRCNNOutputLayers):
     def box_reg_loss(self, proposal_boxes: Tensor, gt_boxes: Tensor, pred_deltas: Tensor, gt_classes: Tensor) -> Tensor:
         """
         Args:
-            proposal_boxes, gt_boxes: (R, 4) XYXY boxes; the latter meaningful for positive regions.
-            pred_deltas: (R, K * 4).
-            gt_classes: (R,) class, K for background.
+            proposal_boxes, gt_boxes: (R, 4) XYXY boxes; ``gt_boxes`` are valid for positive regions only.
+            pred_deltas: (R, K * 4) deltas per class.
+            gt_classes: (R,) classes, K for background.
 
         Returns:
-            A scalar; 0 without positive regions, but still a function of the deltas.
+            A scalar. Without positive regions it is 0 but still connected to the deltas, so that they get gradients.
         """
         positive = ((gt_classes >= 0) & (gt_classes < self.num_classes)).nonzero().flatten()
         deltas = class_deltas(pred_deltas[positive], gt_classes[positive])
         references, targets = proposal_boxes[positive], gt_boxes[positive]
         if self.box_reg_loss_type == "giou":
-            loss = giou_loss(self.box2box_transform.apply_deltas(deltas, references), targets).sum()
+            loss = (1 - generalized_iou(self.box2box_transform.apply_deltas(deltas, references), targets)).sum()
         else:
-            wanted = self.box2box_transform.get_deltas(references, targets)
-            loss = smooth_l1_loss(deltas, wanted, beta=0.0, reduction="sum")
+            target_deltas = self.box2box_transform.get_deltas(references, targets)
+            loss = smooth_l1_loss(deltas, target_deltas, beta=0.0, reduction="sum")
         return loss / max(len(gt_classes), 1)
 
     def inference(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> tuple[list[Instances], list[Tensor]]:
         """
         Args:
-            predictions: (R, K + 1) logits and (R, K * 4) deltas, image by image.
-            proposals: ``proposal_boxes`` of each image, R in all.
+            predictions: (R, K + 1) logits and (R, K * 4) deltas, in the order of the images and their proposals.
+            proposals: ``proposal_boxes`` of each image, R in total.
 
         Returns:
-            See :func:`select_detections`, for each image.
+            The results of :func:`select_detections` for each image.
         """
         boxes = self.predict_boxes(predictions, proposals)
         scores = self.predict_probs(predictions, proposals)
@@ -142,7 +144,7 @@ class BoxPredictor(FastRCNNOutputLayers):
 
 
 def class_deltas(deltas: Tensor, classes: Tensor) -> Tensor:
-    """The (R, 4) deltas of one class a region out of (R, K * 4); (R, 4) deltas are those of every class."""
+    """Select the deltas of one class per region: (R, K * 4) -> (R, 4); class-agnostic (R, 4) deltas are returned as is."""
     if deltas.shape[1] == 4:
         return deltas
     rows = torch.arange(len(deltas), device=deltas.device)

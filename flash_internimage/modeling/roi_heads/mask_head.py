@@ -1,8 +1,4 @@
-"""The mask head of Mask R-CNN, with its loss in the precision of the network.
-
-The layers are detectron2's ``MaskRCNNConvUpsampleHead``, whose own loss casts its targets, and with them the result, to
-float32.
-"""
+"""Mask head of Mask R-CNN, with a loss in the precision of the network."""
 
 from __future__ import annotations
 
@@ -17,15 +13,15 @@ from torch import Tensor
 
 
 def mask_loss(logits: Tensor, classes: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross-entropy of each region's mask for its own class, averaged over all cells.
+    """Compute the binary cross-entropy of the masks of the ground-truth classes, averaged over all pixels.
 
     Args:
-        logits: (R, K, S, S).
-        classes: (R,) int64, in 0..K-1.
-        targets: (R, S, S) boolean.
+        logits: (R, K, S, S) logits per class.
+        classes: (R,) int64 ground-truth classes, in 0..K-1.
+        targets: (R, S, S) boolean masks.
 
     Returns:
-        A scalar; 0 without regions, but still a function of the logits.
+        A scalar. Without regions it is 0 but still connected to the logits, so that they get gradients.
     """
     rows = torch.arange(len(logits), device=logits.device)
     loss = F.binary_cross_entropy_with_logits(logits[rows, classes], targets.to(logits.dtype), reduction="sum")
@@ -33,12 +29,14 @@ def mask_loss(logits: Tensor, classes: Tensor, targets: Tensor) -> Tensor:
 
 
 class MaskHead(MaskRCNNConvUpsampleHead):
-    """``MaskRCNNConvUpsampleHead`` with the loss above.
+    """Extends detectron2's ``MaskRCNNConvUpsampleHead`` with the loss :func:`mask_loss`.
+
+    detectron2's loss converts the targets, and hence the result, to float32; this one keeps the precision of the network.
 
     Args:
-        input_shape: of the region features.
-        num_classes: K.
-        conv_dims: channels of the 3 x 3 convolutions and, last, of the upsampling.
+        input_shape: shape of the region features.
+        num_classes: number of foreground classes K.
+        conv_dims: output channels of the 3 x 3 convolutions, then of the upsampling (transposed convolution).
     """
 
     def __init__(self, input_shape: ShapeSpec, num_classes: int, conv_dims: Sequence[int]) -> None:
@@ -47,12 +45,12 @@ class MaskHead(MaskRCNNConvUpsampleHead):
     def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
         """
         Args:
-            x: (R, C, H, W) region features, image by image.
-            instances: R regions; in training with ``proposal_boxes``, ``gt_classes`` and ``gt_masks``, otherwise with
-                ``pred_classes``.
+            x: (R, C, H, W) region features, in the order of the images and their regions.
+            instances: R regions in total, with ``proposal_boxes``, ``gt_classes`` and ``gt_masks`` in training, otherwise
+                with ``pred_classes``.
 
         Returns:
-            ``loss_mask`` in training; otherwise the instances with ``pred_masks``, (R, 1, S, S) probabilities.
+            ``loss_mask`` in training; otherwise the instances with ``pred_masks``: (R, 1, S, S) probabilities.
         """
         if not self.training:
             return super().forward(x, instances)

@@ -1,7 +1,6 @@
-"""Region heads of Mask R-CNN: which proposals they are trained on.
+"""RoI heads of Mask R-CNN, with MMDetection's sampling of the proposals to train on.
 
-From He et al., "Mask R-CNN", 2017. The heads and the flow between them are detectron2's ``StandardROIHeads``; that one
-also adds the ground-truth boxes to the proposals, but before it assigns, so that every box is its own best match.
+Source: He et al., "Mask R-CNN", 2017.
 """
 
 from __future__ import annotations
@@ -29,24 +28,24 @@ def sample_proposals(
     positive_fraction: float,
     size_divisibility: int,
 ) -> Instances:
-    """Choose proposals of one image to train on, and give each its target.
+    """Match the proposals of one image to its ground truth, and sample those to train on.
 
-    The targets are proposals too. They come first and belong to themselves, while the assignment of the others does not
-    know about them.
+    The ground-truth boxes are added to the proposals, in front of them, as positives matched to themselves. This happens
+    after the matching, so they do not compete with the proposals.
 
     Args:
         proposals: (R, 4) XYXY boxes.
-        targets: ``gt_boxes``, ``gt_classes`` and whatever else an object has.
-        matcher: assigns targets to proposals.
-        num_classes: the background's class.
-        num: how many to choose at most.
-        positive_fraction: how much of ``num`` the positives may fill.
+        targets: ground truth with ``gt_boxes``, ``gt_classes`` and any other ``gt_*`` fields.
+        matcher: matches proposals to ground-truth boxes.
+        num_classes: number of foreground classes, which is also the class index of the background.
+        num: maximum number of samples.
+        positive_fraction: maximum fraction of ``num`` that are positives.
         size_divisibility: see :func:`~flash_internimage.structures.masks.crop_masks`.
 
     Returns:
-        ``proposal_boxes``, ``gt_classes`` and ``is_target`` (whether a proposal is a target's own box), positives first,
-        each part in the order of the proposals. If there are targets, also the matched target's ``gt_boxes``,
-        ``gt_masks`` and other fields, which mean nothing for the background.
+        ``proposal_boxes``, ``gt_classes`` and ``is_target`` (true for an added ground-truth box): positives first, then
+        negatives, each in the order of the proposals. If the image has ground truth, also ``gt_boxes``, ``gt_masks`` and
+        the other fields of the matched ground truth, which are valid for positives only.
     """
     device = proposals.device
     target_boxes = PreciseBoxes(targets.gt_boxes.tensor.to(proposals.dtype))
@@ -78,7 +77,7 @@ def sample_proposals(
 
 
 def log_samples(sampled: list[Instances], num_classes: int, prefix: str = "roi_head") -> None:
-    """Put the mean numbers of positive and negative samples an image into detectron2's event storage."""
+    """Log the mean number of positive and negative samples per image to detectron2's event storage."""
     positives = sum(int((image.gt_classes < num_classes).sum()) for image in sampled)
     total = sum(len(image) for image in sampled)
     storage = get_event_storage()
@@ -87,19 +86,22 @@ def log_samples(sampled: list[Instances], num_classes: int, prefix: str = "roi_h
 
 
 class RoIHeads(StandardROIHeads):
-    """``StandardROIHeads`` that samples proposals as the published models do.
+    """Extends detectron2's ``StandardROIHeads`` with MMDetection's sampling of proposals.
+
+    Both add the ground-truth boxes to the proposals. detectron2 does so before the matching, so that every ground-truth box
+    is its own best match; MMDetection does so after it (see :func:`sample_proposals`).
 
     Args:
-        num_classes: K, without the background.
-        batch_size_per_image: proposals to train on, in each image.
-        positive_fraction: how much of them may be positive.
-        proposal_matcher: assigns targets to proposals.
-        box_in_features: pyramid levels of the box head.
-        box_pooler: from the levels and boxes to region features.
-        box_head: from region features to what the predictor takes.
-        box_predictor: classes and deltas of regions, their losses, and detections.
-        mask_in_features, mask_pooler, mask_head: likewise for masks; None for a detector without masks.
-        size_divisibility: what images are padded to a multiple of; ground-truth masks are padded likewise.
+        num_classes: number of foreground classes K.
+        batch_size_per_image: number of proposals per image to train on.
+        positive_fraction: maximum fraction of positives among them.
+        proposal_matcher: matches proposals to ground-truth boxes.
+        box_in_features: names of the feature levels of the box head.
+        box_pooler: pools region features from these levels.
+        box_head: maps region features to the input of the predictor.
+        box_predictor: predicts classes and deltas, and computes their losses and the detections.
+        mask_in_features, mask_pooler, mask_head: the same for masks; None for a detector without masks.
+        size_divisibility: divisor of the padded image sizes; ground-truth masks are padded like the images.
     """
 
     def __init__(
@@ -134,7 +136,7 @@ class RoIHeads(StandardROIHeads):
 
     @torch.no_grad()
     def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
-        """See :func:`sample_proposals`; for each image."""
+        """Apply :func:`sample_proposals` to each image."""
         sampled = [
             sample_proposals(
                 image_proposals.proposal_boxes.tensor,

@@ -1,26 +1,19 @@
-"""DINO, a DETR-like detector over multi-scale deformable attention, and its parts."""
-
-from flash_internimage.modeling.detr.channel_mapper import ChannelMapper
-from flash_internimage.modeling.detr.encoder import Encoder
-from flash_internimage.modeling.detr.matcher import HungarianMatcher
-from flash_internimage.modeling.detr.position_encoding import SinePositionEncoding
+"""DINO, a DETR-like detector with two-stage query selection and contrastive denoising; shared parts: ``modeling.detr``."""
 
 from .criterion import DINOCriterion
 from .decoder import Decoder
 from .denoising import ContrastiveDenoising
 from .dino import DINO
+from .family import DINO_FAMILY
 from .query_selection import QuerySelection
 from .transformer import DINOTransformer
 
 __all__ = [
     "DINO",
-    "ChannelMapper",
+    "DINO_FAMILY",
     "ContrastiveDenoising",
     "DINOCriterion",
     "DINOTransformer",
     "Decoder",
-    "Encoder",
-    "HungarianMatcher",
     "QuerySelection",
-    "SinePositionEncoding",
 ]

@@ -1,4 +1,4 @@
-"""DINO's training objective: which sets of predictions are compared with the targets, and under what names."""
+"""The training losses of DINO: encoder selection, decoder layers and denoising queries."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from flash_internimage.modeling.detr.denoising import DenoisingQueries
 from flash_internimage.modeling.detr.losses import set_losses
 from flash_internimage.modeling.detr.matcher import HungarianMatcher
 from flash_internimage.modeling.detr.targets import Match, Target
 
-from .denoising import DenoisingQueries
 from .transformer import TransformerOutput
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a tensor over the processes of a distributed run; the tensor itself outside of one."""
+    """The mean of a tensor over the processes of a distributed run; without one, the tensor itself."""
     if not (dist.is_available() and dist.is_initialized()):
         return value
     value = value / dist.get_world_size()
@@ -44,15 +44,16 @@ class DINOCriterion(nn.Module):
         self.focal_gamma = focal_gamma
 
     def forward(self, output: TransformerOutput, denoising: DenoisingQueries, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """
+        """Compute the losses of a batch.
+
         Args:
-            output: with the predictions for ``denoising`` in front.
-            targets: one an image.
+            output: the predictions; those for ``denoising`` come first.
+            targets: one per image.
 
         Returns:
             Weighted scalars: ``interm_loss_cls`` of the selection, ``loss_cls`` of the last layer, ``d0.loss_cls`` .. of
-            the layers before it, ``dn_loss_cls`` and ``d0.dn_loss_cls`` .. for denoising; likewise ``loss_bbox`` (L1)
-            and ``loss_iou``.
+            the layers before it, ``dn_loss_cls`` and ``d0.dn_loss_cls`` .. of the denoising queries; likewise
+            ``loss_bbox`` (L1) and ``loss_iou``.
         """
         num_queries = output.logits.shape[2] - denoising.count
         pairs = torch.stack(
@@ -61,7 +62,7 @@ class DINOCriterion(nn.Module):
                 output.boxes.new_tensor(sum(len(match.queries) for match in denoising.matches)),
             ]
         )
-        # One mean for all layers: they match equally many pairs, and each exchange between processes is a wait.
+        # Reduce once for all layers: they match the same number of pairs, and each all_reduce is a synchronization.
         per_query, per_copy = mean_over_processes(pairs).clamp(min=1).unbind()
 
         selection = output.selection

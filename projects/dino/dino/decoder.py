@@ -1,4 +1,4 @@
-"""Deformable transformer decoder that refines a box with every layer.
+"""Deformable transformer decoder with box refinement in every layer.
 
 Source: Zhang et al., "DINO", arXiv:2203.03605; conditional queries from Liu et al., "DAB-DETR", arXiv:2201.12329.
 """
@@ -18,12 +18,12 @@ from flash_internimage.modeling.detr.position_encoding import encode_boxes
 
 
 class DecoderOutput(NamedTuple):
-    """What the layers of a decoder leave.
+    """The outputs of the layers of a decoder.
 
     Attributes:
-        states: one (N, Q, C) a layer, after the decoder's norm.
-        references: boxes (N, Q, 4) as (cx, cy, w, h), relative to the image: those the decoder began with, then those
-            after each layer. They are attached to that layer's graph, though the next layer reads them detached.
+        states: one (N, Q, C) per layer, after the decoder's norm.
+        references: boxes (N, Q, 4) as (cx, cy, w, h), relative to the image: the initial ones, then the refined ones of
+            each layer. They are attached to the graph of their layer; the next layer reads them detached.
     """
 
     states: list[Tensor]
@@ -31,7 +31,7 @@ class DecoderOutput(NamedTuple):
 
 
 class DecoderLayer(nn.Module):
-    """Attention among queries, deformable attention to the memory, a perceptron; each added and then normalized."""
+    """Self-attention, deformable cross-attention and an MLP, each with a residual connection and a layer norm after it."""
 
     def __init__(
         self, embed_dim: int = 256, num_heads: int = 8, num_levels: int = 4, num_points: int = 4, ffn_dim: int = 2048
@@ -55,10 +55,11 @@ class DecoderLayer(nn.Module):
         spatial_shapes: Sequence[tuple[int, int]],
         attention_mask: Tensor | None,
     ) -> Tensor:
-        """
+        """Update the queries.
+
         Args:
             queries: (N, Q, C).
-            positions: (N, Q, C).
+            positions: (N, Q, C) position embeddings.
             level_boxes: (N, Q, L, 4) as (cx, cy, w, h), relative to each level.
             memory, padding_mask, spatial_shapes, attention_mask: as in :meth:`Decoder.forward`.
 
@@ -104,22 +105,23 @@ class Decoder(nn.Module):
         box_heads: Sequence[nn.Module],
         attention_mask: Tensor | None = None,
     ) -> DecoderOutput:
-        """
+        """Update queries and boxes with all layers.
+
         Args:
             queries: (N, Q, C) contents.
             boxes: (N, Q, 4) as (cx, cy, w, h), relative to the image.
             memory: (N, S, C) from the encoder.
-            padding_mask: (N, S) bool, true where nothing may be read.
+            padding_mask: (N, S) bool, true where a token of the memory is padding.
             spatial_shapes: (height, width) of each of the L levels.
             valid_ratios: (N, L, 2) as (x, y).
-            box_heads: one a layer: (N, Q, C) -> (N, Q, 4) corrections before the sigmoid.
-            attention_mask: (Q, Q) bool, true where the query of the row must not see that of the column.
+            box_heads: one per layer: (N, Q, C) -> (N, Q, 4) corrections before the sigmoid.
+            attention_mask: (Q, Q) bool, true where the query of the row must not attend to that of the column.
         """
         to_levels = torch.cat([valid_ratios, valid_ratios], dim=-1)[:, None]  # (N, 1, L, 4)
         states, references = [], [boxes]
         for layer, box_head in zip(self.layers, box_heads, strict=True):
             level_boxes = boxes[:, :, None] * to_levels  # (N, Q, L, 4)
-            # As published, the position is that within the first level, so it depends on how far the batch was padded.
+            # As published, the position is relative to the first level, so it depends on the padding of the batch.
             positions = self.position_head(encode_boxes(level_boxes[:, :, 0], self.embed_dim // 2))
             queries = layer(queries, positions, level_boxes, memory, padding_mask, spatial_shapes, attention_mask)
             refined = (box_head(queries) + inverse_sigmoid(boxes)).sigmoid()

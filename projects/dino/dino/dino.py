@@ -16,20 +16,21 @@ from torch import Tensor, nn
 from flash_internimage.errors import UserError
 from flash_internimage.modeling.detr.box_ops import to_corners
 from flash_internimage.modeling.detr.channel_mapper import ChannelMapper
+from flash_internimage.modeling.detr.denoising import DenoisingQueries
 from flash_internimage.modeling.detr.feature_levels import padding_mask, resize_mask
 from flash_internimage.modeling.detr.position_encoding import SinePositionEncoding
 from flash_internimage.modeling.detr.targets import Target, target_of
 from flash_internimage.structures.boxes import PreciseBoxes, clip_boxes
 
 from .criterion import DINOCriterion
-from .denoising import ContrastiveDenoising, DenoisingQueries
+from .denoising import ContrastiveDenoising
 from .transformer import DINOTransformer, TransformerOutput
 
 
 class DINO(nn.Module):
-    """Backbone, neck, transformer, and the losses.
+    """The DINO detector: backbone, neck, transformer and losses.
 
-    The dtype of the pixel statistics is that of padded images and boxes, so after ``model.double()`` all is float64.
+    Padded images and boxes have the dtype of the pixel statistics, so after ``model.double()`` everything is float64.
     """
 
     def __init__(
@@ -49,16 +50,16 @@ class DINO(nn.Module):
     ) -> None:
         """
         Args:
-            backbone: its ``size_divisibility`` is what batches are padded to.
+            backbone: batches are padded to a multiple of its ``size_divisibility``.
             neck: {name: (N, C, H, W)} -> feature levels.
-            position_encoding: padding mask of a level -> (N, C, H, W).
+            position_encoding: padding mask of one level -> (N, C, H, W).
             transformer: feature levels -> predictions.
-            denoising: targets -> extra queries, in training.
+            denoising: targets -> denoising queries, in training.
             criterion: predictions and targets -> losses.
-            num_classes: K. Nothing here depends on it: it is stated once, for the parts to refer to.
-            pixel_mean, pixel_std: one value a channel, on the scale of 0..255.
-            input_format: order of the images' channels; read by data loaders and demos.
-            detections_per_image: the most confident (query, class) pairs that are returned.
+            num_classes: K. Not used here: a config sets it once, and the parts refer to it.
+            pixel_mean, pixel_std: one value per channel, on the scale of 0..255.
+            input_format: order of the images' channels; read by data loaders.
+            detections_per_image: number of (query, class) pairs to return, those with the highest scores.
         """
         super().__init__()
         self.backbone = backbone
@@ -78,16 +79,17 @@ class DINO(nn.Module):
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
-        """
+        """Compute the losses in training, and the detections otherwise.
+
         Args:
             batched_inputs: detectron2's dicts. ``image`` (C, H, W) on the scale of 0..255; in training ``instances`` with
-                ``gt_boxes`` and ``gt_classes``; otherwise ``height`` and ``width`` of the wanted output, by default the
-                image's.
+                ``gt_boxes`` and ``gt_classes``; otherwise ``height`` and ``width`` of the output, by default those of the
+                image.
 
         Returns:
-            In training the losses, by the names of :class:`DINOCriterion`. Otherwise for each image ``{"instances":
-            ...}`` with ``pred_boxes`` (XYXY, pixels of the wanted output), ``scores`` and ``pred_classes``, the most
-            confident first.
+            In training the losses, with the names of :class:`DINOCriterion`. Otherwise ``{"instances": ...}`` for each
+            image with ``pred_boxes`` (XYXY, in pixels of the output), ``scores`` and ``pred_classes``, in descending order
+            of scores.
         """
         images = self.preprocess_image(batched_inputs)
         if self.training:
@@ -96,7 +98,7 @@ class DINO(nn.Module):
             return self.criterion(self.predict(images, denoising), denoising, targets)
 
         output = self.predict(images)
-        # Under autocast the logits may be half precision, whose few values would tie thousands of scores.
+        # Under autocast the logits may be in half precision, in which thousands of scores would be equal.
         logits = output.logits[-1].to(output.boxes.dtype)
         detections = detect(logits, output.boxes[-1], images.image_sizes, self.detections_per_image)
         return [
@@ -105,10 +107,10 @@ class DINO(nn.Module):
         ]
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalise, then pad with zeros at the right and bottom to one size that the backbone's strides divide.
+        """Normalize the images and pad them with zeros at the right and bottom to one size divisible by all strides.
 
-        As published, normalization is in float32 even where the network is in float64: bilinear sampling has kinks, at
-        which a difference of one rounding in the image changes gradients by 1e-5.
+        As in MMDetection, normalization is in float32 even if the network is in float64: at the kinks of bilinear sampling
+        one rounding error in the image changes gradients by 1e-5.
         """
         mean, std = self.pixel_mean.float(), self.pixel_std.float()
         images = [(inputs["image"].to(self.device) - mean) / std for inputs in batched_inputs]
@@ -116,17 +118,17 @@ class DINO(nn.Module):
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
     def targets(self, batched_inputs: list[dict[str, Any]]) -> list[Target]:
-        """One an image.
+        """The targets of a batch, one per image.
 
         Raises:
-            UserError: an image has no annotations; one without objects has empty ones.
+            UserError: an image has no ``instances``; for an image without objects they must be empty.
         """
         if missing := [inputs.get("file_name", "?") for inputs in batched_inputs if "instances" not in inputs]:
             raise UserError(f"DINO: in training every image needs 'instances', got none for {missing}; call model.eval()?")
         return [target_of(inputs["instances"], self.pixel_mean) for inputs in batched_inputs]
 
     def predict(self, images: ImageList, denoising: DenoisingQueries | None = None) -> TransformerOutput:
-        """Run the network on a padded batch."""
+        """Compute the predictions for a padded batch."""
         levels = self.neck(self.backbone(images.tensor))  # (N, C, H, W) each
         padded = padding_mask(images.image_sizes, images.tensor.shape[-2:], self.device)  # (N, H, W)
         masks = [resize_mask(padded, level.shape[-2:]) for level in levels]
@@ -135,7 +137,7 @@ class DINO(nn.Module):
 
 
 def detect(logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]], detections_per_image: int) -> list[Instances]:
-    """The most confident (query, class) pairs of each image; a query may be detected as several classes.
+    """The (query, class) pairs of each image with the highest scores; a query may be detected as several classes.
 
     Args:
         logits: (N, Q, K).
@@ -158,9 +160,9 @@ def detect(logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]]
 
 
 def rescale(instances: Instances, height: int | None, width: int | None) -> Instances:
-    """Detections in pixels of another size of the same image.
+    """Scale detections to another size of the same image.
 
-    Unlike detectron2's ``detector_postprocess``, which rounds to float32 and drops boxes without area, this keeps all.
+    Unlike detectron2's ``detector_postprocess``, this keeps the dtype and keeps boxes without area.
     """
     old_height, old_width = instances.image_size
     height, width = old_height if height is None else height, old_width if width is None else width

@@ -1,4 +1,4 @@
-"""Two-stage query selection: the tokens that look most like objects give the decoder its first boxes.
+"""Two-stage query selection: the encoder tokens with the highest scores give the initial boxes of the decoder.
 
 Source: Zhang et al., "DINO", arXiv:2203.03605, section 3.4 (mixed query selection).
 """
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 
 class Selection(NamedTuple):
-    """The selected tokens, best first.
+    """The selected tokens, in descending order of scores.
 
     Attributes:
-        indices: (N, Q) of the tokens.
+        indices: (N, Q) indices of the tokens.
         logits: (N, Q, K) class scores before the sigmoid.
         boxes: (N, Q, 4) as (cx, cy, w, h), relative to the image; attached to the graph, for the selection's own losses.
     """
@@ -27,11 +27,11 @@ class Selection(NamedTuple):
 
 
 def token_boxes(centers: Tensor, spatial_shapes: Sequence[tuple[int, int]], side: float = 0.05) -> Tensor:
-    """One square box a token, from which its prediction starts.
+    """The initial box of each token, a square that its prediction refines.
 
     Args:
         centers: (N, S, 2) as (x, y), relative to the image.
-        side: of the finest level's boxes, relative to the image; it doubles from level to level.
+        side: side of the boxes of the finest level, relative to the image; it doubles with every level.
 
     Returns:
         (N, S, 4) as (cx, cy, w, h).
@@ -42,13 +42,13 @@ def token_boxes(centers: Tensor, spatial_shapes: Sequence[tuple[int, int]], side
 
 
 class QuerySelection(nn.Module):
-    """Scores every token of the memory and keeps the best."""
+    """Scores every token of the memory and keeps those with the highest scores."""
 
     def __init__(self, num_queries: int = 900, embed_dim: int = 256, border: float = 0.01) -> None:
         """
         Args:
-            num_queries: tokens to keep.
-            border: a token proposes no box of its own if a coordinate or side of it lies within this much of 0 or 1.
+            num_queries: number of tokens to keep.
+            border: a token whose initial box has a coordinate or side closer than this to 0 or 1 is masked.
         """
         super().__init__()
         self.num_queries = num_queries
@@ -67,26 +67,27 @@ class QuerySelection(nn.Module):
         class_head: nn.Module,
         box_head: nn.Module,
     ) -> Selection:
-        """
+        """Select tokens, and predict their classes and boxes.
+
         Args:
             memory: (N, S, C) from the encoder.
-            padding_mask: (N, S) bool.
+            padding_mask: (N, S) bool, true where a token is padding.
             centers: (N, S, 2) as (x, y), relative to the image.
             spatial_shapes: (height, width) of each level.
             class_head: (N, S, C) -> (N, S, K) logits.
             box_head: (N, Q, C) -> (N, Q, 4) corrections of the tokens' boxes, before the sigmoid.
 
         Returns:
-            The best ``num_queries`` tokens of each image, or all of them where there are fewer.
+            The ``num_queries`` tokens of each image with the highest scores, or all tokens if there are fewer.
         """
         boxes = token_boxes(centers, spatial_shapes)
         inside = ((boxes > self.border) & (boxes < 1 - self.border)).all(dim=-1)
-        unusable = (padding_mask | ~inside)[..., None]
+        masked = (padding_mask | ~inside)[..., None]
 
-        # As published, unusable tokens stay in the contest: a zero memory gives them all the same score, and an infinite
-        # logit the box (1, 1, 1, 1), through which no gradient flows.
-        box_logits = torch.logit(boxes.masked_fill(unusable, 0.5)).masked_fill(unusable, float("inf"))
-        tokens = self.norm(self.projection(memory.masked_fill(unusable, 0.0)))
+        # As published, masked tokens can still be selected: a memory of zeros gives all of them the same score, and an
+        # infinite logit gives them the box (1, 1, 1, 1), without a gradient.
+        box_logits = torch.logit(boxes.masked_fill(masked, 0.5)).masked_fill(masked, float("inf"))
+        tokens = self.norm(self.projection(memory.masked_fill(masked, 0.0)))
 
         logits = class_head(tokens)
         indices = self.rank(logits.detach())

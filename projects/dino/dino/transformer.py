@@ -1,4 +1,4 @@
-"""DINO's transformer: feature levels in, class logits and boxes of every decoder layer out.
+"""The transformer of DINO: from feature levels to class logits and boxes of every decoder layer.
 
 Source: Zhang et al., "DINO: DETR with Improved DeNoising Anchor Boxes", arXiv:2203.03605.
 """
@@ -13,22 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from flash_internimage.modeling.detr.box_ops import inverse_sigmoid
+from flash_internimage.modeling.detr.denoising import DenoisingQueries
 from flash_internimage.modeling.detr.encoder import Encoder
-from flash_internimage.modeling.detr.feature_levels import cell_centers, flatten_levels, valid_ratios, valid_sizes
+from flash_internimage.modeling.detr.feature_levels import flatten_levels, token_centers, valid_ratios, valid_sizes
 from flash_internimage.modeling.detr.mlp import mlp
 
 from .decoder import Decoder, DecoderOutput
-from .denoising import DenoisingQueries
 from .query_selection import QuerySelection, Selection
 
 
 class TransformerOutput(NamedTuple):
-    """Predictions of D decoder layers for P denoising and then Q learned queries.
+    """Predictions of D decoder layers for P denoising queries followed by Q matching queries.
 
     Attributes:
         logits: (D, N, P + Q, K) class scores before the sigmoid.
         boxes: (D, N, P + Q, 4) as (cx, cy, w, h), relative to the image.
-        selection: what the encoder's tokens predict by themselves.
+        selection: the predictions of the selected encoder tokens.
     """
 
     logits: Tensor
@@ -37,10 +37,11 @@ class TransformerOutput(NamedTuple):
 
 
 class DINOTransformer(nn.Module):
-    """Encoder, query selection, decoder, and the heads that the last two share.
+    """Encoder, query selection and decoder, with the class and box heads of the last two.
 
-    Every decoder layer has its own classification and regression head, and the selection has one more of each. A layer's
-    regression head is used twice: on its state to refine the next layer's box, and on its normalized state to predict.
+    Every decoder layer has its own class and box head, and the selection has one more of each. The box head of a layer is
+    used twice: on the state of the layer for the reference box of the next layer, and on the normalized state for the
+    prediction.
     """
 
     def __init__(
@@ -57,9 +58,9 @@ class DINOTransformer(nn.Module):
         Args:
             num_classes: K, without a background class.
             num_levels: feature levels.
-            embed_dim: C, of features, queries and everything between.
-            prior_probability: class score of every query before training, so that the focal loss is not swamped by
-                the thousands of easy negatives at its start.
+            embed_dim: C, the number of channels of features and queries.
+            prior_probability: initial class score of every query. A low score keeps thousands of easy negatives from
+                dominating the focal loss at the start of training.
         """
         super().__init__()
         self.encoder = encoder
@@ -75,7 +76,7 @@ class DINOTransformer(nn.Module):
         self.box_heads = nn.ModuleList(mlp(embed_dim, embed_dim, 4, num_layers=3) for _ in range(num_heads))
         for class_head, box_head in zip(self.class_heads, self.box_heads, strict=True):
             nn.init.constant_(class_head.bias, -math.log((1 - prior_probability) / prior_probability))
-            nn.init.zeros_(box_head[-1].weight)  # every layer begins by keeping the box it is given
+            nn.init.zeros_(box_head[-1].weight)  # initially every layer keeps its reference box
 
     def forward(
         self,
@@ -84,18 +85,19 @@ class DINOTransformer(nn.Module):
         positions: Sequence[Tensor],
         denoising: DenoisingQueries | None = None,
     ) -> TransformerOutput:
-        """
+        """Predict classes and boxes.
+
         Args:
             features: (N, C, H, W) for each level.
-            padding_masks: (N, H, W) bool for each level, true where a cell is padding.
-            positions: (N, C, H, W) encodings for each level; their dtype is that of all geometry.
-            denoising: queries made from the targets, in training.
+            padding_masks: (N, H, W) bool for each level, true in the padding.
+            positions: (N, C, H, W) position encodings for each level; boxes and points have their dtype.
+            denoising: denoising queries, in training.
         """
         spatial_shapes = [(level.shape[2], level.shape[3]) for level in features]
         valid = valid_sizes(padding_masks)
         dtype = positions[0].dtype
         ratios = valid_ratios(valid, spatial_shapes, dtype)
-        centers = cell_centers(valid, spatial_shapes, dtype)
+        centers = token_centers(valid, spatial_shapes, dtype)
         mask = torch.cat([level.flatten(1) for level in padding_masks], dim=1)  # (N, S)
         placed = [p + e[:, None, None] for p, e in zip(positions, self.level_embeds, strict=True)]
 
@@ -103,7 +105,7 @@ class DINOTransformer(nn.Module):
         selection = self.query_selection(memory, mask, centers, spatial_shapes, self.class_heads[-1], self.box_heads[-1])
 
         batch, num_queries = selection.indices.shape
-        queries = self.query_embed.weight[:num_queries].expand(batch, -1, -1)  # one a rank, whatever token has it
+        queries = self.query_embed.weight[:num_queries].expand(batch, -1, -1)  # one per rank, independent of the selected token
         boxes = selection.boxes.detach()
         attention_mask = None
         if denoising is not None:
@@ -117,7 +119,7 @@ class DINOTransformer(nn.Module):
         return TransformerOutput(logits, boxes, selection)
 
     def _predict(self, decoded: DecoderOutput) -> tuple[Tensor, Tensor]:
-        """Look forward twice: a layer corrects the box that the layer before refined, without detaching it."""
+        """Look forward twice: the prediction of a layer is attached to the refined box of the previous layer."""
         logits, boxes = [], []
         layers = zip(decoded.states, decoded.references[:-1], self.class_heads[:-1], self.box_heads[:-1], strict=True)
         for state, reference, class_head, box_head in layers:

@@ -6,11 +6,12 @@ from torch import nn
 from torch.testing import assert_close
 
 from flash_internimage.layers import DCNv4
-from flash_internimage.modeling import FlashInternImage, flash_intern_image
+from flash_internimage.modeling import FlashInternImage
+from flash_internimage.modeling.backbone import flash_internimage
 from flash_internimage.modeling.backbone.flash_internimage import layer_ids, stage_depths
 
 SMALL = {"channels": 16, "depths": (1, 2, 1, 1), "groups": (1, 2, 4, 8), "drop_path_rate": 0.0}
-# Every option of the larger sizes, and the features that no published size uses.
+# All options of the larger sizes, and those that no published size uses.
 LARGE = {
     **SMALL,
     "post_norm": True,
@@ -26,7 +27,7 @@ BOTH = pytest.mark.parametrize("arguments", [SMALL, LARGE], ids=["pre-norm", "po
 
 
 def randomize(net: nn.Module, offset_std: float = 0.2) -> nn.Module:
-    """As built, the layers sample nothing: offsets and modulation start at zero. Give them values."""
+    """Randomize the offset predictions: in a new network all offsets and modulation scalars are zero."""
     for module in net.modules():
         if isinstance(module, DCNv4):
             nn.init.normal_(module.offset_mask.weight, std=offset_std)
@@ -44,7 +45,7 @@ def gradients(net: nn.Module) -> dict[str, torch.Tensor | None]:
     return {name: parameter.grad for name, parameter in net.named_parameters()}
 
 
-def test_output_shape_names_strides_and_channels():
+def test_output_shape():
     net = FlashInternImage(**SMALL)
     assert net.output_shape() == {
         "res2": ShapeSpec(channels=16, stride=4),
@@ -57,7 +58,7 @@ def test_output_shape_names_strides_and_channels():
 
 @BOTH
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (65, 33), (1, 1), (50, 127)])
-def test_features_have_the_size_of_the_image_over_the_stride_rounded_up(arguments: dict, height: int, width: int):
+def test_feature_sizes_are_rounded_up(arguments: dict, height: int, width: int):
     net = FlashInternImage(**arguments).eval()
     features = net(torch.randn(2, 3, height, width))
     assert {name: tuple(feature.shape) for name, feature in features.items()} == {
@@ -78,12 +79,12 @@ def test_empty_batch(with_gradient: bool):
     assert features["res5"].shape == (0, 128, 2, 2)
 
 
-def test_unwanted_features_are_left_out_and_change_nothing():
+def test_out_features_selects_features_without_changing_them():
     full = randomize(FlashInternImage(**SMALL)).eval()
     some = FlashInternImage(**SMALL, out_features=["res2", "res4"]).eval()
     missing, unexpected = some.load_state_dict(full.state_dict(), strict=False)
     assert missing == []
-    assert {name.split(".")[1] for name in unexpected} == {"2", "3"}  # the way down to stage 3, and stage 3
+    assert {name.split(".")[1] for name in unexpected} == {"2", "3"}  # the downsampling of level 2, and level 3
     image = torch.randn(1, 3, 64, 64)
     expected, features = full(image), some(image)
     assert list(features) == ["res2", "res4"]
@@ -93,28 +94,28 @@ def test_unwanted_features_are_left_out_and_change_nothing():
 
 
 @BOTH
-def test_gradient_reaches_every_parameter(arguments: dict):
+def test_every_parameter_gets_a_nonzero_gradient(arguments: dict):
     net = randomize(FlashInternImage(**arguments))
     total(net(torch.randn(2, 3, 64, 64))).backward()
     assert [name for name, gradient in gradients(net).items() if gradient is None or not gradient.any()] == []
 
 
 @BOTH
-def test_every_parameter_is_used_as_built(arguments: dict):
-    # Distributed training needs a gradient for all parameters, be it zero.
+def test_every_parameter_of_a_new_network_gets_a_gradient(arguments: dict):
+    # DistributedDataParallel needs a gradient for every parameter, even if it is zero.
     net = FlashInternImage(**arguments)
     total(net(torch.randn(1, 3, 32, 32))).backward()
     assert [name for name, gradient in gradients(net).items() if gradient is None] == []
 
 
 @BOTH
-def test_checkpointed_equals_plain(arguments: dict):
+def test_gradient_checkpointing_changes_no_result(arguments: dict):
     nets = [randomize(FlashInternImage(**{**arguments, "drop_path_rate": 0.5}, with_cp=with_cp)) for with_cp in (False, True)]
     nets[1].load_state_dict(nets[0].state_dict())
     image = torch.randn(4, 3, 32, 32)
     losses = []
     for net in nets:
-        torch.manual_seed(1)  # both drop the same branches, also when branches are computed a second time
+        torch.manual_seed(1)  # both drop the same branches, also in the recomputation
         losses.append(total(net(image)))
         losses[-1].backward()
     assert_close(losses[0], losses[1], rtol=0, atol=0)
@@ -123,21 +124,21 @@ def test_checkpointed_equals_plain(arguments: dict):
 
 
 @BOTH
-def test_evaluation_in_pieces_equals_the_whole(arguments: dict, monkeypatch: pytest.MonkeyPatch):
+def test_evaluation_in_chunks_equals_evaluation_at_once(arguments: dict, monkeypatch: pytest.MonkeyPatch):
     net = randomize(FlashInternImage(**arguments)).double().eval()
     image = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     whole = net(image)
-    monkeypatch.setattr(flash_intern_image, "CELLS_AT_ONCE", 100)  # not a divisor of the 768 cells of the first stage
+    monkeypatch.setattr(flash_internimage, "MLP_CHUNK_SIZE", 100)  # not a divisor of the 768 positions of the first stage
     sizes = []
     net.levels[0].blocks[0].mlp.register_forward_hook(lambda mlp, inputs, output: sizes.append(output.shape[1]))
     with torch.no_grad():
-        pieces = net(image)
+        chunked = net(image)
     assert sizes == [100] * 7 + [68]
     for name, feature in whole.items():
-        assert_close(pieces[name], feature, rtol=1e-12, atol=1e-12)
+        assert_close(chunked[name], feature, rtol=1e-12, atol=1e-12)
 
 
-def test_checkpointing_keeps_less_for_the_backward_pass():
+def test_gradient_checkpointing_saves_fewer_tensors():
     def saved_elements(with_cp: bool) -> int:
         counts = []
         hooks = torch.autograd.graph.saved_tensors_hooks(lambda x: counts.append(x.numel()) or x, lambda x: x)
@@ -148,7 +149,7 @@ def test_checkpointing_keeps_less_for_the_backward_pass():
     assert saved_elements(True) < 0.5 * saved_elements(False)
 
 
-def test_stochastic_depth_grows_linearly_and_acts_in_training_only():
+def test_stochastic_depth_rates_increase_linearly_and_apply_only_in_training():
     net = randomize(FlashInternImage(**{**SMALL, "drop_path_rate": 0.4}))
     rates = [block.drop_path.p for stage in net.levels for block in stage.blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
@@ -159,16 +160,16 @@ def test_stochastic_depth_grows_linearly_and_acts_in_training_only():
     assert_close(net(image), net(image), rtol=0, atol=0)
 
 
-def test_stochastic_depth_keeps_or_drops_a_branch_for_a_whole_sample():
+def test_stochastic_depth_drops_a_branch_per_sample():
     block = FlashInternImage(**{**SMALL, "drop_path_rate": 0.5}).levels[3].blocks[0]
     randomize(block)
     x = torch.randn(64, 2, 2, 128)
-    nn.init.zeros_(block.gamma2)  # leaves the first branch
+    nn.init.zeros_(block.gamma2)  # disables the second branch
     branch = block.eval()(x) - x
     added = block.train()(x) - x
     factors = (added / branch).flatten(1).median(dim=1, keepdim=True).values
     assert_close(added.flatten(1), factors * branch.flatten(1), rtol=0, atol=1e-5)
-    # A branch that is kept counts double, as it is dropped half the time.
+    # A kept branch is scaled by 2, the reciprocal of its probability of being kept.
     assert set(factors.round(decimals=3).flatten().tolist()) == {0.0, 2.0}
 
 
@@ -200,21 +201,21 @@ def test_frozen_stages_stay_deterministic_in_training():
     assert net.levels[2].blocks[0].training
 
 
-def test_initialized_as_published():
+def test_initialization():
     net = FlashInternImage(**{**LARGE, "channels": 64, "layer_scale": 0.5})
     block = net.levels[2].blocks[0]
     assert not any(parameter.any() for parameter in block.dcn.offset_mask.parameters())
     assert block.mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.02)
     assert not block.mlp.fc1.bias.any()
-    # Xavier: uniform within sqrt(6 / (fan-in + fan-out)).
+    # Xavier-uniform: within +-sqrt(6 / (fan_in + fan_out)).
     bound = (6 / (256 + 256)) ** 0.5
     assert block.dcn.value_proj.weight.abs().max().item() == pytest.approx(bound, rel=1e-3)
     assert_close(block.gamma1, torch.full((256,), 0.5))
 
 
 @BOTH
-def test_low_precision_stays_close(arguments: dict):
-    # Large offsets on features that are white noise would amplify rounding errors from block to block.
+def test_bfloat16_is_close_to_float32(arguments: dict):
+    # Features of white noise vary between neighboring pixels: large offsets would amplify rounding errors from block to block.
     net = randomize(FlashInternImage(**arguments), offset_std=0.05).eval()
     image = torch.randn(1, 3, 64, 64)
     exact = net(image)
@@ -222,7 +223,7 @@ def test_low_precision_stays_close(arguments: dict):
         mixed = net(image)
     low = net.bfloat16()(image.bfloat16())
     for name, feature in exact.items():
-        # Errors of 2^-9 a rounding, over some twenty layers that add up.
+        # Rounding errors of 2^-9 that accumulate over about twenty layers.
         assert_close(mixed[name].float(), feature, rtol=0, atol=0.1 * feature.abs().max().item())
         assert_close(low[name].float(), feature, rtol=0, atol=0.1 * feature.abs().max().item())
         assert low[name].dtype == torch.bfloat16
@@ -238,14 +239,14 @@ def test_trains_under_autocast_with_checkpointing():
 
 def test_compiles_to_one_graph():
     net = randomize(FlashInternImage(**{**SMALL, "depths": (1, 1), "groups": (1, 2)}, out_features=["res3"])).eval()
-    # Without code generation, which takes long and is not what could break here.
+    # aot_eager skips code generation, which is slow and irrelevant for graph breaks.
     compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
     image = torch.randn(1, 3, 32, 64)
     with torch.no_grad():
         assert_close(compiled(image)["res3"], net(image)["res3"], rtol=1e-4, atol=1e-5)
 
 
-def test_fits_detectron2s_pyramid():
+def test_works_with_detectron2_fpn():
     features = FPN(FlashInternImage(**SMALL), ["res2", "res3", "res4", "res5"], 8)(torch.randn(1, 3, 64, 64))
     assert {name: tuple(feature.shape) for name, feature in features.items()} == {
         "p2": (1, 8, 16, 16),
@@ -258,15 +259,18 @@ def test_fits_detectron2s_pyramid():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depths": (1, 1), "groups": (1,)}, r"one entry a stage, got \[1, 1\] and \[1\]"),
-        ({"out_features": ["res6"]}, r"out_features must be some of \['res2', 'res3', 'res4', 'res5'\], got \['res6'\]"),
+        ({"depths": (1, 1), "groups": (1,)}, r"one entry per stage, got \[1, 1\] and \[1\]"),
+        (
+            {"out_features": ["res6"]},
+            r"out_features must be a non-empty subset of \['res2', 'res3', 'res4', 'res5'\], got \['res6'\]",
+        ),
         ({"out_features": []}, r"got \[\]"),
         ({"freeze_at": 6}, "freeze_at must be between 0 and 5, got 6"),
         ({"kernel_size": 2}, "kernel_size must be odd"),
         ({"channels": 6, "groups": (4, 4, 4, 4)}, "6 channels in 4 groups"),
     ],
 )
-def test_contradicting_arguments(arguments: dict, message: str):
+def test_contradictory_arguments(arguments: dict, message: str):
     with pytest.raises(ValueError, match=message):
         FlashInternImage(**{**SMALL, **arguments})
 
@@ -278,7 +282,7 @@ def test_image_of_the_wrong_shape():
 
 @pytest.mark.parametrize("prefix", ["", "backbone.", "module.backbone.bottom_up."])
 @BOTH
-def test_layer_ids_count_from_the_image(arguments: dict, prefix: str):
+def test_layer_ids_increase_with_depth(arguments: dict, prefix: str):
     names = [prefix + name for name, _ in FlashInternImage(**arguments).named_parameters()]
     assert stage_depths(names) == [1, 2, 1, 1]
     ids = layer_ids([*names, "roi_heads.box_head.fc1.weight"])

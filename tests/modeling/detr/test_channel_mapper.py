@@ -1,11 +1,11 @@
-"""The neck: sizes, what reads what, and errors."""
+"""The neck: sizes of the levels, inputs of each level, and errors."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from flash_internimage.projects.dino import ChannelMapper
+from flash_internimage.modeling.detr.channel_mapper import ChannelMapper
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def test_a_stage_is_mapped_by_its_own_convolution(features):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"in_channels": [8]}, {"num_levels": 1}], ids=["one number for two stages", "more stages than levels"]
+    "arguments", [{"in_channels": [8]}, {"num_levels": 1}], ids=["channels of one of two stages", "more stages than levels"]
 )
-def test_contradictions_are_refused(arguments):
+def test_inconsistent_arguments_are_refused(arguments):
     with pytest.raises(ValueError, match=r"ChannelMapper: expected .* got in_features=\['res3', 'res4'\]"):
         ChannelMapper(**{"in_features": ["res3", "res4"], "in_channels": [8, 16], **arguments})

@@ -1,4 +1,4 @@
-"""Masks, ratios and cell centers of padded levels."""
+"""Masks, valid ratios and token centers of padded levels."""
 
 import pytest
 import torch
@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from flash_internimage.modeling.detr.feature_levels import (
-    cell_centers,
     flatten_levels,
     padding_mask,
     resize_mask,
+    token_centers,
     valid_ratios,
     valid_sizes,
 )
@@ -17,7 +17,7 @@ from flash_internimage.modeling.detr.feature_levels import (
 CPU = torch.device("cpu")
 
 
-def test_the_mask_is_true_beyond_each_image():
+def test_the_mask_is_true_outside_each_image():
     mask = padding_mask([(2, 3), (4, 1)], (4, 4), CPU)
     for image, (height, width) in enumerate([(2, 3), (4, 1)]):
         for row in range(4):
@@ -35,7 +35,7 @@ def test_resizing_a_mask_is_nearest_neighbor_interpolation(height, width):
         assert torch.equal(resize_mask(mask, size), expected)
 
 
-def test_an_image_of_one_pixel_keeps_one_cell_on_every_level():
+def test_an_image_of_one_pixel_has_one_valid_position_on_every_level():
     mask = padding_mask([(1, 1), (64, 64)], (64, 64), CPU)
     levels = [resize_mask(mask, (size, size)) for size in (8, 4, 2, 1)]
     assert valid_sizes(levels)[0].tolist() == [[1, 1]] * 4
@@ -46,14 +46,14 @@ def test_ratios_and_centers_by_hand():
     mask[:, :2, :3] = False  # 2 of 2 rows, 3 of 4 columns
     valid = valid_sizes([mask])
     assert_close(valid_ratios(valid, [(2, 4)], torch.float64), torch.tensor([[[0.75, 1.0]]], dtype=torch.float64))
-    centers = cell_centers(valid, [(2, 4)], torch.float64)[0]
-    x = torch.tensor([1, 3, 5, 7], dtype=torch.float64) / 6  # halves of cells over 3 columns; the last lies in the padding
+    centers = token_centers(valid, [(2, 4)], torch.float64)[0]
+    x = torch.tensor([1, 3, 5, 7], dtype=torch.float64) / 6  # over 3 columns; the last one is in the padding
     y = torch.tensor([1, 3], dtype=torch.float64) / 4
     assert_close(centers[:, 0], x.repeat(2))
     assert_close(centers[:, 1], y.repeat_interleave(4))
 
 
-def test_levels_are_laid_out_one_after_the_other_row_by_row():
+def test_levels_are_flattened_one_after_the_other_row_by_row():
     fine, coarse = torch.arange(12.0).view(1, 2, 2, 3), torch.arange(12.0, 16.0).view(1, 2, 1, 2)
     tokens = flatten_levels([fine, coarse])
     assert tokens.shape == (1, 8, 2)

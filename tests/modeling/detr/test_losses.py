@@ -1,4 +1,4 @@
-"""The losses of a set against loops over its queries."""
+"""The losses of a set of predictions equal loops over its queries."""
 
 import math
 
@@ -33,7 +33,7 @@ def in_pixels(box: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return torch.cat([box[:2] - box[2:] / 2, box[:2] + box[2:] / 2]) * scale
 
 
-def test_sums_over_queries_by_loops():
+def test_losses_equal_loops_over_queries():
     logits = torch.randn(2, 3, NUM_CLASSES, dtype=torch.float64)
     boxes = torch.rand(2, 3, 4, dtype=torch.float64)
     targets = [
@@ -58,7 +58,7 @@ def test_sums_over_queries_by_loops():
         assert_close(float(loss), expected / 3)
 
 
-def test_without_objects_every_query_is_background_and_boxes_cost_nothing():
+def test_without_objects_every_query_is_background_and_box_losses_are_zero():
     logits = torch.randn(1, 3, NUM_CLASSES, dtype=torch.float64, requires_grad=True)
     boxes = torch.rand(1, 3, 4, dtype=torch.float64, requires_grad=True)
     losses = set_losses(logits, boxes, [as_target([], [], (10, 10))], [no_match()], torch.tensor(1.0))

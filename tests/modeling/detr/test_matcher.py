@@ -1,4 +1,4 @@
-"""Hungarian matching against all permutations, and the costs against the losses they stand for."""
+"""Hungarian matching is optimal among all permutations, and its costs follow the losses."""
 
 import itertools
 
@@ -7,9 +7,8 @@ import torch
 from torch.testing import assert_close
 from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
 
-from flash_internimage.modeling.detr.matcher import focal_cost
+from flash_internimage.modeling.detr.matcher import HungarianMatcher, focal_cost
 from flash_internimage.modeling.detr.targets import Target
-from flash_internimage.projects.dino import HungarianMatcher
 
 
 def make_target(count: int, size: tuple[int, int] = (200, 300), num_classes: int = 6) -> Target:
@@ -67,7 +66,7 @@ def test_no_other_assignment_costs_less(queries, count):
     assert_close(matrix[match.queries, match.targets].sum(), best)
 
 
-def test_predictions_that_are_not_finite_still_get_an_assignment():
+def test_predictions_that_are_not_finite_are_assigned_too():
     logits, boxes = predictions(1, 4)
     logits[0, 1], boxes[0, 2] = float("nan"), float("inf")
     (match,) = HungarianMatcher()(logits, boxes, [make_target(2)])

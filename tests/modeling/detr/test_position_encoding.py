@@ -1,4 +1,4 @@
-"""Sine encodings against the formulas written out for single cells and boxes."""
+"""Sine encodings equal the formulas for single positions and boxes."""
 
 import math
 
@@ -9,7 +9,7 @@ from flash_internimage.modeling.detr.position_encoding import SinePositionEncodi
 
 
 def by_formula(angle: float, num_features: int, temperature: float) -> list[float]:
-    """The features of one angle, one after the other."""
+    """The features of one angle."""
     features = []
     for index in range(num_features):
         scaled = angle / temperature ** (2 * (index // 2) / num_features)
@@ -17,7 +17,7 @@ def by_formula(angle: float, num_features: int, temperature: float) -> list[floa
     return features
 
 
-def test_a_cell_is_encoded_by_its_place_in_the_image_without_padding():
+def test_a_position_is_encoded_relative_to_the_image_without_padding():
     mask = torch.ones(1, 6, 8, dtype=torch.bool)
     mask[:, :5, :7] = False  # 5 rows and 7 columns of image
     encoding = SinePositionEncoding(embed_dim=12, temperature=20.0)(mask, torch.float64)
@@ -43,7 +43,7 @@ def test_boxes_are_encoded_y_before_x_then_width_and_height():
     assert_close(encoding, torch.tensor([[expected]], dtype=torch.float64))
 
 
-def test_the_dtype_is_the_one_asked_for():
+def test_the_dtype_is_the_requested_one():
     mask = torch.zeros(1, 2, 2, dtype=torch.bool)
     for dtype in (torch.float32, torch.float64):
         assert SinePositionEncoding(embed_dim=8)(mask, dtype).dtype == dtype

@@ -17,7 +17,7 @@ def test_images_are_normalized_in_float32_then_padded_with_zeros(dtype: torch.dt
     assert batch.image_sizes == [(33, 20), (20, 70)]
     expected = (entries[0]["image"] - MEAN[:, None, None]) / STD[:, None, None]
     if dtype == torch.bfloat16:
-        # The model's own constants are rounded to bfloat16, by up to one part in 256.
+        # pixel_mean and pixel_std of the model are rounded to bfloat16, by up to one part in 256.
         assert_close(batch.tensor[0, :, :33, :20], expected.to(dtype), rtol=0.02, atol=0.02)
     else:
         assert torch.equal(batch.tensor[0, :, :33, :20], expected.to(dtype))

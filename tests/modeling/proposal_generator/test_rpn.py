@@ -45,19 +45,19 @@ def test_round_up(size, expected):
     assert round_up(size, 32) == expected
 
 
-def test_anchors_in_what_the_batch_pads_take_no_part():
+def test_anchors_in_the_padding_of_the_batch_are_not_eligible():
     rpn = build()
     images, features = batch([(30, 60), (64, 96)])
     levels = list(features.values())
     anchors = torch.cat([boxes.tensor for boxes in rpn.anchor_generator(levels)])
     small, large = (rpn.eligible_anchors(levels, None, size) for size in images.image_sizes)
     centers = ((anchors[:, :2] + anchors[:, 2:]) / 2).round()
-    # The small image is padded to 32 x 64 for itself; those cells still count.
+    # The small image alone would be padded to 32 x 64; anchors in that padding are eligible.
     assert torch.equal(small, (centers[:, 0] < 64) & (centers[:, 1] < 32))
     assert large.all()
 
 
-def test_anchors_across_the_border_take_no_part_where_that_is_asked_for():
+def test_anchor_boundary_thresh_excludes_anchors_across_the_image_border():
     rpn = build(anchor_boundary_thresh=0.0)
     _, features = batch([(64, 64)])
     levels = list(features.values())
@@ -68,7 +68,7 @@ def test_anchors_across_the_border_take_no_part_where_that_is_asked_for():
     assert eligible.any()
 
 
-def test_ineligible_anchors_do_not_compete_for_a_target():
+def test_ineligible_anchors_cannot_claim_a_target():
     anchors = PreciseBoxes(torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 4.0]]))
     target = PreciseBoxes(torch.tensor([[0.0, 0.0, 10.0, 10.0]]))
     matcher = IoUMatcher(0.7, 0.3, low_quality=0.3)
@@ -76,7 +76,7 @@ def test_ineligible_anchors_do_not_compete_for_a_target():
     assert label_anchors(anchors, torch.tensor([False, True]), target, matcher)[1].tolist() == [-1, 1]
 
 
-def test_normalizer_counts_an_empty_set_as_one():
+def test_normalizer_counts_at_least_one_positive_and_one_negative_per_image():
     labels = torch.tensor([[1, 1, 0, -1], [0, 0, 0, -1], [-1, -1, -1, -1]])
     assert loss_normalizer(labels) == (2 + 1) + (1 + 3) + (1 + 1)
 
@@ -90,7 +90,7 @@ def test_losses_by_hand():
     deltas = [torch.zeros(1, size, 4) for size in sizes]
     labels = torch.full((1, sum(sizes)), -1)
     labels[0, [0, 5]], labels[0, sizes[0]] = torch.tensor([1, 0]), 0
-    # The first anchor should move by a tenth (quadratic) and by one (linear) of its size.
+    # The target of the first anchor is shifted by 0.1 of its width (quadratic loss) and 1.0 of its height (linear loss).
     first = anchors[0].tensor[0]
     width, height = first[2] - first[0], first[3] - first[1]
     matched = torch.zeros(1, sum(sizes), 4)
@@ -106,9 +106,9 @@ def test_proposals_are_clipped_filtered_and_ranked_within_levels():
     boxes = torch.tensor(
         [
             [-5.0, 0.0, 10.0, 10.0],
-            [0.0, 0.0, 10.0, 10.0],  # the same once the first is clipped
-            [0.0, 0.0, 10.0, 10.0],  # the same on another level
-            [60.0, 0.0, 70.0, 10.0],  # outside
+            [0.0, 0.0, 10.0, 10.0],  # equal to the first after clipping
+            [0.0, 0.0, 10.0, 10.0],  # equal, but on another level
+            [60.0, 0.0, 70.0, 10.0],  # outside the image
             [0.0, 20.0, 30.0, 40.0],
             [0.0, torch.nan, 5.0, 5.0],
         ]
@@ -120,7 +120,7 @@ def test_proposals_are_clipped_filtered_and_ranked_within_levels():
     assert len(select_proposals(boxes, logits, levels, (50, 50), 0.7, max_proposals=1, min_size=0)) == 1
 
 
-def test_numbers_of_proposals_follow_the_mode():
+def test_number_of_proposals_in_training_and_at_test_time():
     rpn = build(nms_thresh=1.0)
     images, features = batch([(64, 96)])
     assert len(rpn.eval()(images, features)[0][0]) == 30
@@ -132,9 +132,9 @@ def test_numbers_of_proposals_follow_the_mode():
 @pytest.mark.parametrize(
     "boxes",
     [[], [[5.0, 5.0, 6.0, 6.0]], [[0.0, 0.0, 64.0, 64.0]]],
-    ids=["no object", "one pixel", "the whole image"],
+    ids=["no objects", "one-pixel object", "object covering the image"],
 )
-def test_losses_are_finite_and_reach_every_parameter(boxes):
+def test_losses_give_every_parameter_a_finite_gradient(boxes):
     rpn = build()
     images, features = batch([(64, 64), (20, 90)])
     with EventStorage():
@@ -153,7 +153,7 @@ def test_an_image_without_eligible_anchors():
     assert all(loss == 0 for loss in losses.values())
 
 
-def test_diverged_predictions_give_losses_that_say_so():
+def test_nan_features_give_nan_losses_but_finite_proposals():
     rpn = build()
     images, features = batch([(64, 64)])
     features["p2"].fill_(torch.nan)

@@ -5,8 +5,8 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch.testing import assert_close
 
-from flash_internimage.modeling import cascade
 from flash_internimage.modeling.box_regression import BoxTransform
+from flash_internimage.modeling.roi_heads import cascade_rcnn
 from flash_internimage.modeling.roi_heads.cascade_rcnn import CascadeRoIHeads, refine_boxes, refinement_classes
 from flash_internimage.structures.boxes import PreciseBoxes
 from tests.modeling.detectors import CONFIGS, shrink, targets
@@ -30,47 +30,47 @@ def proposals(count: int) -> list[Instances]:
     return [Instances(SIZE, proposal_boxes=PreciseBoxes(boxes))]
 
 
-def test_refinement_follows_one_class_and_stays_in_the_image():
+def test_refine_boxes_uses_the_deltas_of_one_class_and_clips():
     boxes = torch.tensor([[10.0, 10.0, 20.0, 20.0], [80.0, 10.0, 90.0, 20.0]])
     deltas = torch.zeros(2, 12, requires_grad=True)
     with torch.no_grad():
-        deltas[0, 4], deltas[1, 8] = 1.0, 30.0  # class 1: a tenth of the width; class 2: three widths
+        deltas[0, 4], deltas[1, 8] = 1.0, 30.0  # class 1: shift by 0.1 widths; class 2: by 3 widths
     refined = refine_boxes(boxes, deltas, torch.tensor([1, 2]), BoxTransform((0.1, 0.1, 0.2, 0.2)), SIZE)
     assert_close(refined, torch.tensor([[11.0, 10.0, 21.0, 20.0], [96.0, 10.0, 96.0, 20.0]]))
     assert not refined.requires_grad
 
 
-def test_the_background_is_refined_as_its_likeliest_class():
+def test_background_is_refined_with_the_top_scoring_foreground_class():
     logits = torch.tensor([[1.0, 2.0, 9.0], [1.0, 2.0, 9.0], [3.0, 2.0, 0.0]])
     assert refinement_classes(logits).tolist() == [1, 1, 0]
     assert refinement_classes(logits, torch.tensor([0, 2, 1])).tolist() == [0, 1, 1]
 
 
-def test_a_stage_trains_on_what_the_one_before_refined(heads: CascadeRoIHeads, monkeypatch: pytest.MonkeyPatch):
-    seen, sampled = [], []
-    original = cascade.sample_proposals
+def test_a_stage_trains_on_the_refined_boxes_of_the_previous_stage(heads: CascadeRoIHeads, monkeypatch: pytest.MonkeyPatch):
+    inputs, sampled = [], []
+    unpatched = cascade_rcnn.sample_proposals
 
-    def recording(boxes, *arguments):
-        seen.append(boxes)
-        sampled.append(original(boxes, *arguments))
+    def spy(boxes, *arguments):
+        inputs.append(boxes)
+        sampled.append(unpatched(boxes, *arguments))
         return sampled[-1]
 
-    monkeypatch.setattr(cascade, "sample_proposals", recording)
+    monkeypatch.setattr(cascade_rcnn, "sample_proposals", spy)
     refined = []
-    monkeypatch.setattr(cascade, "refine_boxes", lambda boxes, *_: refined.append(boxes + 1) or refined[-1])
+    monkeypatch.setattr(cascade_rcnn, "refine_boxes", lambda boxes, *_: refined.append(boxes + 1) or refined[-1])
     start = proposals(20)
     with EventStorage():
         heads.train()(None, pyramid(), start, targets(SIZE, [[8.0, 8.0, 40.0, 40.0]]))
-    assert torch.equal(seen[0], start[0].proposal_boxes.tensor)
+    assert torch.equal(inputs[0], start[0].proposal_boxes.tensor)
     for stage in (1, 2):
         before = sampled[stage - 1]
         assert before.is_target.sum() == 1
-        assert torch.equal(seen[stage], refined[stage - 1][~before.is_target])
-        assert len(seen[stage]) == len(before) - 1
+        assert torch.equal(inputs[stage], refined[stage - 1][~before.is_target])
+        assert len(inputs[stage]) == len(before) - 1
 
 
 def test_losses_are_weighted_by_stage(heads: CascadeRoIHeads):
-    # With the same weights and without refinement all stages compute the same.
+    # With equal weights and without refinement all stages compute the same losses before weighting.
     for parts in (heads.box_head, heads.box_predictor, heads.mask_head):
         for part in parts[1:]:
             part.load_state_dict(parts[0].state_dict())
@@ -102,7 +102,7 @@ def test_scores_are_the_softmax_of_mean_logits(heads: CascadeRoIHeads, monkeypat
     assert_close(detections.scores, expected.flatten().sort(descending=True).values)
 
 
-def test_masks_are_the_mean_of_the_probabilities(heads: CascadeRoIHeads):
+def test_masks_are_the_mean_probabilities_of_the_mask_heads(heads: CascadeRoIHeads):
     features = pyramid()
     boxes = proposals(3)[0].proposal_boxes
     classes = torch.tensor([0, 7, 79])
@@ -121,10 +121,10 @@ def test_no_gradient_through_refined_boxes(heads: CascadeRoIHeads):
     assert torch.autograd.grad(sum(later), first, allow_unused=True) == (None,) * len(first)
 
 
-def test_lists_of_unequal_length():
+def test_lists_of_different_lengths():
     config = shrink(LazyConfig.load(str(CONFIGS / "cascade_mask_rcnn_fpn.py")).model)
     config.roi_heads.stage_loss_weights = [1.0, 0.5]
-    with pytest.raises(ValueError, match="each of these needs one entry a stage, got .*'stage_loss_weights': 2"):
+    with pytest.raises(ValueError, match="each of these arguments needs one entry per stage, got .*'stage_loss_weights': 2"):
         instantiate(config)
 
 
@@ -133,7 +133,7 @@ def test_training_without_targets(heads: CascadeRoIHeads):
         heads.train()(ImageList(torch.zeros(1, 3, *SIZE), [SIZE]), pyramid(), proposals(2))
 
 
-def test_boxes_may_be_detectron2s(heads: CascadeRoIHeads):
+def test_accepts_detectron2_boxes(heads: CascadeRoIHeads):
     boxes = [Instances(SIZE, proposal_boxes=Boxes(torch.tensor([[1.0, 1.0, 20.0, 20.0]])))]
     with torch.no_grad():
         assert len(heads.eval()(None, pyramid(), boxes)[0]) == 1

@@ -29,7 +29,7 @@ def regions(classes: list[int], boxes: torch.Tensor, targets: torch.Tensor) -> I
     return Instances(SIZE, proposal_boxes=PreciseBoxes(boxes), gt_boxes=PreciseBoxes(targets), gt_classes=torch.tensor(classes))
 
 
-def test_deltas_of_a_class():
+def test_class_deltas():
     deltas = torch.arange(24.0).view(2, 12)
     assert class_deltas(deltas, torch.tensor([2, 0])).tolist() == [[8, 9, 10, 11], [12, 13, 14, 15]]
     assert class_deltas(deltas[:0], torch.zeros(0, dtype=torch.int64)).shape == (0, 4)
@@ -50,7 +50,7 @@ def test_detections_equal_detectron2(seed, per_class):
     assert ours.pred_classes.tolist() == theirs.pred_classes.tolist()
 
 
-def test_a_score_at_the_threshold_and_what_is_not_finite_give_no_detection():
+def test_scores_at_the_threshold_and_non_finite_values_give_no_detections():
     boxes = torch.tensor([[0.0, 0, 9, 9], [20, 20, 30, 30], [torch.nan, 0, 9, 9], [0, 20, 9, 30]]).repeat(1, NUM_CLASSES)
     scores = torch.tensor([[0.5, 0, 0, 0.5], [0.6, 0, 0, 0.4], [0.9, 0, 0, 0.1], [torch.nan, 0, 0, 0]])
     detections, found = select_detections(boxes, scores, SIZE, 0.5, 0.5, 100)
@@ -66,15 +66,15 @@ def test_no_regions():
 def test_l1_loss_by_hand():
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]] * 4)
     targets = boxes.clone()
-    targets[0] += torch.tensor([1.0, 0.0, 1.0, 0.0])  # one tenth of the width: a delta of 1
+    targets[0] += torch.tensor([1.0, 0.0, 1.0, 0.0])  # 0.1 widths, which is a delta of 1
     deltas = torch.full((4, 4 * NUM_CLASSES), 7.0)
     deltas[0, 8:12] = torch.tensor([0.25, 0.0, 0.0, 0.5])
     loss = predictor().box_reg_loss(boxes, targets, deltas, torch.tensor([2, 3, 3, 3]))
-    # Over all four regions, of which one is positive; background is class 3.
+    # Divided by all four regions, one of which is positive; background is class 3.
     assert_close(loss, torch.tensor((0.75 + 0.5) / 4))
 
 
-def test_giou_loss_is_on_decoded_boxes_beyond_the_image():
+def test_giou_loss_is_computed_on_unclipped_decoded_boxes():
     head = predictor(box_reg_loss_type="giou", box_reg_loss_weight=10.0)
     boxes, targets = random_boxes(5) + 40, random_boxes(5) + 40
     logits, deltas = torch.randn(5, NUM_CLASSES + 1), torch.randn(5, 4 * NUM_CLASSES)
@@ -88,8 +88,8 @@ def test_giou_loss_is_on_decoded_boxes_beyond_the_image():
 
 
 @pytest.mark.parametrize("kind", ["l1", "giou"])
-@pytest.mark.parametrize("classes", [[3, 3], []], ids=["background only", "no region"])
-def test_without_positives_the_loss_is_zero_and_reaches_every_parameter(kind, classes):
+@pytest.mark.parametrize("classes", [[3, 3], []], ids=["background only", "no regions"])
+def test_without_positives_the_loss_is_zero_and_every_parameter_gets_a_gradient(kind, classes):
     head = predictor(box_reg_loss_type=kind)
     boxes = random_boxes(len(classes))
     predictions = head(torch.randn(len(classes), 4))
@@ -101,7 +101,7 @@ def test_without_positives_the_loss_is_zero_and_reaches_every_parameter(kind, cl
     assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
 
 
-def test_inference_is_for_each_image():
+def test_inference_of_several_images():
     head = predictor(test_score_thresh=0.0, test_topk_per_image=3).double()
     proposals = [regions([3] * n, random_boxes(n).double(), random_boxes(n)) for n in (4, 0, 2)]
     with torch.no_grad():
@@ -111,6 +111,6 @@ def test_inference_is_for_each_image():
     assert detections[0].pred_boxes.tensor.dtype == torch.float64
 
 
-def test_an_unknown_loss():
+def test_unknown_box_reg_loss_type():
     with pytest.raises(ValueError, match="box_reg_loss_type must be 'l1' or 'giou', got 'diou'"):
         predictor(box_reg_loss_type="diou")

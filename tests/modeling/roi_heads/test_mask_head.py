@@ -7,8 +7,9 @@ from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
 from torch.testing import assert_close
 
-from flash_internimage.modeling import MaskHead, PreciseBoxes
+from flash_internimage.modeling import MaskHead
 from flash_internimage.modeling.roi_heads.mask_head import mask_loss
+from flash_internimage.structures.boxes import PreciseBoxes
 from flash_internimage.structures.masks import SharedMasks
 
 SIZE = (32, 32)
@@ -50,7 +51,7 @@ def test_loss_keeps_double_precision():
     assert loss["loss_mask"].dtype == torch.float64
 
 
-def test_without_regions_the_loss_is_zero_and_reaches_every_parameter():
+def test_without_regions_the_loss_is_zero_and_every_parameter_gets_a_gradient():
     mask_head = head().train()
     loss = mask_head(torch.zeros(0, 4, 7, 7), [regions(0), regions(0)])["loss_mask"]
     loss.backward()
@@ -58,7 +59,7 @@ def test_without_regions_the_loss_is_zero_and_reaches_every_parameter():
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in mask_head.parameters())
 
 
-def test_at_test_each_region_has_the_mask_of_its_class():
+def test_inference_selects_the_mask_of_the_predicted_class():
     mask_head = head().eval()
     features = torch.randn(2, 4, 7, 7)
     classes = torch.tensor([2, 0])
@@ -67,6 +68,6 @@ def test_at_test_each_region_has_the_mask_of_its_class():
         assert_close(found[:, 0], mask_head.layers(features)[[0, 1], classes].sigmoid())
 
 
-def test_arguments_are_checked_by_name():
+def test_misspelled_argument_raises_an_error():
     with pytest.raises(TypeError, match="num_clases"):
         MaskHead(ShapeSpec(channels=4), num_clases=3, conv_dims=[4])

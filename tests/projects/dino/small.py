@@ -1,4 +1,4 @@
-"""A DINO that runs in milliseconds, and batches for it."""
+"""A small DINO that runs in milliseconds, and batches for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NUM_QUERIES = 12
 
 
 def small_config() -> Any:
-    """The detector's config with little of everything."""
+    """The config of the detector with small numbers of channels, layers and queries."""
     model = LazyConfig.load(str(CONFIG)).model
     model.backbone.update(channels=16, depths=[1, 1, 1, 1], groups=[1, 2, 4, 8], drop_path_rate=0.0, with_cp=False)
     model.neck.norm_groups = 4
@@ -33,11 +33,11 @@ def small_config() -> Any:
 
 
 def small_dino() -> DINO:
-    return disturbed(instantiate(small_config()))
+    return perturbed(instantiate(small_config()))
 
 
-def disturbed(model: nn.Module) -> nn.Module:
-    """The model as after some training: no weight is left at a zero that would hide what lies behind it."""
+def perturbed(model: nn.Module) -> nn.Module:
+    """Add noise to all weights, because weights that are initialized with zeros would hide the layers before them."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
@@ -45,7 +45,7 @@ def disturbed(model: nn.Module) -> nn.Module:
 
 
 def image(height: int, width: int, boxes: list[list[float]] | None = None, labels: list[int] | None = None) -> dict[str, Any]:
-    """One entry of a batch; annotated if ``boxes`` (XYXY, pixels) are given."""
+    """One input of a batch, with annotations if ``boxes`` (XYXY, pixels) are given."""
     entry: dict[str, Any] = {"image": torch.randint(0, 256, (3, height, width), dtype=torch.uint8)}
     if boxes is not None:
         entry["instances"] = Instances((height, width))

@@ -1,13 +1,14 @@
-"""Denoising queries: layout, noise, attention mask, and what happens without boxes."""
+"""Contrastive denoising: layout of the queries, noise of positives and negatives, images without boxes."""
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from flash_internimage.modeling.detr.box_ops import to_corners
+from flash_internimage.modeling.detr.denoising import NoiseDraws, draw_noise, noisy_boxes
 from flash_internimage.modeling.detr.targets import Target
 from flash_internimage.projects.dino import ContrastiveDenoising
-from flash_internimage.projects.dino.denoising import NoiseDraws, draw_noise, noisy_boxes, noisy_labels
+from flash_internimage.projects.dino.denoising import contrastive_noise
 
 NUM_CLASSES, EMBED_DIM = 5, 8
 
@@ -24,7 +25,7 @@ def make_denoising(**arguments) -> ContrastiveDenoising:
 @pytest.mark.parametrize(
     ("counts", "groups"), [([2, 5], 20), ([3, 0], 33), ([60, 1], 1), ([150], 1)], ids=["two", "one empty", "60", "150"]
 )
-def test_there_are_as_many_groups_as_fit_the_fullest_image(counts, groups):
+def test_number_of_groups_follows_the_image_with_the_most_boxes(counts, groups):
     queries = make_denoising(num_queries=100)([make_target(count) for count in counts])
     assert queries.num_groups == groups
     assert queries.count == groups * 2 * max(counts)
@@ -32,7 +33,7 @@ def test_there_are_as_many_groups_as_fit_the_fullest_image(counts, groups):
     assert queries.box_logits.shape == (len(counts), queries.count, 4)
 
 
-def test_slots_hold_positives_then_negatives_and_zeros_where_an_image_has_no_box():
+def test_groups_have_positives_then_negatives_and_zeros_in_empty_slots():
     targets = [make_target(1), make_target(3)]
     denoising = make_denoising(num_queries=6, label_noise=0.0, box_noise=0.0)
     queries = denoising(targets)
@@ -53,20 +54,9 @@ def test_slots_hold_positives_then_negatives_and_zeros_where_an_image_has_no_box
     assert queries.matches[1].targets.tolist() == [0, 1, 2, 0, 1, 2]
 
 
-def test_attention_within_a_group_and_to_the_learned_queries_only():
-    queries = make_denoising(num_queries=6)([make_target(2)])
-    group_size, count = 4, queries.count
-    mask = queries.attention_mask(num_queries=3)
-    assert mask.shape == (count + 3, count + 3)
-    for row in range(count + 3):
-        for column in range(count + 3):
-            same_group = row < count and column < count and row // group_size == column // group_size
-            assert bool(mask[row, column]) == (column < count and not same_group)
-
-
 def test_positives_move_by_up_to_half_a_side_and_negatives_by_half_to_a_whole():
     boxes = torch.tensor([0.5, 0.5, 0.1, 0.2], dtype=torch.float64).expand(1, 50, 2, 40, 4)
-    moved = noisy_boxes(boxes, draw_noise((1, 50, 2, 40), NUM_CLASSES, boxes), scale=1.0)
+    moved = noisy_boxes(boxes, contrastive_noise(draw_noise((1, 50, 2, 40), NUM_CLASSES, boxes)), scale=1.0)
     shift = (to_corners(moved) - to_corners(boxes)).abs() / boxes.new_tensor([0.1, 0.2, 0.1, 0.2])
     positive, negative = shift[:, :, 0], shift[:, :, 1]
     assert 0 <= positive.min() < 0.01
@@ -80,29 +70,10 @@ def test_a_moved_box_by_hand_is_clipped_to_the_image():
     signs = torch.tensor([-1.0, 1.0, 1.0, -1.0], dtype=torch.float64).expand(1, 1, 2, 1, 4)
     uniform = torch.full((1, 1, 2, 1, 4), 0.5, dtype=torch.float64)
     draws = NoiseDraws(torch.ones(1, 1, 2, 1), torch.zeros(1, 1, 2, 1, dtype=torch.int64), signs, uniform)
-    positive, negative = to_corners(noisy_boxes(boxes, draws, scale=1.0))[0, 0, :, 0]
+    positive, negative = to_corners(noisy_boxes(boxes, contrastive_noise(draws), scale=1.0))[0, 0, :, 0]
     # Corners 0.8 0.3 1.0 0.7; half sides 0.1 and 0.2, moved by 0.5 and by 1.5 of them; 1.05 and 1.15 are clipped.
     assert_close(positive, torch.tensor([0.75, 0.4, 1.0, 0.6], dtype=torch.float64))
     assert_close(negative, torch.tensor([0.65, 0.6, 1.0, 0.4], dtype=torch.float64))
-
-
-def test_a_quarter_of_the_labels_is_replaced():
-    labels = torch.zeros(2, 100, 2, 20, dtype=torch.int64)
-    draws = draw_noise(labels.shape, 1000, torch.zeros((), dtype=torch.float64))
-    changed = noisy_labels(labels, draws, scale=0.5).ne(0).double().mean()
-    assert 0.23 < changed < 0.27
-    assert torch.equal(noisy_labels(labels, draws, scale=0.0), labels)
-
-
-def test_draws_repeat_with_the_seed_and_cover_both_directions():
-    like = torch.zeros((), dtype=torch.float64)
-    torch.manual_seed(3)
-    first = draw_noise((2, 4, 2, 3), NUM_CLASSES, like)
-    torch.manual_seed(3)
-    second = draw_noise((2, 4, 2, 3), NUM_CLASSES, like)
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert set(first.box_sign.flatten().tolist()) == {-1.0, 1.0}
-    assert set(first.new_labels.flatten().tolist()) == set(range(NUM_CLASSES))
 
 
 def test_without_boxes_there_are_no_queries_but_the_embedding_gets_a_zero_gradient():

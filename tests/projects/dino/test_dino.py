@@ -1,4 +1,4 @@
-"""The whole detector, small: batches that are hard on it, padding, precisions, processes, configuration."""
+"""The whole detector in a small size: unusual batches, padding, precision, distributed training, configs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
+from flash_internimage.modeling.detr.denoising import DenoisingQueries
 from flash_internimage.projects.dino import DINO
 from flash_internimage.projects.dino.criterion import mean_over_processes
-from flash_internimage.projects.dino.denoising import DenoisingQueries
 from flash_internimage.projects.dino.dino import detect, rescale
 from tests.projects.dino.small import CONFIG, NUM_CLASSES, NUM_QUERIES, image, small_config, small_dino, total
 
@@ -41,7 +41,7 @@ def loss_names(layers: int) -> set[str]:
 
 
 @pytest.mark.parametrize("batch", HARD_BATCHES)
-def test_losses_and_all_gradients_are_there_and_finite(batch: str):
+def test_losses_and_gradients_of_all_parameters_are_finite(batch: str):
     model = small_dino().train()
     losses = model(HARD_BATCHES[batch]())
     assert losses.keys() == loss_names(layers=3)
@@ -62,14 +62,14 @@ def test_tensors_follow_the_model_to_its_device(device: torch.device):
     assert instances.pred_boxes.device.type == instances.scores.device.type == instances.pred_classes.device.type == device.type
 
 
-def test_a_batch_without_objects_teaches_classes_but_no_boxes():
+def test_a_batch_without_objects_has_class_losses_but_no_box_losses():
     model = small_dino().train()
     losses = model(HARD_BATCHES["no object at all"]())
     for name, loss in losses.items():
         assert (loss > 0) == (name.endswith("loss_cls") and "dn_" not in name), name
 
 
-def test_boxes_are_handed_on_without_their_gradient_but_predicted_with_it():
+def test_reference_boxes_are_detached_between_layers_but_not_in_predictions():
     model = small_dino().double().train()
     losses = model([image(64, 64, BOXES)])
     heads = model.transformer.box_heads
@@ -78,7 +78,7 @@ def test_boxes_are_handed_on_without_their_gradient_but_predicted_with_it():
         gradients = torch.autograd.grad(loss, [head[0].weight for head in heads], retain_graph=True, allow_unused=True)
         return [gradient is not None and bool(gradient.any()) for gradient in gradients]
 
-    # Look forward twice: a layer's loss reaches its own head and that of the layer before, never the selection's.
+    # Look forward twice: the loss of a layer reaches its own head and that of the previous layer, not the selection's.
     assert reached(losses["d0.loss_bbox"]) == [True, False, False, False]
     assert reached(losses["d1.loss_bbox"]) == [True, True, False, False]
     assert reached(losses["loss_bbox"]) == [False, True, True, False]
@@ -96,7 +96,7 @@ def test_normalizers_are_the_numbers_of_boxes_and_of_their_noisy_copies():
     for name in once:
         assert_close(twice[name], 2 * once[name])
 
-    # Three boxes, six queries a group of positives for the fullest image's two: three groups, nine copies.
+    # num_queries is 6 and an image has at most two boxes: three groups, so nine copies of the three boxes.
     seen: list[DenoisingQueries] = []
     handle = model.denoising.register_forward_hook(lambda module, args, output: seen.append(output))
     model(batch)
@@ -106,14 +106,14 @@ def test_normalizers_are_the_numbers_of_boxes_and_of_their_noisy_copies():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["NaN", "infinity"])
-def test_features_that_are_not_finite_show_in_the_losses(value: float):
+def test_losses_are_not_finite_if_features_are_not(value: float):
     model = small_dino().train()
     with torch.no_grad():
         model.neck.convs[0].weight[0, 0] = value
     assert not total(model([image(64, 64, BOXES)])).isfinite()
 
 
-def test_detections_are_in_pixels_of_the_size_asked_for():
+def test_detections_are_in_pixels_of_the_requested_size():
     model = small_dino().double().eval()
     entry = image(48, 80)
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_a_box_without_area_is_kept():
 
 
 class GarbageUnderPadding(nn.Module):
-    """A neck whose levels hold the same image features, and anything under the padding mask."""
+    """A neck that replaces the features under the padding mask with random values."""
 
     def __init__(self, neck: nn.Module, image_sizes: list[tuple[int, int]], padded_size: tuple[int, int], fill: float) -> None:
         super().__init__()
@@ -170,14 +170,14 @@ SIZES = [(64, 41), (50, 96)]
 
 @pytest.fixture
 def padded_pair() -> tuple[DINO, DINO, list[dict[str, Any]]]:
-    """Two models with equal weights, of which one has garbage under the padding, and a batch with padding."""
+    """Two models with equal weights, one of them with random values under the padding, and a batch with padding."""
     model = small_dino().double()
     other = copy.deepcopy(model)
     other.neck = GarbageUnderPadding(other.neck, SIZES, (64, 96), fill=100.0)
     return model, other, [image(*SIZES[0], BOXES[:1]), image(*SIZES[1], BOXES)]
 
 
-def test_what_lies_under_the_padding_changes_nothing_in_evaluation(padded_pair):
+def test_values_under_the_padding_do_not_matter_in_evaluation(padded_pair):
     model, other, batch = padded_pair
     with torch.no_grad():
         expected, found = model.eval()(batch), other.eval()(batch)
@@ -187,7 +187,7 @@ def test_what_lies_under_the_padding_changes_nothing_in_evaluation(padded_pair):
         assert torch.equal(b["instances"].pred_classes, a["instances"].pred_classes)
 
 
-def test_what_lies_under_the_padding_changes_nothing_in_training(padded_pair):
+def test_values_under_the_padding_do_not_matter_in_training(padded_pair):
     losses, gradients = [], []
     model, other, batch = padded_pair
     for net in (model, other):
@@ -196,11 +196,11 @@ def test_what_lies_under_the_padding_changes_nothing_in_training(padded_pair):
         total(losses[-1]).backward()
         gradients.append([p.grad for part in (net.transformer, net.denoising, net.backbone) for p in part.parameters()])
     assert_close(losses[1], losses[0], rtol=1e-12, atol=1e-12)
-    # The neck's normalization sees the padding, so that its gradient from there must have been zero, too.
+    # GroupNorm of the neck includes the padding, so these gradients are equal only if that of the padding is zero.
     assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-10)
 
 
-def test_without_the_mask_the_padding_would_be_seen(padded_pair):
+def test_without_the_mask_values_under_the_padding_matter(padded_pair):
     model, other, batch = padded_pair
 
     def unmask(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -217,7 +217,7 @@ def test_without_the_mask_the_padding_would_be_seen(padded_pair):
 # --- precision -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_in_double_precision_computes_in_it_throughout():
+def test_a_model_in_double_precision_has_only_float64_activations():
     model = small_dino().double()
     narrow = []
 
@@ -252,24 +252,24 @@ def test_bfloat16_keeps_boxes_and_losses_in_single_precision():
 
 
 def _train(rank: int, port: int, folder: str) -> None:
-    """One of two processes; the second one's batch has no object."""
+    """One of two processes; the batch of the second one has no objects."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     assert mean_over_processes(torch.tensor([2.0, 4.0]) * (1 - rank)).tolist() == [1.0, 2.0]
     torch.manual_seed(0)
-    # Without find_unused_parameters an unused parameter is an error in the second step.
+    # Without find_unused_parameters, DDP raises an error for unused parameters in the second step.
     model = DistributedDataParallel(small_dino().double().train())
     for _ in range(2):
         model.zero_grad()
         losses = model([image(64, 64, BOXES if rank == 0 else [])])
         total(losses).backward()
     torch.save([parameter.grad for parameter in model.parameters()], f"{folder}/{rank}.pth")
-    dist.barrier()  # a process that leaves while the other still sends makes that one abort
+    dist.barrier()  # if one process exits early, the other aborts
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_of_which_one_has_no_object(tmp_path):
+def test_distributed_training_with_one_process_without_objects(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -283,7 +283,7 @@ def test_two_processes_of_which_one_has_no_object(tmp_path):
 
 
 def literals(node: DictConfig, name: str, prefix: str = "") -> list[str]:
-    """Where a config says ``name`` itself rather than referring to another place."""
+    """The places where a config sets ``name`` to a value instead of an interpolation."""
     found = []
     for key in node:
         if not OmegaConf.is_interpolation(node, key):
@@ -295,7 +295,7 @@ def literals(node: DictConfig, name: str, prefix: str = "") -> list[str]:
     return found
 
 
-def test_the_number_of_classes_is_said_once():
+def test_the_number_of_classes_is_set_once():
     config = LazyConfig.load(str(CONFIG)).model
     assert literals(config, "num_classes") == ["num_classes"]
     model = small_dino()
@@ -303,7 +303,7 @@ def test_the_number_of_classes_is_said_once():
     assert {head.out_features for head in model.transformer.class_heads} == {NUM_CLASSES}
 
 
-def test_the_width_of_the_backbone_is_said_once():
+def test_the_number_of_backbone_channels_is_set_once():
     config = small_config()
     config.backbone.channels = 32
     assert instantiate(config).neck.in_channels == [64, 128, 256]
@@ -319,7 +319,7 @@ def test_a_saved_config_builds_the_same_model(tmp_path):
     assert repr(again) == repr(model)
 
 
-def test_before_training_every_query_scores_one_in_a_hundred_and_keeps_its_box():
+def test_initially_every_query_has_a_score_of_0_01_and_keeps_its_box():
     model = instantiate(small_config())
     for head in model.transformer.class_heads:
         assert_close(head.bias.sigmoid(), torch.full_like(head.bias, 0.01))

@@ -1,11 +1,11 @@
-"""Selection of tokens: what competes, what is selected, and with which box."""
+"""Query selection: which tokens are selected, and their boxes."""
 
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
-from flash_internimage.modeling.detr.feature_levels import cell_centers
+from flash_internimage.modeling.detr.feature_levels import token_centers
 from flash_internimage.projects.dino import QuerySelection
 from flash_internimage.projects.dino.query_selection import Selection, token_boxes
 
@@ -14,7 +14,7 @@ TOKENS, CHANNELS, CLASSES = 30, 8, 3
 
 
 def centers_of(valid: list[list[int]]) -> torch.Tensor:
-    return cell_centers(torch.tensor([valid]), SHAPES, torch.float64)
+    return token_centers(torch.tensor([valid]), SHAPES, torch.float64)
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def select(
     return selection, selection(memory, mask, centers, SHAPES, *heads)
 
 
-def test_token_boxes_double_their_side_from_level_to_level():
+def test_sides_of_token_boxes_double_with_every_level():
     boxes = token_boxes(centers_of([[6, 4], [3, 2]]), SHAPES)[0]
     assert_close(boxes[0], torch.tensor([1 / 12, 1 / 8, 0.05, 0.05], dtype=torch.float64))
     assert_close(boxes[-1], torch.tensor([5 / 6, 3 / 4, 0.1, 0.1], dtype=torch.float64))
@@ -49,8 +49,8 @@ def test_the_best_tokens_come_first_with_their_own_corrected_boxes(heads):
     assert_close(result.boxes[0], (box_head(tokens[best]) + start).sigmoid())
 
 
-def test_padded_tokens_and_those_at_the_border_compete_with_a_box_of_the_whole_image(heads):
-    # Five of six columns are image. A huge memory in the padding must not be seen.
+def test_tokens_in_the_padding_or_at_the_border_have_a_box_of_the_whole_image(heads):
+    # Five of six columns are image. A huge memory in the padding must not matter.
     memory = torch.randn(1, TOKENS, CHANNELS, dtype=torch.float64)
     mask = torch.zeros(1, TOKENS, dtype=torch.bool)
     mask[0, 5:24:6] = True

@@ -1,0 +1,50 @@
+"""Starts the processes of a run, for ``train``, ``eval`` and ``train_net.py``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+import torch
+from detectron2.utils import comm
+
+from flash_internimage.engine.config import load_config
+from flash_internimage.engine.distributed import launch
+from flash_internimage.engine.run import run
+
+from .arguments import config_path
+from .errors import reported
+
+
+def start(program: str, args: argparse.Namespace, overrides: Sequence[str], *, eval_only: bool) -> int:
+    """Train or evaluate in as many processes as the arguments or the environment say, and return the exit code.
+
+    Args:
+        program: name of the program, with which error messages start.
+        args: ``config_file``, ``resume`` and the flags of :func:`~flash_internimage.cli.arguments.add_processes`.
+        overrides: ``key=value`` settings of the config.
+        eval_only: evaluate instead of training.
+    """
+    first_process = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    with reported(program, silent=not first_process):
+        path = config_path(args.config_file)
+        cfg = load_config(path, overrides, eval_only)  # report a mistake before processes start
+        launch(
+            _run_in_process,
+            args=(program, path, overrides, eval_only, args.resume),
+            device=cfg.train.device,
+            num_processes=args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+        )
+    return 0
+
+
+def _run_in_process(
+    device: torch.device, program: str, config_file: str, overrides: Sequence[str], eval_only: bool, resume: bool
+) -> None:
+    rank = comm.get_rank()
+    with reported(program if rank == 0 else f"{program} (process {rank})"):
+        run(device, config_file, overrides, eval_only=eval_only, resume=resume)

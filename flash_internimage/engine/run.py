@@ -1,0 +1,208 @@
+"""A run: training or evaluating the detector that a config describes, in one of the processes of the run.
+
+Checkpoints, data, solver and evaluation do not import each other; they meet here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from flash_internimage.checkpoint import Checkpointer, remove_unfinished
+from flash_internimage.collect_env import collect_env, format_table
+from flash_internimage.data import (
+    Categories,
+    dataset_categories,
+    require_num_classes,
+    require_registered,
+    require_valid,
+    use_augmentation_preset,
+    use_custom_data,
+)
+from flash_internimage.errors import UserError
+from flash_internimage.evaluation import FastCOCOEvaluator
+from flash_internimage.evaluation.report import REPORT_FILE, write_report
+from flash_internimage.evaluation.validation_visualizations import ValidationVisualizer
+from flash_internimage.solver.ema import ema_of_run
+
+from .batch_size import fit_to_batch_size
+from .config import load_config
+from .distributed import distribute
+from .evaluation import evaluate
+from .hooks import BestCheckpoint, periodic_checkpoints
+from .output import RunLog, check_writable, require_state_of_run
+from .seeding import seed_everything
+from .trainer import StepOptions, Trainer, amp_dtype
+from .writers import build_writers
+
+logger = logging.getLogger("flash_internimage")
+
+
+def run(device: torch.device, config_file: str, overrides: Sequence[str] = (), *, eval_only: bool, resume: bool) -> None:
+    """Train or evaluate in this process, one of those that :func:`~flash_internimage.engine.distributed.launch` starts.
+
+    Args:
+        device: the device of this process.
+        config_file: the config's path, as :func:`~flash_internimage.engine.config.load_config` takes it.
+        overrides: ``key=value`` settings of the config.
+        eval_only: evaluate instead of training.
+        resume: continue from, or evaluate, the last checkpoint in ``train.output_dir``.
+    """
+    cfg = load_config(config_file, overrides, eval_only)
+    seed_everything(cfg.train.seed, rank=0, iteration=0)  # the same initial weights in all processes
+    torch.backends.cudnn.benchmark = cfg.train.cudnn_benchmark and not eval_only
+    with RunLog() as log:
+        logger.info("%s with %s", config_file, " ".join(overrides) or "no overrides")
+        logger.info("Process %d of %d on %s\n%s", comm.get_rank(), comm.get_world_size(), device, format_table(collect_env()))
+        if eval_only:
+            evaluate_checkpoint(cfg, device, resume)
+        else:
+            train(cfg, device, resume, log)
+
+
+def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> None:
+    """Train from ``train.init_checkpoint``, or, with ``resume``, from the last checkpoint in ``train.output_dir``."""
+    output_dir = cfg.train.output_dir
+    check_writable(output_dir)
+    categories = categories_of_data(cfg, "train", "test")
+    use_augmentation_preset(cfg)
+    fit_to_batch_size(cfg, comm.get_world_size())
+    model = instantiate(cfg.model).to(device)
+    checkpointer = Checkpointer(model, output_dir)
+    resumed = resume and checkpointer.has_checkpoint()
+    if resume and not resumed:
+        logger.warning("--resume: no checkpoint in %s, the run starts from its beginning", output_dir)
+    state = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resumed)
+    if resumed:
+        require_state_of_run(state, output_dir)
+        if categories is not None:
+            categories.require_names(state.get("classes"))
+    start = state["iteration"] + 1 if resumed else 0
+    average = ema_of_run(cfg.train.ema, model, state if resumed else {})
+    trainer = build_trainer(cfg, model, device, average, start)
+    if resumed:
+        trainer.load_state_dict(state["trainer"])
+
+    checkpointer.add_checkpointable("trainer", trainer)
+    if average is not None:
+        checkpointer.add_checkpointable("ema", average)
+    if categories is not None:
+        checkpointer.add_checkpointable("classes", categories)
+    trainer.register_hooks(build_hooks(cfg, model if average is None else average.module, checkpointer, resumed))
+    if comm.is_main_process():
+        os.makedirs(output_dir, exist_ok=True)
+        remove_unfinished(output_dir)
+        LazyConfig.save(cfg, os.path.join(output_dir, "config.yaml"))
+    comm.synchronize()
+    log.write_to(output_dir)
+    trainer.train(start, cfg.train.max_iter)
+
+
+def build_trainer(
+    cfg: DictConfig, model: nn.Module, device: torch.device, average: AveragedModel | None, start: int
+) -> Trainer:
+    """Build the trainer that ``cfg.train`` describes; its loader starts with the batch of iteration ``start``."""
+    options = StepOptions(
+        seed=cfg.train.seed,
+        accumulation_steps=cfg.train.accumulation_steps,
+        amp_dtype=amp_dtype(cfg.train.amp.enabled, cfg.train.amp.dtype, device),
+        max_grad_norm=cfg.train.clip_grad.max_norm,
+        grad_norm_type=cfg.train.clip_grad.norm_type,
+    )
+    optimizer = deepcopy(cfg.optimizer)  # a config that holds a model can no longer be saved
+    optimizer.params.model = model
+    loader = deepcopy(cfg.dataloader.train)
+    if "start_iteration" in loader:
+        loader.start_iteration = start
+    elif start > 0:
+        raise UserError("--resume: dataloader.train has no start_iteration, so this loader cannot continue where it stopped")
+    return Trainer(
+        distribute(model, device, **cfg.train.ddp), instantiate(loader), instantiate(optimizer), options, device, average
+    )
+
+
+def build_hooks(cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, resumed: bool) -> list[HookBase | None]:
+    """Build the hooks of a training run, in the order of their calls; the evaluation is that of ``model``."""
+    options = cfg.train
+    on_main = comm.is_main_process()
+    best = options.best_checkpoint
+
+    def evaluate_now() -> dict[str, Any]:
+        evaluators = [instantiate(cfg.dataloader.evaluator)]
+        number = OmegaConf.select(cfg, "train.validation_pictures", default=0)
+        if number > 0 and isinstance(evaluators[0], FastCOCOEvaluator):
+            evaluators.append(ValidationVisualizer(evaluators[0], number))
+        return evaluate(model, instantiate(cfg.dataloader.test), evaluators)
+
+    return [
+        hooks.IterationTimer(),
+        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        periodic_checkpoints(checkpointer, **options.checkpointer, resumed=resumed) if on_main else None,
+        hooks.EvalHook(options.eval_period, evaluate_now),
+        BestCheckpoint(checkpointer, options.eval_period, best.metric, best.mode, resumed) if on_main and best.metric else None,
+        *(build_writers(cfg, resumed) if on_main else []),
+    ]
+
+
+def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool) -> None:
+    """Evaluate ``train.init_checkpoint``, or the last checkpoint in ``train.output_dir`` if ``last`` is set.
+
+    The averaged weights are evaluated if ``train.ema.enabled`` is set.
+    """
+    categories = categories_of_data(cfg, "test")
+    model = instantiate(cfg.model).to(device)
+    checkpointer = Checkpointer(model, cfg.train.output_dir)
+    state = checkpointer.load_complete(checkpointer.get_checkpoint_file() if last else cfg.train.init_checkpoint)
+    if categories is not None:
+        categories.require_names(state.get("classes"))
+    average = ema_of_run(cfg.train.ema, model, state)
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    evaluate(model if average is None else average.module, instantiate(cfg.dataloader.test), [evaluator])
+    if comm.is_main_process() and isinstance(evaluator, FastCOCOEvaluator) and evaluator.output_dir is not None:
+        report_evaluation(cfg, evaluator.output_dir)
+
+
+def report_evaluation(cfg: DictConfig, folder: str) -> None:
+    """Save the config beside the results of an evaluation, and write ``report.html`` unless ``train.report=false``.
+
+    Args:
+        folder: where the evaluator wrote the results.
+    """
+    saved = os.path.join(folder, "config.yaml")
+    LazyConfig.save(cfg, saved)
+    if not OmegaConf.select(cfg, "train.report", default=True):
+        return
+    target = os.path.join(cfg.train.output_dir, REPORT_FILE)
+    with open(saved, encoding="utf-8") as file:
+        write_report(folder, target, config=file.read(), environment=format_table(collect_env()))
+    logger.info("Report: %s", target)
+
+
+def categories_of_data(cfg: DictConfig, *splits: str) -> Categories | None:
+    """Apply ``data.*`` to the config if it is set, and validate the datasets of ``splits`` (``train``, ``test``).
+
+    Returns:
+        The categories of the datasets; None if a dataset does not name them.
+    """
+    categories = use_custom_data(cfg) if "data" in cfg else None
+    if categories is not None:
+        return categories
+    given = [OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") for split in splits]
+    datasets = [name for names in given if names is not None for name in ([names] if isinstance(names, str) else names)]
+    for dataset in datasets:
+        require_registered(dataset)
+        if comm.is_main_process():
+            require_valid(dataset)
+        require_num_classes(cfg, dataset)
+    return dataset_categories(datasets[0]) if datasets else None
