@@ -8,6 +8,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
+from typing import IO
 
 import numpy as np
 from detectron2.utils.file_io import PathManager
@@ -107,7 +108,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def _open(file: io.BufferedIOBase, name: str) -> Image.Image:
+def _open(file: IO[bytes], name: str) -> Image.Image:
     """Open an image, unless it has more pixels than the limit.
 
     Raises:
@@ -121,8 +122,8 @@ def _open(file: io.BufferedIOBase, name: str) -> Image.Image:
     try:
         image = Image.open(file)
     except Image.DecompressionBombError as error:
-        pixels = int(re.search(r"\d+", str(error))[0])
-        raise _too_large(name, pixels, int(text) if text else 2 * Image.MAX_IMAGE_PIXELS) from None
+        pixels, default = (int(number) for number in re.findall(r"\d+", str(error))[:2])
+        raise _too_large(name, pixels, int(text) if text else default) from None
     if text and image.width * image.height > int(text):
         raise _too_large(name, image.width * image.height, int(text))
     return image

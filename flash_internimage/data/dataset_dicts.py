@@ -36,7 +36,7 @@ def filter_training_dataset_dicts(
     """
     kept = []
     degenerate = empty = tiny = crowds = 0
-    first_crowd = None
+    with_crowds: list[dict] = []
     for dataset_dict in dataset_dicts:
         height, width = dataset_dict["height"], dataset_dict["width"]
         if min(height, width) < min_side:
@@ -45,7 +45,7 @@ def filter_training_dataset_dicts(
         objects = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
         if len(objects) < len(dataset_dict["annotations"]):
             crowds += len(dataset_dict["annotations"]) - len(objects)
-            first_crowd = first_crowd or dataset_dict
+            with_crowds.append(dataset_dict)
         boxes = boxes_of(objects, BoxMode.XYWH_ABS).tolist()
         valid = [a for a, box in zip(objects, boxes, strict=True) if not is_degenerate(box, height, width)]
         degenerate += len(objects) - len(valid)
@@ -63,8 +63,8 @@ def filter_training_dataset_dicts(
         logger.warning(
             "%d crowd regions are left out of training; the first is in image %s (%s)",
             crowds,
-            first_crowd["image_id"],
-            first_crowd["file_name"],
+            with_crowds[0]["image_id"],
+            with_crowds[0]["file_name"],
         )
     for count, what in (
         (degenerate, "boxes with a side below one pixel or outside their image"),

@@ -72,14 +72,14 @@ def problems_of_strings(strings: Sequence[str | bytes], pixels: Sequence[int]) -
     if len(nonempty):
         shortest[nonempty] = np.minimum.reduceat(runs, first)
         total[nonempty] = np.add.reduceat(runs, first)
-    for i in np.flatnonzero(malformed | (shortest < 0) | (total != np.asarray(pixels))):
+    for i in np.flatnonzero(malformed | (shortest < 0) | (total != np.asarray(pixels))).tolist():
         if malformed[i]:
-            yield int(i), f"whose counts are not a compressed run-length encoding: {_short(strings[i])}"
+            yield i, f"whose counts are not a compressed run-length encoding: {_short(strings[i])}"
         elif shortest[i] < 0:
-            yield int(i), f"whose counts should not be negative, but include {shortest[i]}: {_short(strings[i])}"
+            yield i, f"whose counts should not be negative, but include {shortest[i]}: {_short(strings[i])}"
         else:
             yield (
-                int(i),
+                i,
                 f"whose counts should sum to {pixels[i]} (height x width), but sum to {total[i]}: {_short(strings[i])}",
             )
 

@@ -6,7 +6,7 @@ every error is reported with the offending value in Python's notation (``repr``)
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .boxes import is_degenerate
@@ -205,7 +205,7 @@ def _validate_images(content: Mapping, found: ValidatedContents) -> set:
     return invalid
 
 
-def _problems_of_image(image: dict):
+def _problems_of_image(image: dict) -> Iterator[tuple[str, object]]:
     """Yield the kind and the value of each problem of an image that has an id."""
     if not _is_text(image["file_name"]):
         yield "image file names are not text", image["file_name"]

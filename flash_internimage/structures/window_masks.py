@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ class WindowMasks:
         item = item.cpu() if isinstance(item, Tensor) else slice(item, item + 1) if isinstance(item, int) else item
         return WindowMasks(self.pixels, self.windows[item], self.image_size)
 
-    def to(self, *args, **kwargs) -> WindowMasks:
+    def to(self, *args: Any, **kwargs: Any) -> WindowMasks:
         return WindowMasks(self.pixels.to(*args, **kwargs), self.windows, self.image_size)
 
     def bitmaps(self, index: Sequence[int]) -> Tensor:
