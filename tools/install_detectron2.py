@@ -75,7 +75,10 @@ def download_sources(folder: Path) -> Path:
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         # Python before 3.10.12 and 3.11.4 has no extraction filters; the archive is trusted, since its hash was verified.
-        tar.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        if hasattr(tarfile, "data_filter"):
+            tar.extractall(folder, filter="data")
+        else:
+            tar.extractall(folder)
     return folder / archive.name.removesuffix(".tar.gz")
 
 

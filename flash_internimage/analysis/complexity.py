@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -48,7 +47,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def count_flops(model: nn.Module, height: int, width: int) -> Counter[str]:
+def count_flops(model: nn.Module, height: int, width: int) -> dict[str, float]:
     """Count the multiply-adds of a forward pass of one image of height x width pixels.
 
     Returns:

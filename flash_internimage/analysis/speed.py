@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -46,7 +46,7 @@ class Measurement:
 
     seconds: float
     peak_bytes: int | None
-    by_part: Counter[str]
+    by_part: dict[str, float]
 
 
 def measure(model: nn.Module, size: Sequence[int], mode: Mode, runs: int) -> Measurement:
@@ -89,9 +89,9 @@ def compile_parts(model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def timed_modules(model: nn.Module, device: torch.device) -> Iterator[Counter[str]]:
+def timed_modules(model: nn.Module, device: torch.device) -> Iterator[dict[str, float]]:
     """Sum up the seconds inside each module of :func:`part_of_module`, and under ``""`` those in the model."""
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     starts: dict[str, float] = {}
 
     def started(path: str) -> Callable[..., None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import (
@@ -28,7 +28,7 @@ from .reading import CheckpointError
 
 PREFIX = "hf://"
 # The base error of the HTTP library, which differs between releases of huggingface_hub.
-_HttpError = HfHubHTTPError.__bases__[0]
+_HttpError: type[Exception] = HfHubHTTPError.__bases__[0]
 _PATH = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
 
 
@@ -107,7 +107,7 @@ class HubPathHandler(PathHandler):
         self._check_kwargs(kwargs)
         return fetch(path)
 
-    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any):
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
         if mode not in ("r", "rb"):
             raise UserError(f"{path}: files of the hub can only be read, got mode {mode!r}")
         return open(self._get_local_path(path, **kwargs), mode, buffering=buffering)

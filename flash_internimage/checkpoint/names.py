@@ -8,9 +8,10 @@ directions, so a table and its inverse always agree.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from flash_internimage.errors import UserError
 
@@ -38,17 +39,17 @@ class Template:
     def _shifts(self) -> dict[str, int]:
         return {field[1]: int(field[2] or 0) for field in _FIELD.finditer(self.text)}
 
-    def match(self, name: str) -> dict[str, int | str] | None:
+    def match(self, name: str) -> dict[str, Any] | None:
         """The values of the template's fields in ``name``, or None if it does not match the whole name."""
         found = self._pattern.fullmatch(name)
         if found is None:
             return None
-        values: dict[str, int | str] = dict(found.groupdict())
+        values: dict[str, Any] = dict(found.groupdict())
         values.update({field: int(found[field]) - shift for field, shift in self._shifts.items()})
         # Negative numbers have no counterpart, such as that of "fpn_lateral1".
         return None if any(values[field] < 0 for field in self._shifts) else values
 
-    def write(self, values: dict[str, int | str]) -> str:
+    def write(self, values: Mapping[str, Any]) -> str:
         """The name with these values of the fields."""
         text = _FIELD.sub(lambda field: str(values[field[1]] + int(field[2] or 0)), self.text)
         return text.replace("*", str(values.get(_REST, "")))

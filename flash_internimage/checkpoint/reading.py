@@ -118,7 +118,7 @@ def _allowing(path: Path, allow: Iterable[str]) -> AbstractContextManager[None]:
             f"checkpoint {path}: {', '.join(unknown)} cannot be allowed; only {', '.join(sorted(HARMLESS_TYPES))} can"
         )
     # The pairs allow a type under the name that the file uses, which may be an old one.
-    types = [(HARMLESS_TYPES[name], name) for name in allow]
+    types: list[Any] = [(HARMLESS_TYPES[name], name) for name in allow]
     return torch.serialization.safe_globals([*types, *_DTYPES] if types else [])
 
 

@@ -64,7 +64,7 @@ def draw_sample(sample: dict[str, Any], names: Sequence[str]) -> np.ndarray:
     """Draw a sample of the training loader with its objects, scaled to fit a cell of the grid; RGB."""
     image = np.ascontiguousarray(sample["image"].numpy().transpose(1, 2, 0))
     objects = sample["instances"]
-    height, width = fit_size(*image.shape[:2], _SIDE, _SIDE)
+    height, width = fit_size(image.shape[0], image.shape[1], _SIDE, _SIDE)
     ratio = np.array([width / image.shape[1], height / image.shape[0]] * 2)
     bitmaps = objects.gt_masks.tensor.numpy() if objects.has("gt_masks") else []
     return draw_objects(

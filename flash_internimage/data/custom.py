@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -122,14 +123,14 @@ def require_num_classes(cfg: DictConfig, dataset_name: str) -> None:
 
 def literal_num_classes(model: DictConfig | ListConfig) -> Iterator[DictConfig]:
     """The nodes of a model config that give ``num_classes`` as a number and not as a reference to another."""
-    keys = range(len(model)) if isinstance(model, ListConfig) else list(model.keys())
+    keys: Iterable[Any] = range(len(model)) if isinstance(model, ListConfig) else list(model.keys())
     for key in keys:
         if OmegaConf.is_interpolation(model, key) or OmegaConf.is_missing(model, key):
             continue
         value = model[key]
         if isinstance(value, DictConfig | ListConfig):
             yield from literal_num_classes(value)
-        elif key == "num_classes" and value is not None:
+        elif key == "num_classes" and value is not None and isinstance(model, DictConfig):
             yield model
 
 

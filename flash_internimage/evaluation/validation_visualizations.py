@@ -54,5 +54,6 @@ class ValidationVisualizer(DatasetEvaluator):
     def _draw(self, given: dict[str, Any], instances: Instances) -> np.ndarray:
         image = read_rgb(given["file_name"])
         categories, annotations = self._evaluator.categories, self._evaluator.annotations_of(given["image_id"])
+        assert categories is not None  # an evaluator of a dataset with annotations
         truth = draw_annotations(image, annotations, categories.names, categories.class_of)
         return side_by_side(truth, draw_instances(image, instances, categories.names))

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -69,7 +70,7 @@ class DetectionWriter:
         write_atomically(target, lambda path: write_video(path, frames(), video.frames_per_second))
 
     def _draw(self, source: Source, image: np.ndarray, file_name: str, frame: int | None = None) -> np.ndarray:
-        instances = self.predictor(image)["instances"]
+        instances = cast(dict[str, Any], self.predictor(image))["instances"]
         self.detections.add(source.path, instances, file_name, frame)
         return draw_instances(image, instances, self.predictor.class_names)
 

@@ -158,7 +158,7 @@ def test_the_message_says_that_the_hub_is_unreachable(monkeypatch):
 
     monkeypatch.setattr(client, "hf_hub_download", unreachable)
     with pytest.raises(
-        CheckpointError, match="the hub could not be reached; fetch https://.*/org/repo/resolve/main/weights.pth"
+        CheckpointError, match="the hub could not be reached; download https://.*/org/repo/resolve/main/weights.pth"
     ):
         client.fetch("hf://org/repo/weights.pth")
 

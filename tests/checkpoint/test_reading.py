@@ -95,7 +95,7 @@ def test_a_truncated_archive_is_described(tmp_path, share):
     torch.save({"a": torch.zeros(1000)}, tmp_path / "whole.pth")
     whole = (tmp_path / "whole.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(CheckpointError, match="the archive's directory, which stands at the end of the file, is missing"):
+    with pytest.raises(CheckpointError, match="the archive's directory, which is at the end of the file, is missing"):
         read_checkpoint(tmp_path / "cut.pth")
 
 

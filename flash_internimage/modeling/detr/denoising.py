@@ -37,12 +37,12 @@ class NoiseDraws(NamedTuple):
 
 def draw_noise(shape: Sequence[int], num_classes: int, like: Tensor) -> NoiseDraws:
     """Random numbers for copies of shape ``shape``, from torch's generator on ``like``'s device and in ``like``'s dtype."""
-    shape, options = tuple(shape), {"dtype": like.dtype, "device": like.device}
+    copies, edges = tuple(shape), (*shape, 4)
     return NoiseDraws(
-        label_uniform=torch.rand(shape, **options),
-        new_labels=torch.randint(num_classes, shape, device=like.device),
-        box_sign=torch.randint(2, (*shape, 4), **options) * 2 - 1,
-        box_uniform=torch.rand((*shape, 4), **options),
+        label_uniform=torch.rand(copies, dtype=like.dtype, device=like.device),
+        new_labels=torch.randint(num_classes, copies, device=like.device),
+        box_sign=torch.randint(2, edges, dtype=like.dtype, device=like.device) * 2 - 1,
+        box_uniform=torch.rand(edges, dtype=like.dtype, device=like.device),
     )
 
 

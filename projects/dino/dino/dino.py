@@ -33,6 +33,9 @@ class DINO(nn.Module):
     Padded images and boxes have the dtype of the pixel statistics, so after ``model.double()`` everything is float64.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(
         self,
         *,

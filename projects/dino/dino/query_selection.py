@@ -36,9 +36,9 @@ def token_boxes(centers: Tensor, spatial_shapes: Sequence[tuple[int, int]], side
     Returns:
         (N, S, 4) as (cx, cy, w, h).
     """
-    sides = [centers.new_full((height * width,), side * 2.0**level) for level, (height, width) in enumerate(spatial_shapes)]
-    sides = torch.cat(sides)[None, :, None].expand(centers.shape[0], -1, 2)
-    return torch.cat([centers, sides], dim=-1)
+    levels = [centers.new_full((height * width,), side * 2.0**level) for level, (height, width) in enumerate(spatial_shapes)]
+    sizes = torch.cat(levels)[None, :, None].expand(centers.shape[0], -1, 2)
+    return torch.cat([centers, sizes], dim=-1)
 
 
 class QuerySelection(nn.Module):

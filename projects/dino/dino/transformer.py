@@ -72,11 +72,13 @@ class DINOTransformer(nn.Module):
         nn.init.normal_(self.query_embed.weight)
 
         num_heads = len(decoder.layers) + 1
-        self.class_heads = nn.ModuleList(nn.Linear(embed_dim, num_classes) for _ in range(num_heads))
-        self.box_heads = nn.ModuleList(mlp(embed_dim, embed_dim, 4, num_layers=3) for _ in range(num_heads))
-        for class_head, box_head in zip(self.class_heads, self.box_heads, strict=True):
+        class_heads = [nn.Linear(embed_dim, num_classes) for _ in range(num_heads)]
+        box_heads = [mlp(embed_dim, embed_dim, 4, num_layers=3) for _ in range(num_heads)]
+        for class_head, box_head in zip(class_heads, box_heads, strict=True):
             nn.init.constant_(class_head.bias, -math.log((1 - prior_probability) / prior_probability))
-            nn.init.zeros_(box_head[-1].weight)  # initially every layer keeps its reference box
+            nn.init.zeros_(box_head.get_parameter(f"{len(box_head) - 1}.weight"))  # initially layers keep their reference boxes
+        self.class_heads = nn.ModuleList(class_heads)
+        self.box_heads = nn.ModuleList(box_heads)
 
     def forward(
         self,
