@@ -146,6 +146,8 @@ def _check_crowds(report: DatasetReport, found: ValidatedContents) -> None:
     count = found.num_crowds
     if count:
         found.warnings.say(f"{count} crowd regions are left out of training; the first is {found.first_crowd}")
+    if not report.num_annotations:
+        found.warnings.say("there are no annotations, so that models can be run on this dataset, but not trained")
     sizes = (found.images[annotation["image_id"]] for annotation in found.objects)
     if not report.num_annotations or any(min(size["height"], size["width"]) >= MIN_SIDE for size in sizes):
         return

@@ -5,6 +5,7 @@ every error is reported with the offending value in Python's notation (``repr``)
 """
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -235,6 +236,11 @@ def _are_numbers(values: list) -> bool:
     return total - total == 0.0  # false for NaN and infinity
 
 
+def _fit_float64(numbers: list) -> bool:
+    """Return whether finite numbers, integers among them, can be converted to float64."""
+    return not numbers or (-sys.float_info.max <= min(numbers) and max(numbers) <= sys.float_info.max)
+
+
 class _Annotations:
     """Validates annotations one by one, and compressed masks in batches."""
 
@@ -295,7 +301,7 @@ class _Annotations:
         if not (_is_number(area) and 0 <= area <= _MAX_AREA):
             self._error('values of "area" are not numbers from 0 to 1e10', annotation, area)
         keypoints = annotation.get("keypoints")
-        if not (keypoints is None or (isinstance(keypoints, list) and _are_numbers(keypoints))):
+        if not (keypoints is None or (isinstance(keypoints, list) and _are_numbers(keypoints) and _fit_float64(keypoints))):
             self._error("keypoints are not lists of finite numbers", annotation, keypoints)
         is_sound = self._has_valid_box(annotation, image)
         has_mask = self._has_mask(annotation, image)

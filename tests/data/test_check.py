@@ -26,6 +26,9 @@ def test_valid_dataset(write_dataset):
 def test_dataset_without_annotations_is_valid(write_dataset):
     report = check_dataset(*write_dataset(lambda c: c.pop("annotations")))
     assert report.errors == []
+    assert report.warnings == [
+        f"{report.source}: there are no annotations, so that models can be run on this dataset, but not trained"
+    ]
     assert report.objects == {7: 0, 42: 0}
 
 
