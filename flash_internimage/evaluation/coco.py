@@ -6,7 +6,7 @@ detectron2's own fast implementation is part of its compiled extension, which a 
 import itertools
 import logging
 import os
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,7 @@ class FastCOCOEvaluator(DatasetEvaluator):
             logger.info("The dataset has no annotations, so there is no AP")
             return OrderedDict()
         dataset = self._restricted(img_ids)
+        self._warn_of_limit(dataset["annotations"])
         if img_ids is not None:
             kept = {image["id"] for image in dataset["images"]}
             results = [r for r in results if r["image_id"] in kept]
@@ -155,6 +156,20 @@ class FastCOCOEvaluator(DatasetEvaluator):
             "images": [image for image in dataset["images"] if image["id"] in kept],
             "annotations": [a for a in dataset["annotations"] if a["image_id"] in kept],
         }
+
+    def _warn_of_limit(self, annotations: Sequence[Mapping]) -> None:
+        """Log a warning if an image has more objects of a category than detections are evaluated."""
+        counts = Counter((a["image_id"], a["category_id"]) for a in annotations if not a.get("iscrowd"))
+        ((image_id, category_id), count) = max(counts.items(), key=lambda item: item[1], default=((None, None), 0))
+        if count > self._max_dets_per_image:
+            logger.warning(
+                "Image %r has %d objects of category %r, but only %d detections per category and image are evaluated; raise "
+                "dataloader.evaluator.max_dets_per_image, and the limit of the model",
+                image_id,
+                count,
+                category_id,
+                self._max_dets_per_image,
+            )
 
     def _tasks_of(self, results: Sequence[dict]) -> list[str]:
         tasks = list(self._tasks or ["bbox", *(["segm"] if any("segmentation" in r for r in results) else [])])

@@ -158,10 +158,11 @@ def dataset_with_masks() -> dict:
 
 
 @pytest.mark.parametrize("limit", [1, 100])
-def test_limit_of_detections_is_used_and_saved(dataset, tmp_path, limit):
+def test_limit_of_detections_is_used_and_saved(dataset, tmp_path, limit, caplog):
     evaluator = FastCOCOEvaluator("evaluated", output_dir=str(tmp_path / "out"), max_dets_per_image=limit)
     results = run(evaluator, dataset)
     assert (results["bbox"]["AP"] > 99) == (limit == 100)
+    assert ("but only 1 detections per category and image are evaluated" in caplog.text) == (limit == 1)
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["max_dets_per_image"] == limit
 
 
