@@ -26,10 +26,10 @@ from tqdm import tqdm
 
 from flash_internimage.data import Categories, require_registered
 from flash_internimage.data.custom import register_in_place
-from flash_internimage.data.images import read_rgb
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation.drawing import draw_annotations, side_by_side
 from flash_internimage.evaluation.saved import read_predictions
+from flash_internimage.images import read_rgb
 
 from .arguments import add_output, add_own_data, add_threshold, positive
 from .errors import UsageError

@@ -104,27 +104,5 @@ class Categories(Mapping[int, str]):
         )
 
 
-def read_categories(content: Mapping[str, Any], path: str) -> Categories:
-    """The categories of an annotation file's content.
-
-    Args:
-        content: the JSON object in the file.
-        path: names the file in messages.
-
-    Raises:
-        UserError: there are no categories, one of them lacks an id or a name, or two have the same id.
-    """
-    categories = content.get("categories")
-    if not categories or not isinstance(categories, list):
-        raise UserError(f'annotation file {path} has no categories; list them under "categories" as [{{"id", "name"}}]')
-    try:
-        found = Categories.from_coco(categories)
-    except (TypeError, KeyError, ValueError):
-        raise UserError(f'annotation file {path}: every category needs an integer "id" and a "name"') from None
-    if len(found) < len(categories):
-        raise UserError(f"annotation file {path} lists two categories with the same id")
-    return found
-
-
 def _first_names(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")

@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from flash_internimage.data.images import decode_rgb, read_rgb
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation.drawing import draw_instances
 from flash_internimage.files import write_atomically
+from flash_internimage.images import decode_rgb, read_rgb
 
 from .detections import Detections
 from .predictor import Predictor

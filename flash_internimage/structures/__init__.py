@@ -2,5 +2,6 @@
 
 from .boxes import PreciseBoxes
 from .masks import SharedMasks
+from .window_masks import WindowMasks
 
-__all__ = ["PreciseBoxes", "SharedMasks"]
+__all__ = ["PreciseBoxes", "SharedMasks", "WindowMasks"]
