@@ -25,10 +25,11 @@ class Checkpointer(DetectionCheckpointer):
     """Loads this project's, the published and plain checkpoints; saves this project's.
 
     A file is recognized by its contents (:func:`.formats.recognize`) and read with ``weights_only=True``. The log says in one
-    line what was found. Tensors that do not fit the model are an error, with two exceptions that are logged: layers that
-    depend on the number of classes are re-initialized if that number differs, and an ImageNet checkpoint fills only the
-    backbone. Files are written atomically: a run that is killed leaves the previous checkpoint intact. A compiled model, or
-    one with compiled modules, is loaded and saved like a plain one.
+    line what was found. Tensors that do not fit the model are an error, with three exceptions that are logged: layers that
+    depend on the number of classes are re-initialized if that number differs, an ImageNet checkpoint fills only the
+    backbone, and heads that the model was configured without are left in the file. Files are written atomically: a run that is
+    killed leaves the previous checkpoint intact. A compiled model, or one with compiled modules, is loaded and saved like a
+    plain one.
 
     The interface is detectron2's: ``Checkpointer(model, save_dir, optimizer=…)``, ``.save``, ``.load``, ``.resume_or_load``.
     """
