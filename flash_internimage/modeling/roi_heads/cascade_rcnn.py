@@ -19,7 +19,7 @@ from flash_internimage.modeling.box_regression import BoxTransform
 from flash_internimage.modeling.matcher import IoUMatcher
 from flash_internimage.structures.boxes import PreciseBoxes, clip_boxes
 
-from .fast_rcnn import class_deltas
+from .fast_rcnn import class_deltas, in_precision_of
 from .roi_heads import log_samples, sample_proposals
 
 
@@ -213,7 +213,7 @@ class CascadeRoIHeads(StandardROIHeads):
         total: Any = 0
         for stage in range(self.num_stages):
             logits, deltas = self._run_stage(features, proposals, stage)
-            total = total + logits
+            total = total + in_precision_of(proposals, logits)
             if stage + 1 < self.num_stages:
                 refined = self._refine(proposals, logits, deltas, stage)
                 proposals = [

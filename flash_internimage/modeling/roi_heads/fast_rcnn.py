@@ -5,6 +5,7 @@ Source: Girshick, "Fast R-CNN", 2015.
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import torch
@@ -141,6 +142,21 @@ class BoxPredictor(FastRCNNOutputLayers):
             for image_boxes, image_scores, image in zip(boxes, scores, proposals, strict=True)
         ]
         return [detections for detections, _ in results], [regions for _, regions in results]
+
+    def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> list[Tensor]:
+        """Compute the (R, K + 1) probabilities of each image, in at least the precision of its boxes.
+
+        Under autocast the logits are in half precision, in which most probabilities would be equal to others.
+        """
+        logits, _ = predictions
+        probabilities = in_precision_of(proposals, logits).softmax(dim=1)
+        return list(probabilities.split([len(image) for image in proposals]))
+
+
+def in_precision_of(proposals: list[Instances], logits: Tensor) -> Tensor:
+    """Convert logits to the dtype of the ``proposal_boxes``, unless theirs is wider."""
+    dtypes = [image.proposal_boxes.tensor.dtype for image in proposals]
+    return logits.to(functools.reduce(torch.promote_types, dtypes, logits.dtype))
 
 
 def class_deltas(deltas: Tensor, classes: Tensor) -> Tensor:
