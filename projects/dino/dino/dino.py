@@ -20,6 +20,7 @@ from flash_internimage.modeling.detr.denoising import DenoisingQueries
 from flash_internimage.modeling.detr.feature_levels import padding_mask, resize_mask
 from flash_internimage.modeling.detr.position_encoding import SinePositionEncoding
 from flash_internimage.modeling.detr.targets import Target, target_of
+from flash_internimage.modeling.preprocessing import normalize_and_pad
 from flash_internimage.structures.boxes import PreciseBoxes, clip_boxes
 
 from .criterion import DINOCriterion
@@ -53,7 +54,7 @@ class DINO(nn.Module):
     ) -> None:
         """
         Args:
-            backbone: batches are padded to a multiple of its ``size_divisibility``.
+            backbone: batches are padded as its ``size_divisibility`` and ``padding_constraints`` say.
             neck: {name: (N, C, H, W)} -> feature levels.
             position_encoding: padding mask of one level -> (N, C, H, W).
             transformer: feature levels -> predictions.
@@ -110,15 +111,9 @@ class DINO(nn.Module):
         ]
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalize the images and pad them with zeros at the right and bottom to one size divisible by all strides.
-
-        As in MMDetection, normalization is in float32 even if the network is in float64: at the kinks of bilinear sampling
-        one rounding error in the image changes gradients by 1e-5.
-        """
-        mean, std = self.pixel_mean.float(), self.pixel_std.float()
-        images = [(inputs["image"].to(self.device) - mean) / std for inputs in batched_inputs]
-        images = [image.to(self.pixel_mean.dtype) for image in images]
-        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+        """See :func:`~flash_internimage.modeling.preprocessing.normalize_and_pad`."""
+        images = [inputs["image"] for inputs in batched_inputs]
+        return normalize_and_pad(images, self.pixel_mean, self.pixel_std, self.backbone)
 
     def targets(self, batched_inputs: list[dict[str, Any]]) -> list[Target]:
         """The targets of a batch, one per image.
