@@ -46,8 +46,6 @@ SHORT = [
     "train.eval_period=0",
     "train.report=false",
     "dataloader.train.total_batch_size=2",
-    "dataloader.train.num_workers=0",
-    "dataloader.test.num_workers=0",
     "lr_multiplier.warmup_iters=0",
 ]
 
