@@ -148,9 +148,8 @@ class BoxPredictor(FastRCNNOutputLayers):
 
         Under autocast the logits are in half precision, in which most probabilities would be equal to others.
         """
-        logits, _ = predictions
-        probabilities = in_precision_of(proposals, logits).softmax(dim=1)
-        return list(probabilities.split([len(image) for image in proposals]))
+        logits, deltas = predictions
+        return super().predict_probs((in_precision_of(proposals, logits), deltas), proposals)
 
 
 def in_precision_of(proposals: list[Instances], logits: Tensor) -> Tensor:
@@ -163,5 +162,5 @@ def class_deltas(deltas: Tensor, classes: Tensor) -> Tensor:
     """Select the deltas of one class per region: (R, K * 4) -> (R, 4); class-agnostic (R, 4) deltas are returned as is."""
     if deltas.shape[1] == 4:
         return deltas
-    rows = torch.arange(len(deltas), device=deltas.device)
+    rows = torch.arange(deltas.shape[0], device=deltas.device)  # len() would be a constant in a trace
     return deltas.unflatten(1, (-1, 4))[rows, classes]

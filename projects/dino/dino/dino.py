@@ -5,6 +5,7 @@ Source: Zhang et al., "DINO: DETR with Improved DeNoising Anchor Boxes for End-t
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -126,12 +127,26 @@ class DINO(nn.Module):
         return [target_of(inputs["instances"], self.pixel_mean) for inputs in batched_inputs]
 
     def predict(self, images: ImageList, denoising: DenoisingQueries | None = None) -> TransformerOutput:
-        """Compute the predictions for a padded batch."""
+        """Compute the predictions for a padded batch.
+
+        Raises:
+            UserError: the call is recorded by ``torch.jit.trace``.
+        """
+        if torch.jit.is_tracing() and not _is_inspected():
+            raise UserError(
+                "DINO: torch.jit.trace would keep the sizes of this image in the graph and give wrong boxes for images of any "
+                "other size; use torch.compile(model), or for one fixed size torch.export.export around DINO.predict"
+            )
         levels = self.neck(self.backbone(images.tensor))  # (N, C, H, W) each
         padded = padding_mask(images.image_sizes, images.tensor.shape[-2:], self.device)  # (N, H, W)
         masks = [resize_mask(padded, level.shape[-2:]) for level in levels]
         positions = [self.position_encoding(mask, images.tensor.dtype) for mask in masks]
         return self.transformer(levels, masks, positions, denoising)
+
+
+def _is_inspected() -> bool:
+    """Whether a graph is recorded to be inspected, as fvcore does to count FLOPs, and not to be run."""
+    return any(frame.f_code.co_name == "_get_trace_graph" for frame, _ in traceback.walk_stack(None))
 
 
 def detect(logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]], detections_per_image: int) -> list[Instances]:
