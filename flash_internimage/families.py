@@ -54,6 +54,7 @@ class DetectorFamily:
             another number of classes leaves them at their initial values.
         published_names: pairs of templates (name in the published checkpoints, name in the model). The first pair that
             matches decides, so the narrower template comes first. Empty if there are no published checkpoints.
+        optional: paths of modules that a model may be configured without. A checkpoint that has them loads all the same.
         parameters: rules for the parameters of the detector, without its backbone.
         parts: path of a module -> the part to which the analysis counts it. The backbone, and a feature pyramid around it,
             need no entry.
@@ -64,6 +65,7 @@ class DetectorFamily:
     signature: str
     class_layers: tuple[str, ...]
     published_names: tuple[tuple[str, str], ...] = ()
+    optional: tuple[str, ...] = ()
     parameters: ParameterRules = ParameterRules()
     parts: Mapping[str, Part] = field(default_factory=dict)
     compiled: tuple[str, ...] = ()

@@ -34,6 +34,7 @@ NEW = DetectorFamily(
     published_names=(("head.cls.*", "new_head.classes.*"), ("body.*", "backbone.*")),
     parameters=ParameterRules(undecayed=("table",), at_stem_rate=("table",)),
     parts={"new_head": "heads"},
+    optional=("masks",),
     compiled=("new_head",),
 )
 
@@ -80,6 +81,15 @@ def test_a_model_without_a_family_has_no_class_layers():
     result = match(NewDetector(5).state_dict(), NewDetector(2).state_dict())
     assert result.reinitialized == ()
     assert len(result.wrong_shape) == 2
+
+
+def test_the_optional_modules_of_a_new_family_may_be_missing_in_the_model_only(new_family):
+    complete = NewDetector(2)
+    complete.masks = nn.Linear(2, 2)
+    file, model = complete.state_dict(), NewDetector(2).state_dict()
+    assert match(model, file).left_out == {"masks": ("masks.weight", "masks.bias")}
+    assert match(model, file).unexpected == ()
+    assert match(file, model).missing == ("masks.weight", "masks.bias")
 
 
 def test_a_new_family_is_renamed_in_both_directions(new_family):

@@ -14,7 +14,7 @@ from detectron2.utils.file_io import PathManager
 from flash_internimage.files import write_atomically
 
 from . import hub
-from .formats import recognize
+from .formats import recognize, uncompiled_name
 from .matching import Match, examples, match
 from .reading import CheckpointError, read_checkpoint
 
@@ -25,9 +25,11 @@ class Checkpointer(DetectionCheckpointer):
     """Loads this project's, the published and plain checkpoints; saves this project's.
 
     A file is recognized by its contents (:func:`.formats.recognize`) and read with ``weights_only=True``. The log says in one
-    line what was found. Tensors that do not fit the model are an error, with two exceptions that are logged: layers that
-    depend on the number of classes are re-initialized if that number differs, and an ImageNet checkpoint fills only the
-    backbone. Files are written atomically: a run that is killed leaves the previous checkpoint intact.
+    line what was found. Tensors that do not fit the model are an error, with three exceptions that are logged: layers that
+    depend on the number of classes are re-initialized if that number differs, an ImageNet checkpoint fills only the
+    backbone, and heads that the model was configured without are left in the file. Files are written atomically: a run that is
+    killed leaves the previous checkpoint intact. A compiled model, or one with compiled modules, is loaded and saved like a
+    plain one.
 
     The interface is detectron2's: ``Checkpointer(model, save_dir, optimizer=…)``, ``.save``, ``.load``, ``.resume_or_load``.
     """
@@ -73,7 +75,7 @@ class Checkpointer(DetectionCheckpointer):
         """Write the model, the checkpointables and ``kwargs`` to ``<save_dir>/<name>.pth``, atomically."""
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict()}
+        data = {"model": self._uncompiled_state()}
         data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
         data.update(kwargs)
         basename = f"{name}.pth"
@@ -95,7 +97,7 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> None:
         path, contents = checkpoint.pop("path"), checkpoint.pop("contents")
-        model_state = self.model.state_dict()
+        model_state = self._uncompiled_state()
         try:
             found = recognize(contents, model_state)
         except ValueError as error:
@@ -107,4 +109,10 @@ class Checkpointer(DetectionCheckpointer):
         if found.dropped:
             report += f"; {len(found.dropped)} left out ({examples(found.dropped)})"
         self.logger.info(report)
-        self.model.load_state_dict({name: found.tensors[name] for name in self.last_match.matched}, strict=False)
+        matched = set(self.last_match.matched)
+        own_names = {name: plain for name in self.model.state_dict() if (plain := uncompiled_name(name)) in matched}
+        self.model.load_state_dict({name: found.tensors[plain] for name, plain in own_names.items()}, strict=False)
+
+    def _uncompiled_state(self) -> dict[str, torch.Tensor]:
+        """The model's state dict under the names that it has without ``torch.compile``."""
+        return {uncompiled_name(name): tensor for name, tensor in self.model.state_dict().items()}

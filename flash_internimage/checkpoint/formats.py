@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,9 +13,14 @@ from flash_internimage.families import BackboneFamily, backbone_families
 from .published import published_family, to_detectron2
 from .reading import CheckpointError
 
+T = TypeVar("T")
+
 # MMDetection's EMA hook swaps the averaged weights into the model before it saves: the plain names hold the averages, and
 # the copies under this prefix are the weights of the last step.
 _COPY = "ema_"
+
+# torch.compile wraps a module in one that has it as this attribute, so the name appears at every compiled module of a model.
+_COMPILED = "_orig_mod"
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ def recognize(contents: Mapping[str, Any], model_names: Collection[str]) -> Reco
 
     Known are this project's own checkpoints (``model``), published detectors (``state_dict`` with ``meta``, and perhaps
     ``optimizer`` and averaged copies ``ema_*``), published ImageNet classifiers (``model`` or ``state_dict``), and plain
-    state dicts, each with or without a ``module.`` before every name.
+    state dicts, each with or without the names that ``torch.compile`` and ``DistributedDataParallel`` add.
 
     Args:
         contents: as returned by :func:`.reading.read_checkpoint`.
@@ -52,7 +57,7 @@ def recognize(contents: Mapping[str, Any], model_names: Collection[str]) -> Reco
     tensors = state_dict_of(contents)
     family = published_family(tensors)
     if family is not None:
-        copies = tuple(name for name in _inner(contents) if name.startswith(_COPY))
+        copies = tuple(name for name in _unwrapped(_inner(contents)) if name.startswith(_COPY))
         return Recognized(f"published {family.title} checkpoint", to_detectron2(tensors), copies)
     for backbone in backbone_families():
         if backbone.signature in tensors and backbone.signature not in model_names:
@@ -62,17 +67,22 @@ def recognize(contents: Mapping[str, Any], model_names: Collection[str]) -> Reco
 
 
 def state_dict_of(contents: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The model's tensors, wherever the file keeps them, without the prefix ``module.`` and without an EMA hook's copies.
+    """The model's tensors, wherever the file keeps them, under their plain names and without an EMA hook's copies.
+
+    Plain names have neither the ``_orig_mod`` of compiled modules, anywhere in the name, nor a ``module.`` before all names.
 
     Raises:
-        CheckpointError: there are none.
+        CheckpointError: there are none, or two have the same plain name.
     """
     tensors = {name: value for name, value in _inner(contents).items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise CheckpointError(f"the checkpoint holds no tensors, only: {', '.join(map(str, list(contents)[:8])) or 'nothing'}")
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    return {name: value for name, value in tensors.items() if not name.startswith(_COPY)}
+    return {name: value for name, value in _unwrapped(tensors).items() if not name.startswith(_COPY)}
+
+
+def uncompiled_name(name: str) -> str:
+    """The name that a tensor has without ``torch.compile``: ``backbone._orig_mod.stem.weight`` is ``backbone.stem.weight``."""
+    return ".".join(part for part in name.split(".") if part != _COMPILED)
 
 
 def class_names_of(contents: Mapping[str, Any]) -> list[str] | None:
@@ -84,6 +94,19 @@ def class_names_of(contents: Mapping[str, Any]) -> list[str] | None:
 
 def _inner(contents: Mapping[str, Any]) -> Mapping[str, Any]:
     return next((contents[key] for key in ("model", "state_dict") if isinstance(contents.get(key), Mapping)), contents)
+
+
+def _unwrapped(tensors: Mapping[str, T]) -> dict[str, T]:
+    """Remove from the names what ``torch.compile`` and then what ``DistributedDataParallel`` add, in either order."""
+    unwrapped: dict[str, T] = {}
+    for name, value in tensors.items():
+        plain = uncompiled_name(name)
+        if plain in unwrapped:
+            raise CheckpointError(f"the checkpoint holds {plain} twice, once of them as {name}; remove one of the two")
+        unwrapped[plain] = value
+    if all(name.startswith("module.") for name in unwrapped):
+        unwrapped = {name.removeprefix("module."): value for name, value in unwrapped.items()}
+    return unwrapped
 
 
 def _recognize_backbone(

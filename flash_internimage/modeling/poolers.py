@@ -58,12 +58,13 @@ class RoIPooler(nn.Module):
         """
         dtype = torch.promote_types(features[0].dtype, torch.float32)
         corners = torch.cat([image_boxes.tensor for image_boxes in boxes]).to(dtype)
-        numbers = torch.cat([corners.new_full((len(image_boxes), 1), n) for n, image_boxes in enumerate(boxes)])
+        # The numbers of boxes are read from shapes: len() would be a constant in a trace.
+        numbers = torch.cat([corners.new_full((image_boxes.tensor.shape[0], 1), n) for n, image_boxes in enumerate(boxes)])
         rois = torch.cat([numbers, corners], dim=1)
         levels = assign_levels(corners, len(self.strides), self.finest_size)
 
         channels = features[0].shape[1]
-        pooled = features[0].new_zeros(len(rois), channels, self.output_size, self.output_size)
+        pooled = features[0].new_zeros(rois.shape[0], channels, self.output_size, self.output_size)
         for level, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
             members = (levels == level).nonzero().flatten()
             # As in MMDetection: an adaptive number of samples (sampling_ratio 0) and the half-pixel shift (aligned).

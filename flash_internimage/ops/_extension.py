@@ -4,6 +4,7 @@ The package must be importable without the compiled library, so an import failur
 cause, by the first call that needs the library.
 """
 
+import functools
 import importlib.util
 import re
 import warnings
@@ -16,6 +17,8 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from flash_internimage.errors import UserError
+
+from . import _transforms
 
 _load_error: ImportError | None = None
 
@@ -76,7 +79,8 @@ def operator(name: str, *tensors: Tensor) -> Callable[..., Any]:
 
     The function bound by pybind11 is returned by default: a call through torch.ops takes longer than a small kernel runs.
     torch.ops is returned when the call is compiled or intercepted by ``__torch_function__``, to which the bound function
-    would be invisible.
+    would be invisible. Transforms of ``torch.func`` and forward-mode differentiation have a function of their own
+    (:mod:`._transforms`).
 
     Raises:
         UserError: the library could not be loaded; see :func:`require`.
@@ -84,4 +88,6 @@ def operator(name: str, *tensors: Tensor) -> Callable[..., Any]:
     require(name)
     if torch.compiler.is_compiling() or has_torch_function(tensors):
         return getattr(torch.ops.flash_internimage, name)
+    if _transforms.are_active():
+        return functools.partial(_transforms.apply, name)
     return getattr(_C, name)

@@ -47,6 +47,10 @@ def load(model: nn.Module, contents: dict, tmp_path) -> Checkpointer:
     return checkpointer
 
 
+def prefixed(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
 def assert_equal(model: nn.Module, expected: dict[str, torch.Tensor]) -> None:
     state = model.state_dict()
     for name, tensor in expected.items():
@@ -58,7 +62,19 @@ def assert_equal(model: nn.Module, expected: dict[str, torch.Tensor]) -> None:
     [
         pytest.param(lambda ours: {"model": ours, "iteration": 3}, id="checkpoint of this project"),
         pytest.param(lambda ours: ours, id="state dict"),
-        pytest.param(lambda ours: {f"module.{name}": t for name, t in ours.items()}, id="state dict of a wrapped model"),
+        pytest.param(lambda ours: prefixed(ours, "module."), id="state dict of a wrapped model"),
+        pytest.param(lambda ours: prefixed(ours, "_orig_mod."), id="state dict of a compiled model"),
+        pytest.param(lambda ours: {"model": prefixed(ours, "_orig_mod.")}, id="checkpoint of a compiled model"),
+        pytest.param(lambda ours: prefixed(ours, "module._orig_mod."), id="state dict of a wrapped compiled model"),
+        pytest.param(lambda ours: prefixed(ours, "_orig_mod.module."), id="state dict of a compiled wrapped model"),
+        pytest.param(
+            lambda ours: {name.replace(".bottom_up.", "._orig_mod.bottom_up._orig_mod."): t for name, t in ours.items()},
+            id="state dict of a model with compiled modules",
+        ),
+        pytest.param(
+            lambda ours: {"meta": {}, "state_dict": prefixed(to_published(ours), "module._orig_mod.")},
+            id="published checkpoint of a compiled model",
+        ),
         pytest.param(
             lambda ours: {
                 "meta": {"epoch": 12, "CLASSES": ("a", "b")},
@@ -74,6 +90,36 @@ def test_every_kind_of_complete_checkpoint_fills_the_model(tmp_path, trained, wr
     checkpointer = load(model, wrap(trained), tmp_path)
     assert checkpointer.last_match.summary() == "5 matched"
     assert_equal(model, trained)
+
+
+def test_an_imagenet_backbone_of_a_compiled_model_fills_the_backbone(tmp_path):
+    backbone = {name: torch.randn(2, 2) for name in ("patch_embed.conv1.weight", "levels.0.norm.0.weight")}
+    model = Named(DETECTOR)
+    load(model, {"state_dict": prefixed({**backbone, "head.weight": torch.randn(9, 2)}, "_orig_mod.")}, tmp_path)
+    assert_equal(model, {f"backbone.bottom_up.{name}": tensor for name, tensor in backbone.items()})
+
+
+@pytest.mark.parametrize("compiled", ["", "backbone.bottom_up"], ids=["the model", "its backbone"])
+def test_a_compiled_model_is_loaded_and_saved_like_a_plain_one(tmp_path, trained, compiled):
+    model = Named(DETECTOR)
+    if compiled:
+        model.backbone.bottom_up = torch.compile(model.backbone.bottom_up)
+    else:
+        model = torch.compile(model)
+    assert any("_orig_mod" in name for name in model.state_dict())
+    torch.save(trained, tmp_path / "plain.pth")
+    checkpointer = Checkpointer(model, str(tmp_path))
+    checkpointer.load(str(tmp_path / "plain.pth"))
+    assert checkpointer.last_match.summary() == "5 matched"
+    checkpointer.save("saved")
+    saved = torch.load(tmp_path / "saved.pth", weights_only=True)["model"]
+    torch.testing.assert_close(dict(saved), trained, rtol=0, atol=0)
+
+
+def test_a_tensor_that_is_in_the_file_twice_is_refused(tmp_path, trained):
+    twice = "roi_heads._orig_mod.box_head.fc1.weight"
+    with pytest.raises(CheckpointError, match=f"holds roi_heads.box_head.fc1.weight twice, once of them as {twice}"):
+        load(Named(DETECTOR), {**trained, twice: torch.zeros(2, 2)}, tmp_path)
 
 
 def test_contents_are_logged_in_one_line(tmp_path, trained, caplog):

@@ -59,6 +59,45 @@ def test_only_the_class_layers_of_a_published_detector_are_reinitialized(name, c
     assert all(layer in result.summary() for layer in class_layers), "all are listed"
 
 
+# Tensors of the mask heads: three or four convolutions, the upsampling and the predictor, each with weight and bias.
+MASK_HEADS = {
+    "mask_rcnn_flash_intern_image_t_fpn_1x_coco": ("mask_head", 12),
+    "cascade_flash_intern_image_l_fpn_1x_coco": ("mask_heads", 36),
+}
+
+
+def without_masks(name: str) -> dict[str, torch.Tensor]:
+    """The tensors of a detector without its mask heads, on the meta device."""
+    heads = (cfg := model_zoo.get_config(name)).model.roi_heads
+    heads.update({MASK_HEADS[name][0]: None, "mask_pooler": None, "mask_in_features": None})
+    with torch.device("meta"):
+        return instantiate(cfg.model).state_dict()
+
+
+@pytest.mark.parametrize(("name", "tensors"), [(name, count) for name, (_, count) in MASK_HEADS.items()], ids=MASK_HEADS)
+def test_the_mask_heads_of_a_published_detector_are_left_in_the_file(name, tensors):
+    model = without_masks(name)
+    result = match(model, published_tensors(name))
+    assert list(result.left_out) == ["roi_heads.mask_head"]
+    assert (result.reinitialized, result.missing, result.unexpected, result.wrong_shape) == ((), (), (), ())
+    assert result.summary() == f"{len(model)} matched, {tensors} left in the file (the model has no roi_heads.mask_head)"
+
+
+def test_heads_of_another_family_are_unexpected():
+    mask_rcnn, cascade = MASK_HEADS
+    result = match(without_masks(mask_rcnn), published_tensors(cascade))
+    assert result.left_out == {}
+    assert any(name.startswith("roi_heads.mask_head") for name in result.unexpected)
+
+
+def test_a_part_of_a_head_that_the_model_has_is_unexpected():
+    name = "mask_rcnn_flash_intern_image_t_fpn_1x_coco"
+    file = published_tensors(name)
+    model = {name: tensor for name, tensor in file.items() if "mask_fcn4" not in name}
+    assert match(model, file).unexpected == ("roi_heads.mask_head.mask_fcn4.weight", "roi_heads.mask_head.mask_fcn4.bias")
+    assert match(model, file).left_out == {}
+
+
 def test_a_class_layer_with_another_number_of_channels_has_a_wrong_shape():
     model = {"roi_heads.box_predictor.cls_score.weight": torch.empty(3, 64)}
     file = {"roi_heads.box_predictor.cls_score.weight": torch.empty(81, 1024)}

@@ -53,6 +53,20 @@ def test_detections_keep_the_dtype_of_the_model(family: str, dtype: torch.dtype)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_scores_under_autocast_are_as_distinct_as_those_of_single_precision(family: str):
+    model = build(family).eval()
+    for predictor in [m for m in model.modules() if hasattr(m, "test_score_thresh")]:
+        predictor.test_score_thresh = 0.0
+        torch.nn.init.normal_(predictor.cls_score.weight, std=0.3)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        (output,) = model([image((64, 64), [])])
+    scores = output["instances"].scores
+    assert scores.dtype == torch.float32
+    assert len(scores) == 100
+    assert len(scores.unique()) > 90
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_trains_in_bfloat16(family: str):
     model = build(family).train()
     with EventStorage(), torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,8 +1,10 @@
 """FLOP counts of the operators and layers, against counts by hand."""
 
+import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from flash_internimage.layers import DCNv4, MSDeformAttn
 from flash_internimage.ops import dcnv4, ms_deform_attn
@@ -22,6 +24,12 @@ class Call(nn.Module):
 
 def count_flops(function, *tensors) -> int:
     return FlopCountAnalysis(Call(function), tensors).set_op_handle(**FLOP_HANDLES).total()
+
+
+def count_torch_flops(function, *tensors) -> int:
+    with FlopCounterMode(display=False) as counter:
+        function(*tensors)
+    return counter.get_total_flops()
 
 
 def test_dcnv4():
@@ -55,3 +63,41 @@ def test_ms_deform_attn_layer():
     dense = 26 * 8 * 8 + 10 * 8 * 24 + 10 * 8 * 12 + 10 * 8 * 8
     sampled = 10 * 8 * (2 * 3) * 4
     assert count_flops(lambda q, v, b: layer(q, v, b, [(4, 5), (2, 3)]), query, value, boxes) == dense + sampled
+
+
+# PyTorch counts a multiply-add as two FLOPs, fvcore as one.
+
+
+def test_pytorch_counts_twice_the_multiply_adds_of_fvcore():
+    convolution = DCNv4(channels=32, group=2).requires_grad_(False)
+    image = torch.randn(2, 5, 7, 32)
+    assert count_torch_flops(convolution, image) == 2 * count_flops(convolution, image)
+    attention = MSDeformAttn(embed_dim=8, num_heads=2, num_levels=2, num_points=3).requires_grad_(False)
+    inputs = torch.randn(1, 10, 8), torch.randn(1, 26, 8), torch.rand(1, 10, 2, 4)
+
+    def attend(query, value, boxes):
+        return attention(query, value, boxes, [(4, 5), (2, 3)])
+
+    assert count_torch_flops(attend, *inputs) == 2 * count_flops(attend, *inputs)
+
+
+@pytest.mark.parametrize(("needed", "passes"), [((0,), 1), ((1,), 1), ((0, 1), 2)], ids=["value", "points", "both"])
+def test_pytorch_counts_the_backward_of_dcnv4(needed, passes):
+    inputs = torch.randn(1, 5, 7, 6), torch.randn(1, 3, 4, 56)
+    for number in needed:
+        inputs[number].requires_grad_()
+    flops = count_torch_flops(lambda v, o: dcnv4(v, o, 3, 2, 1, groups=2, remove_center=True).sum().backward(), *inputs)
+    assert flops == 2 * (1 + passes) * 3 * 4 * 6 * 8 * 4
+
+
+@pytest.mark.parametrize(
+    ("needed", "passes"),
+    [((0,), 1), ((1,), 1), ((2,), 1), ((1, 2), 1), ((0, 1, 2), 2)],
+    ids=["value", "locations", "weights", "locations and weights", "all"],
+)
+def test_pytorch_counts_the_backward_of_ms_deform_attn(needed, passes):
+    inputs = torch.randn(1, 26, 2, 3), torch.rand(1, 10, 2, 2, 4, 2), torch.rand(1, 10, 2, 2, 4)
+    for number in needed:
+        inputs[number].requires_grad_()
+    flops = count_torch_flops(lambda v, p, w: ms_deform_attn(v, [(4, 5), (2, 3)], p, w).sum().backward(), *inputs)
+    assert flops == 2 * (1 + passes) * 10 * 6 * 8 * 4

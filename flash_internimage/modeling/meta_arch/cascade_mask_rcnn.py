@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flash_internimage.families import DetectorFamily, register
 
-from .mask_rcnn import FPN_NAMES, RPN_NAMES, TWO_STAGE_PARTS
+from .mask_rcnn import FPN_NAMES, RPN_NAMES, TWO_STAGE_OPTIONAL, TWO_STAGE_PARTS
 
 # {s} is the stage.
 CASCADE_MASK_RCNN = register(
@@ -29,6 +29,7 @@ CASCADE_MASK_RCNN = register(
             ("roi_head.mask_head.{s}.upsample.*", "roi_heads.mask_head.{s}.deconv.*"),
             ("roi_head.mask_head.{s}.conv_logits.*", "roi_heads.mask_head.{s}.predictor.*"),
         ),
+        optional=TWO_STAGE_OPTIONAL,
         parts=TWO_STAGE_PARTS,
     )
 )

@@ -1,6 +1,6 @@
 """The family of Mask R-CNN: how its tensors are named, and what depends on the number of classes.
 
-The tables of the feature pyramid and the region proposal network are shared with Cascade Mask R-CNN.
+What does not depend on the number of stages is shared with Cascade Mask R-CNN.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ RPN_NAMES = (
 
 TWO_STAGE_PARTS: dict[str, Part] = {"proposal_generator": "proposals", "roi_heads": "heads"}
 
+# Without masks in the dataset, a config sets the mask head to null.
+TWO_STAGE_OPTIONAL = ("roi_heads.mask_head",)
+
 MASK_RCNN = register(
     DetectorFamily(
         title="Mask R-CNN",
@@ -44,6 +47,7 @@ MASK_RCNN = register(
             ("roi_head.mask_head.upsample.*", "roi_heads.mask_head.deconv.*"),
             ("roi_head.mask_head.conv_logits.*", "roi_heads.mask_head.predictor.*"),
         ),
+        optional=TWO_STAGE_OPTIONAL,
         parts=TWO_STAGE_PARTS,
     )
 )

@@ -19,7 +19,7 @@ from flash_internimage.modeling.box_regression import BoxTransform
 from flash_internimage.modeling.matcher import IoUMatcher
 from flash_internimage.structures.boxes import PreciseBoxes, clip_boxes
 
-from .fast_rcnn import class_deltas
+from .fast_rcnn import class_deltas, in_precision_of
 from .roi_heads import log_samples, sample_proposals
 
 
@@ -196,7 +196,7 @@ class CascadeRoIHeads(StandardROIHeads):
     @torch.no_grad()
     def _refine(self, proposals: list[Instances], logits: Tensor, deltas: Tensor, stage: int) -> list[Tensor]:
         """Refine the ``proposal_boxes`` of each image for the next stage; the order is kept."""
-        sizes = [len(image) for image in proposals]
+        sizes = [image.proposal_boxes.tensor.shape[0] for image in proposals]  # len() would be a constant in a trace
         return [
             refine_boxes(
                 image.proposal_boxes.tensor,
@@ -213,7 +213,7 @@ class CascadeRoIHeads(StandardROIHeads):
         total: Any = 0
         for stage in range(self.num_stages):
             logits, deltas = self._run_stage(features, proposals, stage)
-            total = total + logits
+            total = total + in_precision_of(proposals, logits)
             if stage + 1 < self.num_stages:
                 refined = self._refine(proposals, logits, deltas, stage)
                 proposals = [
@@ -241,6 +241,7 @@ class CascadeRoIHeads(StandardROIHeads):
         total: Any = 0
         for head in self.mask_head:
             total = total + torch.cat([image.pred_masks for image in head(regions, instances)])
-        for image, masks in zip(instances, (total / self.num_stages).split([len(i) for i in instances]), strict=True):
+        sizes = [image.pred_boxes.tensor.shape[0] for image in instances]
+        for image, masks in zip(instances, (total / self.num_stages).split(sizes), strict=True):
             image.pred_masks = masks
         return instances

@@ -5,6 +5,7 @@ Source: Girshick, "Fast R-CNN", 2015.
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import torch
@@ -142,10 +143,24 @@ class BoxPredictor(FastRCNNOutputLayers):
         ]
         return [detections for detections, _ in results], [regions for _, regions in results]
 
+    def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> list[Tensor]:
+        """Compute the (R, K + 1) probabilities of each image, in at least the precision of its boxes.
+
+        Under autocast the logits are in half precision, in which most probabilities would be equal to others.
+        """
+        logits, deltas = predictions
+        return super().predict_probs((in_precision_of(proposals, logits), deltas), proposals)
+
+
+def in_precision_of(proposals: list[Instances], logits: Tensor) -> Tensor:
+    """Convert logits to the dtype of the ``proposal_boxes``, unless theirs is wider."""
+    dtypes = [image.proposal_boxes.tensor.dtype for image in proposals]
+    return logits.to(functools.reduce(torch.promote_types, dtypes, logits.dtype))
+
 
 def class_deltas(deltas: Tensor, classes: Tensor) -> Tensor:
     """Select the deltas of one class per region: (R, K * 4) -> (R, 4); class-agnostic (R, 4) deltas are returned as is."""
     if deltas.shape[1] == 4:
         return deltas
-    rows = torch.arange(len(deltas), device=deltas.device)
+    rows = torch.arange(deltas.shape[0], device=deltas.device)  # len() would be a constant in a trace
     return deltas.unflatten(1, (-1, 4))[rows, classes]

@@ -5,6 +5,7 @@ Source: Zhang et al., "DINO: DETR with Improved DeNoising Anchor Boxes for End-t
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from flash_internimage.modeling.detr.denoising import DenoisingQueries
 from flash_internimage.modeling.detr.feature_levels import padding_mask, resize_mask
 from flash_internimage.modeling.detr.position_encoding import SinePositionEncoding
 from flash_internimage.modeling.detr.targets import Target, target_of
+from flash_internimage.modeling.preprocessing import normalize_and_pad
 from flash_internimage.structures.boxes import PreciseBoxes, clip_boxes
 
 from .criterion import DINOCriterion
@@ -53,7 +55,7 @@ class DINO(nn.Module):
     ) -> None:
         """
         Args:
-            backbone: batches are padded to a multiple of its ``size_divisibility``.
+            backbone: batches are padded as its ``size_divisibility`` and ``padding_constraints`` say.
             neck: {name: (N, C, H, W)} -> feature levels.
             position_encoding: padding mask of one level -> (N, C, H, W).
             transformer: feature levels -> predictions.
@@ -110,15 +112,9 @@ class DINO(nn.Module):
         ]
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalize the images and pad them with zeros at the right and bottom to one size divisible by all strides.
-
-        As in MMDetection, normalization is in float32 even if the network is in float64: at the kinks of bilinear sampling
-        one rounding error in the image changes gradients by 1e-5.
-        """
-        mean, std = self.pixel_mean.float(), self.pixel_std.float()
-        images = [(inputs["image"].to(self.device) - mean) / std for inputs in batched_inputs]
-        images = [image.to(self.pixel_mean.dtype) for image in images]
-        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+        """See :func:`~flash_internimage.modeling.preprocessing.normalize_and_pad`."""
+        images = [inputs["image"] for inputs in batched_inputs]
+        return normalize_and_pad(images, self.pixel_mean, self.pixel_std, self.backbone)
 
     def targets(self, batched_inputs: list[dict[str, Any]]) -> list[Target]:
         """The targets of a batch, one per image.
@@ -131,12 +127,26 @@ class DINO(nn.Module):
         return [target_of(inputs["instances"], self.pixel_mean) for inputs in batched_inputs]
 
     def predict(self, images: ImageList, denoising: DenoisingQueries | None = None) -> TransformerOutput:
-        """Compute the predictions for a padded batch."""
+        """Compute the predictions for a padded batch.
+
+        Raises:
+            UserError: the call is recorded by ``torch.jit.trace``.
+        """
+        if torch.jit.is_tracing() and not _is_inspected():
+            raise UserError(
+                "DINO: torch.jit.trace would keep the sizes of this image in the graph and give wrong boxes for images of any "
+                "other size; use torch.compile(model), or for one fixed size torch.export.export around DINO.predict"
+            )
         levels = self.neck(self.backbone(images.tensor))  # (N, C, H, W) each
         padded = padding_mask(images.image_sizes, images.tensor.shape[-2:], self.device)  # (N, H, W)
         masks = [resize_mask(padded, level.shape[-2:]) for level in levels]
         positions = [self.position_encoding(mask, images.tensor.dtype) for mask in masks]
         return self.transformer(levels, masks, positions, denoising)
+
+
+def _is_inspected() -> bool:
+    """Whether a graph is recorded to be inspected, as fvcore does to count FLOPs, and not to be run."""
+    return any(frame.f_code.co_name == "_get_trace_graph" for frame, _ in traceback.walk_stack(None))
 
 
 def detect(logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]], detections_per_image: int) -> list[Instances]:

@@ -1,8 +1,11 @@
 import pytest
 import torch
+from detectron2.export.flatten import TracingAdapter
 from torch.testing import assert_close
 
-from tests.modeling.detectors import build, image
+from tests.modeling.detectors import FAMILIES, build, image
+
+pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 
 MEAN, STD = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
 
@@ -23,3 +26,25 @@ def test_images_are_normalized_in_float32_then_padded_with_zeros(dtype: torch.dt
         assert torch.equal(batch.tensor[0, :, :33, :20], expected.to(dtype))
     assert not batch.tensor[0, :, 33:].any()
     assert not batch.tensor[0, :, :, 20:].any()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_trace_gives_the_same_detections_for_other_sizes(family: str):
+    model = build(family).eval()
+    for predictor in [m for m in model.modules() if hasattr(m, "test_score_thresh")]:
+        predictor.test_score_thresh = 0.0
+    example, other = (torch.rand(3, *size) * 255 for size in [(64, 96), (130, 70)])
+
+    def detect(model: torch.nn.Module, inputs: list[dict]) -> list:
+        return [model.inference(inputs, do_postprocess=False)[0]]
+
+    adapter = TracingAdapter(model, [{"image": example}], inference_func=detect)
+    with torch.no_grad():
+        traced = torch.jit.trace(adapter, (example,), check_trace=False)
+        for pixels in (example, other):
+            (expected,) = detect(model, [{"image": pixels}])
+            (found,) = adapter.outputs_schema(traced(pixels))
+            assert len(found) == len(expected) == 100
+            assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+            assert_close(found.scores, expected.scores)
+            assert_close(found.pred_masks, expected.pred_masks)

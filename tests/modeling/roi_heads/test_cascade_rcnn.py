@@ -102,6 +102,20 @@ def test_scores_are_the_softmax_of_mean_logits(heads: CascadeRoIHeads, monkeypat
     assert_close(detections.scores, expected.flatten().sort(descending=True).values)
 
 
+def test_half_precision_logits_are_averaged_and_ranked_in_the_precision_of_the_boxes(
+    heads: CascadeRoIHeads, monkeypatch: pytest.MonkeyPatch
+):
+    logits = [torch.randn(100, 81).bfloat16() for _ in range(3)]
+    deltas = torch.zeros(100, 320).bfloat16()
+    monkeypatch.setattr(heads, "_run_stage", lambda features, proposals, stage: (logits[stage], deltas))
+    heads.eval().box_predictor[-1].test_score_thresh = 0.0
+    heads.box_predictor[-1].test_nms_thresh = 1.0
+    with torch.autocast("cpu", torch.bfloat16):
+        detections = heads._detect({}, proposals(100))[0]
+    expected = (sum(stage.float() for stage in logits) / 3).softmax(dim=1)[:, :80]
+    assert_close(detections.scores, expected.flatten().sort(descending=True).values[:100])
+
+
 def test_masks_are_the_mean_probabilities_of_the_mask_heads(heads: CascadeRoIHeads):
     features = pyramid()
     boxes = proposals(3)[0].proposal_boxes

@@ -111,6 +111,20 @@ def test_inference_of_several_images():
     assert detections[0].pred_boxes.tensor.dtype == torch.float64
 
 
+@pytest.mark.parametrize("autocast", [False, True], ids=["half-precision predictions", "autocast"])
+def test_half_precision_logits_are_ranked_in_the_precision_of_the_boxes(autocast):
+    head = predictor(test_score_thresh=0.0, test_topk_per_image=-1)
+    proposals = [regions([3] * 50, random_boxes(50), random_boxes(50)) for _ in range(2)]
+    logits, deltas = torch.randn(100, 4).bfloat16(), torch.randn(100, 12).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        detections, found = head.inference((logits, deltas), proposals)
+    expected, expected_found = head.inference((logits.float(), deltas.float()), proposals)
+    for image, expected_image in zip(detections, expected, strict=True):
+        assert image.scores.dtype == torch.float32
+        assert_close(image.scores, expected_image.scores, rtol=0, atol=0)
+    assert [index.tolist() for index in found] == [index.tolist() for index in expected_found]
+
+
 def test_unknown_box_reg_loss_type():
     with pytest.raises(ValueError, match="box_reg_loss_type must be 'l1' or 'giou', got 'diou'"):
         predictor(box_reg_loss_type="diou")

@@ -12,11 +12,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.config import LazyConfig, instantiate
+from detectron2.export.flatten import TracingAdapter
+from detectron2.structures import ImageList
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
+from flash_internimage.analysis.complexity import count_flops
 from flash_internimage.modeling.detr.denoising import DenoisingQueries
 from flash_internimage.projects.dino import DINO
 from flash_internimage.projects.dino.criterion import mean_over_processes
@@ -331,6 +334,65 @@ def test_initially_every_query_has_a_score_of_0_01_and_keeps_its_box():
     for layer in model.transformer.decoder.layers:
         bound = math.sqrt(6 / (32 + 32))
         assert 0.9 * bound < layer.self_attn.out_proj.weight.abs().max() <= bound
+
+
+def detections_of(model: DINO, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    (output,) = model([{"image": pixels}])
+    found = output["instances"]
+    return found.pred_boxes.tensor, found.scores, found.pred_classes
+
+
+class OfOneImage(nn.Module):
+    def __init__(self, model: DINO) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return detections_of(self.model, pixels)
+
+
+class OfOneBatch(nn.Module):
+    """The part of DINO that the message of a refused trace recommends to export."""
+
+    def __init__(self, model: DINO) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        output = self.model.predict(ImageList(batch, [tuple(batch.shape[-2:])] * len(batch)))
+        return output.logits[-1], output.boxes[-1]
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", ["module", "function", "detectron2's adapter"])
+def test_a_trace_is_refused_because_it_would_be_wrong_for_other_sizes(kind):
+    model = small_dino().eval()
+    pixels = torch.rand(3, 64, 96) * 255
+    traced = {
+        "module": OfOneImage(model),
+        "function": lambda x: detections_of(model, x),
+        "detectron2's adapter": TracingAdapter(model, [{"image": pixels}]),
+    }[kind]
+    with pytest.raises(ValueError, match="^DINO: torch.jit.trace would keep the sizes .* use torch.compile"), torch.no_grad():
+        torch.jit.trace(traced, (pixels,))
+
+
+def test_flops_can_still_be_counted_from_a_recorded_graph():
+    assert count_flops(small_dino().eval(), 64, 96)[""] > 0
+
+
+def test_what_the_message_of_a_refused_trace_recommends_works():
+    model = small_dino().eval()
+    batch, other = torch.randn(1, 3, 64, 96), torch.randn(1, 3, 96, 64)
+    with torch.no_grad():
+        exported = torch.export.export(OfOneBatch(model), (batch,), strict=False).module()
+        assert_close(exported(batch), OfOneBatch(model)(batch))
+        with pytest.raises(Exception, match=r"size\(\)\[2\]|shape\[2\]"):
+            exported(other)
+        compiled = torch.compile(model, backend="eager")
+        for size in [(64, 96), (130, 70)]:
+            pixels = torch.rand(3, *size) * 255
+            assert_close(detections_of(compiled, pixels), detections_of(model, pixels))
 
 
 def test_an_image_without_annotations_is_an_error_in_training():
