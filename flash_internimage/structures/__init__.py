@@ -1,6 +1,7 @@
-"""Data structures that extend ``detectron2.structures``: float64 boxes, and masks shared by several boxes."""
+"""Data structures that extend ``detectron2.structures``: float64 boxes, shared masks, and selection of instances."""
 
 from .boxes import PreciseBoxes
+from .instances import select
 from .masks import SharedMasks
 
-__all__ = ["PreciseBoxes", "SharedMasks"]
+__all__ = ["PreciseBoxes", "SharedMasks", "select"]
