@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import HookBase, hooks
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -33,6 +35,7 @@ from flash_internimage.data import (
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation import FastCOCOEvaluator
 from flash_internimage.evaluation.report import REPORT_FILE, write_report
+from flash_internimage.evaluation.saved import remove_evaluation
 from flash_internimage.evaluation.validation_visualizations import ValidationVisualizer
 from flash_internimage.solver.ema import ema_of_run
 
@@ -45,6 +48,8 @@ from .output import RunLog, check_writable, require_state_of_run
 from .seeding import seed_everything
 from .trainer import StepOptions, Trainer, amp_dtype
 from .writers import build_writers
+
+CONFIG_FILE = "config.yaml"
 
 logger = logging.getLogger("flash_internimage")
 
@@ -103,7 +108,7 @@ def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> N
     if comm.is_main_process():
         os.makedirs(output_dir, exist_ok=True)
         remove_unfinished(output_dir)
-        LazyConfig.save(cfg, os.path.join(output_dir, "config.yaml"))
+        LazyConfig.save(cfg, os.path.join(output_dir, CONFIG_FILE))
     comm.synchronize()
     log.write_to(output_dir)
     trainer.train(start, cfg.train.max_iter)
@@ -143,7 +148,7 @@ def build_hooks(cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, r
         number = OmegaConf.select(cfg, "train.validation_pictures", default=0)
         if number > 0 and isinstance(evaluators[0], FastCOCOEvaluator):
             evaluators.append(ValidationVisualizer(evaluators[0], number))
-        return evaluate(model, instantiate(cfg.dataloader.test), evaluators)
+        return evaluate_afresh(cfg, model, evaluators)
 
     return [
         hooks.IterationTimer(),
@@ -168,20 +173,43 @@ def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool) -> No
         categories.require_names(state.get("classes"))
     average = ema_of_run(cfg.train.ema, model, state)
     evaluator = instantiate(cfg.dataloader.evaluator)
-    evaluate(model if average is None else average.module, instantiate(cfg.dataloader.test), [evaluator])
+    results = evaluate_afresh(cfg, model if average is None else average.module, [evaluator])
     if comm.is_main_process() and isinstance(evaluator, FastCOCOEvaluator) and evaluator.output_dir is not None:
-        report_evaluation(cfg, evaluator.output_dir)
+        report_evaluation(cfg, evaluator.output_dir, results)
 
 
-def report_evaluation(cfg: DictConfig, folder: str) -> None:
-    """Save the config beside the results of an evaluation, and write ``report.html`` unless ``train.report=false``.
+def evaluate_afresh(cfg: DictConfig, model: nn.Module, evaluators: Sequence[DatasetEvaluator]) -> dict[str, Any]:
+    """Evaluate a model on the test data, after deleting the files of earlier evaluations.
+
+    Otherwise an evaluation that does not write all of them, for lack of annotations or because it fails, would leave the
+    metrics of another one beside its own files.
+
+    Returns:
+        Metrics by task; empty except on the main process, and for data without annotations.
+    """
+    output_dir = Path(cfg.train.output_dir)
+    if comm.is_main_process():
+        (output_dir / REPORT_FILE).unlink(missing_ok=True)
+        for evaluator in evaluators:
+            if isinstance(evaluator, FastCOCOEvaluator) and evaluator.output_dir is not None:
+                folder = Path(evaluator.output_dir)
+                remove_evaluation(folder)
+                if folder.absolute() != output_dir.absolute():  # in output_dir it is the config of the run
+                    (folder / CONFIG_FILE).unlink(missing_ok=True)
+    return evaluate(model, instantiate(cfg.dataloader.test), evaluators)
+
+
+def report_evaluation(cfg: DictConfig, folder: str, results: Mapping[str, Any]) -> None:
+    """Save the config beside the files of an evaluation, and write ``report.html`` if there are metrics to report.
 
     Args:
-        folder: where the evaluator wrote the results.
+        cfg: config of the evaluation; ``train.report=false`` omits the report.
+        folder: where the evaluator wrote its files.
+        results: metrics by task; empty for data without annotations.
     """
-    saved = os.path.join(folder, "config.yaml")
+    saved = os.path.join(folder, CONFIG_FILE)
     LazyConfig.save(cfg, saved)
-    if not OmegaConf.select(cfg, "train.report", default=True):
+    if not results or not OmegaConf.select(cfg, "train.report", default=True):
         return
     target = os.path.join(cfg.train.output_dir, REPORT_FILE)
     with open(saved, encoding="utf-8") as file:

@@ -101,8 +101,14 @@ class FastCOCOEvaluator(COCOEvaluator):
         results = self._to_dataset_ids(list(itertools.chain(*(p["instances"] for p in predictions))))
         if self._output_dir:
             write_json(Path(self._output_dir) / PREDICTIONS_FILE, results)
-        if not self._do_evaluation:
-            logger.info("The dataset has no annotations, so there is no AP")
+        if not self._coco_api.dataset.get("annotations"):
+            where = f"in {Path(self._output_dir) / PREDICTIONS_FILE}" if self._output_dir else "not saved"
+            logger.info(
+                "Dataset %s has no annotations: its %d detections are %s, and are not compared with anything",
+                self._metadata.name,
+                len(results),
+                where,
+            )
             return OrderedDict()
         dataset = self._restricted(img_ids)
         if img_ids is not None:
