@@ -38,6 +38,7 @@ from flash_internimage.evaluation.report import REPORT_FILE, write_report
 from flash_internimage.evaluation.saved import remove_evaluation
 from flash_internimage.evaluation.validation_visualizations import ValidationVisualizer
 from flash_internimage.solver.ema import ema_of_run
+from flash_internimage.solver.resume import OptimizerLayout, resumed_state
 
 from .batch_size import fit_to_batch_size
 from .config import load_config
@@ -97,9 +98,10 @@ def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> N
     average = ema_of_run(cfg.train.ema, model, state if resumed else {})
     trainer = build_trainer(cfg, model, device, average, start)
     if resumed:
-        trainer.load_state_dict(state["trainer"])
+        resume_trainer(trainer, model, state, checkpointer.get_checkpoint_file())
 
     checkpointer.add_checkpointable("trainer", trainer)
+    checkpointer.add_checkpointable("optimizer_layout", OptimizerLayout.of(trainer.optimizer, model))
     if average is not None:
         checkpointer.add_checkpointable("ema", average)
     if categories is not None:
@@ -135,6 +137,31 @@ def build_trainer(
     return Trainer(
         distribute(model, device, **cfg.train.ddp), instantiate(loader), instantiate(optimizer), options, device, average
     )
+
+
+def resume_trainer(trainer: Trainer, model: nn.Module, state: Mapping[str, Any], checkpoint: str) -> None:
+    """Load the training state of a checkpoint; the optimizer's settings remain those of the config.
+
+    Args:
+        model: the model, not wrapped for distributed training.
+        state: contents of the checkpoint other than the model.
+        checkpoint: path of the checkpoint, for messages.
+
+    Raises:
+        UserError: the state belongs to another optimizer, or to other parameters.
+    """
+    saved = state["trainer"]
+    layout = OptimizerLayout.from_state_dict(state.get("optimizer_layout"))
+    try:
+        fitted, changes = resumed_state(saved["optimizer"], layout, trainer.optimizer, model)
+    except UserError as error:
+        raise UserError(
+            f"--resume: {checkpoint} cannot be resumed: {error}; start from its weights instead, without --resume: "
+            f"train.init_checkpoint={checkpoint} train.output_dir=NEW_FOLDER"
+        ) from error
+    if changes:
+        logger.info("Resuming with the optimizer settings of the config instead of the checkpoint's: %s", changes)
+    trainer.load_state_dict({**saved, "optimizer": fitted})
 
 
 def build_hooks(cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, resumed: bool) -> list[HookBase | None]:
