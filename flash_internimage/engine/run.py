@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.engine import HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -41,7 +41,7 @@ from flash_internimage.solver.ema import ema_of_run
 from flash_internimage.solver.resume import OptimizerLayout, resumed_state
 
 from .batch_size import fit_to_batch_size
-from .config import load_config
+from .config import load_config, save_config
 from .distributed import distribute
 from .evaluation import evaluate
 from .hooks import BestCheckpoint, periodic_checkpoints
@@ -110,7 +110,7 @@ def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> N
     if comm.is_main_process():
         os.makedirs(output_dir, exist_ok=True)
         remove_unfinished(output_dir)
-        LazyConfig.save(cfg, os.path.join(output_dir, CONFIG_FILE))
+        save_config(cfg, os.path.join(output_dir, CONFIG_FILE))
     comm.synchronize()
     log.write_to(output_dir)
     trainer.train(start, cfg.train.max_iter)
@@ -235,7 +235,7 @@ def report_evaluation(cfg: DictConfig, folder: str, results: Mapping[str, Any]) 
         results: metrics by task; empty for data without annotations.
     """
     saved = os.path.join(folder, CONFIG_FILE)
-    LazyConfig.save(cfg, saved)
+    save_config(cfg, saved)
     if not results or not OmegaConf.select(cfg, "train.report", default=True):
         return
     target = os.path.join(cfg.train.output_dir, REPORT_FILE)

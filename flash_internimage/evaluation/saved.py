@@ -75,7 +75,7 @@ def read_evaluation(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Path]
             )
         raise UserError(f"{path}: holds no {EVALUATION_FILE}; give the output folder of an evaluation (flash-internimage eval)")
     try:
-        evaluation = json.loads(file.read_text())
+        evaluation = json.loads(file.read_text(encoding="utf-8"))
         for task in evaluation["tasks"].values():
             task["metrics"] = {name: _number(task["metrics"][name]) for name in METRICS}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -128,7 +128,7 @@ def write_json(path: Path, content: Any) -> None:
 
     # json.dump does not use the compiled encoder and is five times slower than json.dumps.
     text = json.dumps(content)
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _absolute(path: str | None) -> str | None:
