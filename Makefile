@@ -1,7 +1,7 @@
-# `make` lists the targets. Each prints the commands it runs.
+# `make` lists the targets. Each target prints the commands it runs.
 #
-# Everything is installed into .venv, once: each step leaves a stamp there and is repeated only when a file that it
-# depends on is newer. PYTHON names the interpreter to begin with, ARGS is passed on to pytest.
+# Everything is installed into .venv. Each step leaves a stamp file there and runs again only if a file that it depends on
+# is newer. PYTHON is the interpreter that creates .venv; ARGS is passed to pytest.
 
 PYTHON ?= python3
 VENV := .venv
@@ -23,7 +23,7 @@ help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: install
-install: $(VENV)/.extension ## Create .venv with torch, detectron2 and this package, or bring it up to date.
+install: $(VENV)/.extension ## Create or update .venv with torch, detectron2 and this package.
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "make: Python 3.10 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": name another with make PYTHON=...")'
@@ -48,17 +48,17 @@ $(VENV)/.extension: $(native_sources) $(VENV)/.package
 	@touch $@
 
 .PHONY: test
-test: install ## Run the tests; ARGS="tests/ops -k dcnv4" chooses some.
+test: install ## Run the tests; ARGS="tests/ops -k dcnv4" selects some.
 	$(python) -m pytest $(ARGS)
 
 .PHONY: mutants
-mutants: install ## Show that the tests of kernels under sanitizers find mistakes; WORD=barrier chooses some.
+mutants: install ## Check that the sanitized kernel tests catch seeded bugs; WORD=barrier selects some.
 	$(python) -m tests.sanitized.mutants $(WORD)
 
 MINUTES ?= 60
 
 .PHONY: fuzz
-fuzz: install ## Try random calls of all kernels under sanitizers; MINUTES=5, and PROGRAMS=cpu or cuda leaves the other out.
+fuzz: install ## Fuzz all kernels under sanitizers; MINUTES=5 sets the time, PROGRAMS=cpu or cuda selects one kind.
 	$(python) -m tests.sanitized.fuzz --minutes $(MINUTES) $(if $(PROGRAMS),--programs $(PROGRAMS))
 
 $(main_detectron2)/.unpacked: requirements/detectron2-main.txt $(VENV)/.requirements
@@ -68,7 +68,7 @@ $(main_detectron2)/.unpacked: requirements/detectron2-main.txt $(VENV)/.requirem
 	@touch $@
 
 .PHONY: test-detectron2-main
-test-detectron2-main: install $(main_detectron2)/.unpacked ## Run the tests against a detectron2 close to upstream main.
+test-detectron2-main: install $(main_detectron2)/.unpacked ## Run the tests with a detectron2 close to upstream main.
 	PYTHONPATH=$(main_detectron2) $(python) -m pytest $(ARGS)
 
 program := $(VENV)/bin/flash-internimage
@@ -87,14 +87,14 @@ train-shapes: install ## Train the small Cascade, DINO and RetinaNet on the shap
 	$(program) train --config-file retinanet_flash_internimage_nano train.output_dir=output/shapes-retinanet
 
 .PHONY: parity
-parity: install ## Print how far every stage of the models is from the original's stored numbers.
+parity: install ## Compare every stage of the models with MMDetection's stored outputs; prints the differences.
 	$(python) -m pytest tests/golden --parity $(ARGS)
 
 results := benchmarks/results
 on_one_thread := OMP_NUM_THREADS=1 $(python) benchmarks
 
 .PHONY: bench
-bench: install ## Measure operators and backbone on the CPU beside their peers; tables go to benchmarks/results.
+bench: install ## Benchmark operators and backbone on the CPU against their peers; tables go to benchmarks/results.
 	mkdir -p $(results)
 	$(on_one_thread)/operators_cpu.py | tee $(results)/operators_cpu.md
 	$(on_one_thread)/operators_cpu.py --no-peers --dtype bfloat16 | tee $(results)/operators_cpu_bfloat16.md
@@ -113,7 +113,7 @@ lint: install ## Check style and types: ruff, clang-format and mypy.
 	$(VENV)/bin/mypy train_net.py tools $(wildcard projects/*/*/)
 
 .PHONY: format
-format: install ## Apply what lint asks for, where that can be done.
+format: install ## Fix the style findings of lint that have automatic fixes.
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 	$(clang_format) -i $(formatted_sources)
@@ -123,9 +123,9 @@ $(VENV)/.docs: requirements/docs.txt requirements/constraints.txt $(VENV)/.pytho
 	@touch $@
 
 .PHONY: docs
-docs: $(VENV)/.docs ## Build the documentation into build/docs; a warning is an error.
+docs: $(VENV)/.docs ## Build the documentation into build/docs; warnings are errors.
 	NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict
 
 .PHONY: clean
-clean: ## Remove what was built, but neither .venv, data nor output.
+clean: ## Remove build products; keeps .venv, datasets and output.
 	rm -rf build dist .cache .pytest_cache .ruff_cache .hypothesis *.egg-info flash_internimage/_C*.so $(VENV)/.extension

@@ -1,13 +1,13 @@
 """Builds ``flash_internimage._C`` and lists the folders of the package; everything else is in pyproject.toml.
 
     pip install --no-build-isolation -e .     # builds against the torch that is installed
-    python setup.py build_ext --inplace       # after a change in csrc: compiles what changed
+    python setup.py build_ext --inplace       # after a change in csrc: incremental
 
 Environment:
     FORCE_CUDA            1: build the CUDA kernels, with or without a GPU, or fail. 0: do not build them. Unset: build them
                           if a GPU is visible; if nothing can compile for it, fail and say what to install.
     TORCH_CUDA_ARCH_LIST  GPU architectures, such as "8.0;9.0+PTX". Unset: those of the GPUs in this machine, or, without
-                          one, what covers every GPU that the toolkit knows.
+                          one, all that the toolkit supports.
     CUDA_HOME, CC, CXX, MAX_JOBS: as for every PyTorch extension.
 """
 
@@ -78,7 +78,7 @@ def require_build_tools() -> None:
 
 
 def default_architectures(home: str) -> str:
-    """A value for TORCH_CUDA_ARCH_LIST that covers every GPU the toolkit can compile for."""
+    """A TORCH_CUDA_ARCH_LIST that covers every GPU that the toolkit supports."""
     nvcc = os.path.join(home, "bin", "nvcc")
     listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, encoding="utf-8", check=True).stdout
     known = [int(number) for number in re.findall(r"compute_(\d+)", listed)]
@@ -93,7 +93,7 @@ def visible_architectures() -> str:
 
 
 def glob_sources(pattern: str) -> list[str]:
-    """Sources below csrc, relative to the repository as setuptools wants them."""
+    """Sources in csrc, relative to the repository, as setuptools requires."""
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob(pattern))
 
 
@@ -105,14 +105,14 @@ def extension_and_command():
         if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
             os.environ["TORCH_CUDA_ARCH_LIST"] = default_architectures(home)
 
-    # Reads CUDA_HOME when it is imported.
+    # Imported here, because it reads CUDA_HOME on import.
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     cxx = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unknown-pragmas"]
     nvcc = ["-O3", "--expt-relaxed-constexpr", "--expt-extended-lambda"]
-    macros = []
+    macros = [("FLASH_INTERNIMAGE_CUDA_COMPILER", f'"{cuda_toolkit.requirement()}"')]
     if sys.platform == "linux":
-        # Only compiled for OpenMP, not linked with it: the runtime is then whichever libtorch has loaded, never a second.
+        # Compiled for OpenMP but not linked with it, so that libtorch's runtime is used and no second one is loaded.
         cxx.append("-fopenmp")
     if home is not None:
         macros.append(("WITH_CUDA", None))
@@ -124,14 +124,14 @@ def extension_and_command():
             nvcc += ["-isystem", folder]
 
     class BuildKernels(BuildExtension):
-        """Compiles what is out of date, also when pip calls it."""
+        """Builds incrementally, also if called by pip."""
 
         def finalize_options(self) -> None:
             super().finalize_options()
-            # Ninja knows what is out of date; setuptools would not notice that FORCE_CUDA changed.
+            # Ninja decides what is out of date; setuptools would ignore a change of FORCE_CUDA.
             self.force = True
             if self.editable_mode:
-                # pip would have it in a temporary folder and compile everything each time.
+                # pip's default is a temporary folder, where everything would be compiled each time.
                 self.build_temp = str(ROOT / "build" / f"temp.{get_platform()}-{sys.implementation.cache_tag}")
 
         def build_extensions(self) -> None:
@@ -152,7 +152,7 @@ def extension_and_command():
 
 
 def package_folders() -> dict[str, str]:
-    """Packages that do not lie where their names say: {"flash_internimage.projects.dino": "projects/dino/dino", ...}."""
+    """Packages whose folder does not follow from their name: {"flash_internimage.projects.dino": "projects/dino/dino", ...}."""
     folders = {}
     for project in sorted((ROOT / "projects").glob("*/")):
         for package in find_packages(str(project)):

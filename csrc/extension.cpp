@@ -1,14 +1,18 @@
-// The Python module _C and the schemas of the operators. Kernels register themselves beside their sources.
+// The Python module _C, and the registration of the operators with PyTorch.
 
+#include "autograd/dispatch.h"
+#include "autograd/kernel.h"
 #include "cpu/capability.h"
+#include "cpu/device.h"
 #include "cuda/launch.h"
-#include "dcnv4/dcnv4.h"
-#include "ms_deform_attn/ms_deform_attn.h"
+#include "operators.h"
 
 #include <torch/extension.h>
 #include <torch/library.h>
 
 #ifdef WITH_CUDA
+#include "cuda/device.h"
+
 #include <cuda_runtime_api.h>
 #endif
 
@@ -28,7 +32,7 @@ std::string compiler() {
 #endif
 }
 
-/// How this library was built and what it uses of the machine it runs on.
+/// How this library was built, and the CPU instruction set that it uses on this machine.
 pybind11::dict build_info() {
   pybind11::dict info;
 #ifdef WITH_CUDA
@@ -78,42 +82,57 @@ pybind11::dict plan_cuda_launch(
   return plan;
 }
 
+extern "C" {
+/// flash_internimage/ops/_extension.py reads this from the file, to say why a library for another PyTorch does not load.
+__attribute__((used)) const char flash_internimage_built_for[] = "flash_internimage built for torch " TORCH_VERSION;
+}
+
 #ifndef WITH_CUDA
-/// Stands in for every CUDA kernel of a build without them, so that the error says what to do.
+/// Replaces the CUDA kernels in a build without them: an error that says how to build them.
 void refuse_cuda(const c10::OperatorHandle& op, torch::jit::Stack*) {
   TORCH_CHECK(
       false, op.schema().name(),
-      ": flash_internimage was built without CUDA kernels, got a CUDA tensor; reinstall it where a "
-      "CUDA toolkit is found, or with FORCE_CUDA=1 to see what is missing");
+      ": flash_internimage was built without CUDA kernels, got a CUDA tensor; install a CUDA compiler with "
+      "`pip install \"" FLASH_INTERNIMAGE_CUDA_COMPILER "\"`, unless there is one, and build again with "
+      "`FORCE_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps .`");
 }
 #endif
 
 } // namespace
 
+using namespace flash_internimage;
+
 TORCH_LIBRARY(flash_internimage, library) {
-  library.def(
-      "dcnv4(Tensor value, Tensor offset_mask, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
-      "int groups, float offset_scale, bool remove_center) -> Tensor");
-  library.def(
-      "dcnv4_backward(Tensor grad_output, Tensor value, Tensor offset_mask, int[2] kernel_size, int[2] stride, "
-      "int[2] padding, int[2] dilation, int groups, float offset_scale, bool remove_center, bool needs_grad_value, "
-      "bool needs_grad_offset_mask) -> (Tensor, Tensor)");
-  library.def(
-      "ms_deform_attn(Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, Tensor attention_weights) "
-      "-> Tensor");
-  library.def(
-      "ms_deform_attn_backward(Tensor grad_output, Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, "
-      "Tensor attention_weights, bool needs_grad_value, bool needs_grad_sampling_locations, "
-      "bool needs_grad_attention_weights) -> (Tensor, Tensor, Tensor)");
+  for_each_operator([&](auto op) { autograd::Dispatch<decltype(op)>::define(library); });
 }
 
-#ifndef WITH_CUDA
-TORCH_LIBRARY_IMPL(flash_internimage, CUDA, library) {
-  for (const char* name : {"dcnv4", "dcnv4_backward", "ms_deform_attn", "ms_deform_attn_backward"}) {
-    library.impl(name, torch::CppFunction::makeFromBoxedFunction<&refuse_cuda>());
-  }
+TORCH_LIBRARY_IMPL(flash_internimage, CPU, library) {
+  for_each_operator([&](auto op) { autograd::Kernel<decltype(op), cpu::Device>::implement(library); });
 }
+
+TORCH_LIBRARY_IMPL(flash_internimage, CUDA, library) {
+#ifdef WITH_CUDA
+  for_each_operator([&](auto op) { autograd::Kernel<decltype(op), cuda::Device>::implement(library); });
+#else
+  for_each_operator([&](auto op) {
+    for (const std::string& name : {std::string(op.kName), autograd::backward_name(op.kName)}) {
+      library.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&refuse_cuda>());
+    }
+  });
 #endif
+}
+
+TORCH_LIBRARY_IMPL(flash_internimage, Autograd, library) {
+  for_each_operator([&](auto op) { autograd::Dispatch<decltype(op)>::implement_autograd(library); });
+}
+
+TORCH_LIBRARY_IMPL(flash_internimage, AutocastCPU, library) {
+  for_each_operator([&](auto op) { autograd::Dispatch<decltype(op)>::implement_autocast(library); });
+}
+
+TORCH_LIBRARY_IMPL(flash_internimage, AutocastCUDA, library) {
+  for_each_operator([&](auto op) { autograd::Dispatch<decltype(op)>::implement_autocast(library); });
+}
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.doc() = "Compiled operators of flash_internimage.";
@@ -125,12 +144,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       pybind11::arg("bytes_per_point"), pybind11::arg("multiprocessors"), pybind11::arg("threads_per_multiprocessor"),
       pybind11::arg("shared_bytes_per_multiprocessor"), pybind11::arg("shared_bytes_per_block"));
 
-  // The operators without the detour by torch.ops, which takes longer than a small kernel. Compilers do not see through
-  // these, so Python calls torch.ops where something is traced.
-  const pybind11::call_guard<pybind11::gil_scoped_release> without_gil;
-  using namespace flash_internimage;
-  module.def("dcnv4", &dcnv4::with_arguments<dcnv4::call>, without_gil);
-  module.def("dcnv4_backward", &dcnv4::with_backward_arguments<dcnv4::call_backward>, without_gil);
-  module.def("ms_deform_attn", &ms_deform_attn::call, without_gil);
-  module.def("ms_deform_attn_backward", &ms_deform_attn::call_backward, without_gil);
+  // The operators without torch.ops, whose overhead exceeds the time of a small kernel. torch.compile and torch.export
+  // cannot trace these, so Python calls torch.ops while tracing.
+  for_each_operator([&](auto op) {
+    using dispatch_t = autograd::Dispatch<decltype(op)>;
+    const pybind11::call_guard<pybind11::gil_scoped_release> without_gil;
+    module.def(op.kName, &dispatch_t::call, without_gil);
+    module.def(autograd::backward_name(op.kName).c_str(), &dispatch_t::call_backward, without_gil);
+  });
 }

@@ -174,8 +174,18 @@ def test_convert(run: Callable[..., Result], trained: Path) -> None:
     assert (run.folder / "back.pth").is_file()
 
 
-def test_torchrun_starts_the_program(run: Callable[..., Result], data: list[str]) -> None:
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", "-m", "flash_internimage"]
-    short = ["train.max_iter=1", "train.eval_period=0", "dataloader.train.total_batch_size=1", "data.augmentation=none"]
-    run("python", *start, "train", "--config-file", NANO, *data, *short, "train.device=cpu", "train.output_dir=torchrun")
-    assert (run.folder / "torchrun" / "model_final.pth").is_file()
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", "-m", "flash_internimage"]
+
+
+@pytest.mark.parametrize(
+    ("start", "processes"),
+    [
+        pytest.param(["flash-internimage", "train", "--num-gpus", "2"], 2, id="flags"),
+        pytest.param(["python", *TORCHRUN, "train"], 1, id="torchrun"),
+    ],
+)
+def test_launchers(run: Callable[..., Result], data: list[str], start: list[str], processes: int, tmp_path: Path) -> None:
+    short = ["train.max_iter=1", "train.eval_period=0", "dataloader.train.total_batch_size=2", "data.augmentation=none"]
+    run(*start, "--config-file", NANO, *data, *short, "train.device=cpu", f"train.output_dir={tmp_path}")
+    assert (tmp_path / "model_final.pth").is_file()
+    assert f"Process 0 of {processes} on cpu" in (tmp_path / "log.txt").read_text()

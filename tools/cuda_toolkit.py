@@ -126,7 +126,8 @@ def gpu_is_visible() -> bool:
 
 def requirement() -> str:
     """The package, for pip, that brings a compiler for this PyTorch's CUDA version."""
-    return f"cuda-toolkit[nvcc,cccl]=={torch.version.cuda}.*"
+    version = f"=={torch.version.cuda}.*" if torch.version.cuda else ""
+    return f"cuda-toolkit[nvcc,cccl]{version}"
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-// Bilinear sampling of one point, and its gradient, for both compilers.
+// Bilinear sampling of one point, and its gradient, for the CPU and the CUDA compiler.
 //
-// An operator says where a point lies and what its corners hold; everything else about bilinear sampling is decided here
-// once: which points count, which corners exist, what each corner weighs, and how the sample moves with the point.
+// An operator computes a point's coordinates and loads the values at its corners. This file decides the rest: which
+// points are inside the feature map, which corners exist, their interpolation weights, and the gradient with respect to
+// the coordinates.
 //
-// The four corners of a point are numbered
+// A cell is one pixel of a feature map. The four cells around a point are its corners, numbered
 //
 //     0 --- 1      0: (row, column)          1: (row, column + 1)
 //     |     |
 //     2 --- 3      2: (row + 1, column)      3: (row + 1, column + 1)
 //
-// Cells outside the map hold zero. Nothing here reads memory, so a caller decides how values are loaded.
+// Corners outside the feature map have the value zero. Nothing here reads memory: callers load the values.
 
 #pragma once
 
@@ -19,8 +20,8 @@
 
 namespace flash_internimage {
 
-/// A map of `height` x `width` cells, each of which holds contiguous channels. Strides are in elements, so the same
-/// struct describes one group of channels-last features and one head of one level of a flattened pyramid.
+/// A feature map of `height` x `width` cells with contiguous channels. Strides are in elements, so the struct describes
+/// one group of channels-last features as well as one head of one level of a flattened pyramid.
 template <typename index_t>
 struct CellGrid {
   int32_t height;
@@ -29,8 +30,8 @@ struct CellGrid {
   index_t cell_stride;
 };
 
-/// Where a point lies among the cells. `corners` has bit i set where corner i lies on the map; it is 0 for a
-/// point that does not count, and the rest is then a place on or just off the map.
+/// A point's cell and its position within. Bit i of `corners` is set if corner i is inside the feature map. For a point
+/// outside the feature map `corners` is 0, and the other members are clamped to its border.
 template <typename acc_t>
 struct BilinearPoint {
   int32_t row;
@@ -40,7 +41,7 @@ struct BilinearPoint {
   int32_t corners;
 };
 
-/// How a sample changes as its point moves down and right.
+/// Derivatives of a sample with respect to its point's coordinates.
 template <typename acc_t>
 struct BilinearGradient {
   acc_t y;
@@ -50,26 +51,26 @@ struct BilinearGradient {
 constexpr int kCorners = 4;
 constexpr int32_t kAllCorners = 0xF;
 
-/// The point at (y, x), in cells. A point counts when -1 < y < height and -1 < x < width. The comparisons are false for
-/// NaN, and what they leave of a coordinate fits an integer.
-/// Minima, maxima and integer masks instead of conditions on bool: compilers turn those into vectors.
+/// The point at (y, x), in cells. It is inside the feature map if -1 < y < height and -1 < x < width, which NaN is not.
+/// Coordinates are clamped before their conversion to integers, which would otherwise overflow.
+/// Minima, maxima and integer masks in place of branches on bool let compilers vectorize this.
 template <typename acc_t>
 C10_HOST_DEVICE C10_ALWAYS_INLINE BilinearPoint<acc_t> locate(acc_t y, acc_t x, int32_t height, int32_t width) {
   const acc_t bottom = static_cast<acc_t>(height);
   const acc_t right = static_cast<acc_t>(width);
-  const int32_t counts =
+  const int32_t inside =
       (y > acc_t(-1) ? ~0 : 0) & (x > acc_t(-1) ? ~0 : 0) & (y < bottom ? ~0 : 0) & (x < right ? ~0 : 0);
   y = y > acc_t(-1) ? y : acc_t(-1);
   y = y < bottom ? y : bottom;
   x = x > acc_t(-1) ? x : acc_t(-1);
   x = x < right ? x : right;
-  // Conversion truncates; only (-1, 0) truncates upwards.
+  // Conversion truncates toward zero, which differs from the floor in (-1, 0) only.
   const int32_t row = static_cast<int32_t>(y) - (y < acc_t(0) ? 1 : 0);
   const int32_t column = static_cast<int32_t>(x) - (x < acc_t(0) ? 1 : 0);
-  // Each comparison takes away the two corners on the side where it fails.
+  // Each failed comparison clears the bits of the two corners on its side.
   const int32_t corners = (row >= 0 ? 0xF : 0xC) & (column >= 0 ? 0xF : 0xA) & (row + 1 < height ? 0xF : 0x3) &
       (column + 1 < width ? 0xF : 0x5);
-  return {row, column, y - static_cast<acc_t>(row), x - static_cast<acc_t>(column), counts & corners};
+  return {row, column, y - static_cast<acc_t>(row), x - static_cast<acc_t>(column), inside & corners};
 }
 
 template <typename acc_t>
@@ -77,7 +78,7 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE bool has_corner(const BilinearPoint<acc_t>& po
   return (point.corners >> corner) & 1;
 }
 
-/// Elements from the map's first cell to a corner. Only meaningful, and only safe to read, where `has_corner`.
+/// Elements from the feature map's first cell to a corner. Valid only if `has_corner`.
 template <typename acc_t, typename index_t>
 C10_HOST_DEVICE C10_ALWAYS_INLINE index_t
 corner_offset(const BilinearPoint<acc_t>& point, int corner, const CellGrid<index_t>& grid) {
@@ -85,13 +86,13 @@ corner_offset(const BilinearPoint<acc_t>& point, int corner, const CellGrid<inde
       (static_cast<index_t>(point.column) + (corner & 1)) * grid.cell_stride;
 }
 
-/// What a corner weighs in the sample, whether or not it lies on the map.
+/// A corner's interpolation weight, whether or not it is inside the feature map.
 template <typename acc_t>
 C10_HOST_DEVICE C10_ALWAYS_INLINE acc_t corner_weight(const BilinearPoint<acc_t>& point, int corner) {
   return ((corner >> 1) ? point.dy : acc_t(1) - point.dy) * ((corner & 1) ? point.dx : acc_t(1) - point.dx);
 }
 
-/// The sample between four corner values. Corners off the map are passed as zero.
+/// The sample, from the values at the corners, which are zero outside the feature map.
 template <typename acc_t>
 C10_HOST_DEVICE C10_ALWAYS_INLINE acc_t
 interpolate(const BilinearPoint<acc_t>& point, acc_t v0, acc_t v1, acc_t v2, acc_t v3) {
@@ -99,11 +100,11 @@ interpolate(const BilinearPoint<acc_t>& point, acc_t v0, acc_t v1, acc_t v2, acc
       corner_weight(point, 3) * v3;
 }
 
-/// The gradient of `interpolate` with respect to the point's position. On a grid line, where the sample has a kink, it
-/// is the slope towards larger coordinates.
+/// The gradient of `interpolate` with respect to the point's coordinates. On a grid line, where bilinear sampling has a
+/// kink, it is the one-sided derivative towards larger coordinates.
 ///
-/// Interpolation is linear in the corner values, so passing the dot products of the output's gradient with each corner's
-/// channels gives the gradient of the loss in one call, rather than one call a channel.
+/// Interpolation is linear in the values. So the dot products of the output's gradient with the channels of each
+/// corner, passed as values, give the gradient of the loss in one call instead of one call per channel.
 template <typename acc_t>
 C10_HOST_DEVICE C10_ALWAYS_INLINE BilinearGradient<acc_t> interpolate_gradient(
     const BilinearPoint<acc_t>& point, acc_t v0, acc_t v1, acc_t v2, acc_t v3) {

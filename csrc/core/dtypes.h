@@ -1,4 +1,4 @@
-// The dtypes that kernels are instantiated for, for both compilers.
+// The dtypes that kernels are instantiated for, on the CPU and on a GPU.
 
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace flash_internimage {
 
-/// What values are stored as, what points are stored as, and what both are computed in.
+/// The dtype of value, that of the point tensors, and the one in which kernels compute.
 template <typename value_type, typename points_type, typename acc_type>
 struct Dtypes {
   using value_t = value_type;
@@ -16,7 +16,7 @@ struct Dtypes {
   using acc_t = acc_type;
 };
 
-/// Calls `body(Dtypes<...>{})` with the dtypes of values and points. Which of them go together is checked before.
+/// Calls `body(Dtypes<...>{})`. The operator's `check` has refused other combinations of dtypes.
 template <typename body_t>
 void for_dtypes(c10::ScalarType values, c10::ScalarType points, const body_t& body) {
   const bool wide_points = points == c10::kFloat;

@@ -8,8 +8,8 @@ namespace {
 
 Capability detect() {
 #if defined(__x86_64__) && defined(__GNUC__)
-  // PyTorch's own choice first, because a user who restrains PyTorch means us too. It does not ask for every extension
-  // that our kernels are compiled for, hence the second question.
+  // PyTorch's choice is an upper limit, so that ATEN_CPU_CAPABILITY applies here too. PyTorch does not require all
+  // extensions that these kernels are compiled for, so the CPU is asked as well.
   const auto used_by_torch = at::get_cpu_capability();
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");

@@ -1,4 +1,4 @@
-// Which of the compiled instruction sets to run.
+// The choice among the compiled instruction sets.
 
 #pragma once
 
@@ -6,7 +6,8 @@ namespace flash_internimage::cpu {
 
 enum class Capability { Generic, Avx2, Avx512 };
 
-/// The widest set that this build holds, this CPU has and PyTorch uses, so ATEN_CPU_CAPABILITY lowers it. Found once.
+/// The widest instruction set that this build contains, the CPU supports and PyTorch uses (so ATEN_CPU_CAPABILITY
+/// lowers it). Detected once.
 Capability capability();
 
 const char* name(Capability capability);

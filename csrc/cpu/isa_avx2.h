@@ -1,7 +1,7 @@
-// Include after every other header and before kernels: what follows, up to the end of the file, is compiled for AVX2.
+// Include after every other header and before the kernels: the rest of the file is compiled for AVX2.
 //
-// A pragma rather than compiler flags, because flags would also cover the inline functions of the headers above. The
-// linker keeps one copy of each of those, and were it this one, the library would crash on older CPUs.
+// A pragma, because compiler flags would also apply to the inline functions of the headers above. The linker keeps one
+// copy of each of those; if it kept one compiled for AVX2, the library would crash on older CPUs.
 
 #define FLASH_INTERNIMAGE_ISA avx2
 #if defined(__x86_64__)

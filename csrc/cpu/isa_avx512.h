@@ -1,5 +1,5 @@
-// Include after every other header and before kernels: what follows, up to the end of the file, is compiled for
-// AVX-512. The reason for a pragma is in isa_avx2.h.
+// Include after every other header and before the kernels: the rest of the file is compiled for AVX-512. isa_avx2.h
+// says why by a pragma.
 
 #define FLASH_INTERNIMAGE_ISA avx512
 #if defined(__x86_64__)
@@ -11,7 +11,7 @@
     apply_to = function)
 #define FLASH_INTERNIMAGE_POP_TARGET
 #else
-// GCC 12 takes its own _mm512_undefined_ps for a mistake: https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105593
+// GCC 12 warns of its own _mm512_undefined_ps: https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105593
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,fma,f16c,prefer-vector-width=512")

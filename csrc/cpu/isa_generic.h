@@ -1,4 +1,4 @@
-// Include after every other header and before kernels: what follows is compiled for the compiler's default target.
+// Include after every other header and before the kernels: the rest of the file is compiled for the default target.
 
 #define FLASH_INTERNIMAGE_ISA generic
 #define FLASH_INTERNIMAGE_VECTOR_BYTES 16

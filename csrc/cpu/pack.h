@@ -1,7 +1,7 @@
-// A few contiguous channels in vector registers, accumulated in acc_t whatever they are stored as.
+// A few contiguous channels in vector registers, converted from their dtype to acc_t.
 //
-// Written with the compiler's vector types, so one source serves every instruction set. Include after isa_*.h, which
-// says how wide the registers are.
+// Written with the compilers' vector types, so that one source serves every instruction set. Include after isa_*.h,
+// which defines the width of registers.
 
 #include <c10/macros/Macros.h>
 #include <c10/util/BFloat16.h>
@@ -11,6 +11,9 @@
 #include <cstring>
 #include <type_traits>
 #include <utility>
+
+/// For lambdas in inner loops, which compilers otherwise inline or not depending on what else the file contains.
+#define FLASH_INTERNIMAGE_INLINE __attribute__((always_inline))
 
 namespace flash_internimage::FLASH_INTERNIMAGE_ISA {
 
@@ -22,8 +25,8 @@ struct Lanes {
 template <typename scalar_t, int lanes>
 using lanes_t = typename Lanes<scalar_t, lanes>::type;
 
-/// Widens float16 bits by moving exponent and mantissa into place and multiplying by what the biases differ by, which
-/// is exact and makes subnormal numbers normal. Infinity and NaN need their exponent filled.
+/// Converts float16 bits to float32: shifts exponent and mantissa into place and multiplies by the ratio of the
+/// exponent biases. The product is exact and normalizes subnormal numbers. Infinity and NaN get the largest exponent.
 template <int lanes>
 C10_ALWAYS_INLINE lanes_t<float, lanes> widen_half(lanes_t<uint16_t, lanes> bits) {
   using words_t = lanes_t<uint32_t, lanes>;
@@ -61,8 +64,8 @@ C10_ALWAYS_INLINE lanes_t<acc_t, lanes> load_lanes(const scalar_t* from) {
   }
 }
 
-/// bfloat16 numbers in the upper halves of words; the lower halves are left over. Rounds to nearest even by adding just
-/// under half of the last kept bit, or half where that bit is odd.
+/// Rounds float32 to bfloat16 in the upper half of each word; the lower half is undefined. Rounds to nearest even by
+/// adding half of the last kept bit, or just under half if that bit is even.
 template <int lanes>
 C10_ALWAYS_INLINE lanes_t<uint32_t, lanes> round_bfloat16(lanes_t<float, lanes> lane_values) {
   using words_t = lanes_t<uint32_t, lanes>;
@@ -100,8 +103,8 @@ C10_ALWAYS_INLINE void store_lanes(scalar_t* to, lanes_t<acc_t, lanes> lane_valu
   }
 }
 
-/// Lanes of two registers, chosen by number: those of `b` follow those of `a`. Compilers agree on the operation but not
-/// on its name.
+/// Selects lanes of two registers by number; those of `b` follow those of `a`. GCC and Clang name the builtin
+/// differently.
 template <int... chosen, typename lanes_type>
 C10_ALWAYS_INLINE lanes_type shuffle(lanes_type a, lanes_type b) {
 #if defined(__clang__)
@@ -127,8 +130,8 @@ C10_ALWAYS_INLINE lanes_type odd_lanes(lanes_type a, lanes_type b) {
   return every_second<1>(a, b, std::make_integer_sequence<int, lanes>{});
 }
 
-/// Adds to `to` the sum of each of four registers' lanes. Together, because adding lanes of different registers fills
-/// the adders that adding the lanes of one would leave empty.
+/// Horizontal sums: adds the sum of the lanes of each of four registers to `to`. Four together need fewer instructions
+/// than four one after the other, because each addition fills whole registers.
 template <typename acc_t, int lanes>
 C10_ALWAYS_INLINE void add_sums(const lanes_t<acc_t, lanes> (&all)[4], acc_t* to) {
   if constexpr (lanes == 1) {
@@ -159,8 +162,7 @@ struct Pack {
   static constexpr int kRegister = FLASH_INTERNIMAGE_VECTOR_BYTES / sizeof(acc_t);
   static constexpr int kLanes = width < kRegister ? width : kRegister;
   static constexpr int kParts = width / kLanes;
-  /// Whether registers are filled two at a time: of each pair of stored numbers the first goes to one, the second to
-  /// the other.
+  /// Whether `load_any_order` fills two registers at a time, with the first and the second number of each stored pair.
   template <typename scalar_t>
   static constexpr bool kTakesPairs = std::is_same_v<scalar_t, c10::BFloat16> && std::is_same_v<acc_t, float> &&
       kParts % 2 == 0 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
@@ -194,8 +196,9 @@ struct Pack {
     }
   }
 
-  /// As `load`, in whatever order of channels is fastest, which depends on the type alone. `store_any_order` undoes it.
-  /// Of each pair of bfloat16 numbers one lies in the upper half of a word, where it is a float32 already.
+  /// As `load`, but in the order of channels that is fastest to load, which depends on the dtype only;
+  /// `store_any_order` restores the order. Of each pair of bfloat16 numbers, the one in the upper half of a word is a
+  /// float32 once the lower half is cleared.
   template <typename scalar_t>
   C10_ALWAYS_INLINE static Pack load_any_order(const scalar_t* from) {
     if constexpr (kTakesPairs<scalar_t>) {
@@ -237,7 +240,7 @@ struct Pack {
     }
   }
 
-  /// The products of two packs, added up as far as one register.
+  /// The products of two packs, summed over registers but not over lanes.
   C10_ALWAYS_INLINE lanes_t<acc_t, kLanes> multiply(const Pack& other) const {
     lanes_t<acc_t, kLanes> products = parts[0] * other.parts[0];
 #pragma GCC unroll 16
@@ -250,8 +253,8 @@ struct Pack {
 
 constexpr int kWidestPack = 16;
 
-/// Calls `body(std::integral_constant<int, width>{}, first)` for packs that cover the channels from `first` on, widest
-/// first.
+/// Covers the channels from `first` on with packs, widest first: calls `body(std::integral_constant<int, width>{},
+/// first)` for each.
 template <int widest = kWidestPack, typename body_t>
 C10_ALWAYS_INLINE void for_each_pack(int64_t channels, const body_t& body, int64_t first = 0) {
   for (; first + widest <= channels; first += widest) {

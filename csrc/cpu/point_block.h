@@ -1,7 +1,7 @@
-// Sampling points, located sixteen at a time.
+// Sampling points in blocks of sixteen.
 //
-// Points are kept as a struct of arrays: locating is then arithmetic on whole registers, whatever the number of points,
-// and happens once for all channels. Include after cpu/isa_*.h and cpu/pack.h.
+// A block is a struct of arrays, so that sampling locations are computed with vector instructions whatever the number
+// of points, and once for all channels. Include after cpu/isa_*.h and cpu/pack.h.
 
 #include "../core/bilinear.h"
 
@@ -15,30 +15,30 @@ namespace flash_internimage::FLASH_INTERNIMAGE_ISA {
 
 constexpr int kBlock = 16;
 
-/// Maps with longer sides have cells whose coordinates a float does not hold.
+/// Larger feature maps have cells whose coordinates float32 cannot represent.
 constexpr int32_t kExactSize = 1 << 24;
 
 template <typename acc_t>
 struct PointBlock {
   using bits_t = std::conditional_t<sizeof(acc_t) == sizeof(int32_t), int32_t, int64_t>;
 
-  // Set once, by `place`. Slots from `count` on are padding: they lie on small maps of their own, which nobody reads.
+  // Set once, by `place`. Slots from `count` on are padding: points on a small feature map that is never read.
   int32_t count = 0;
-  bits_t used[kBlock]; // all bits of a point, none of padding
+  bits_t used[kBlock]; // a mask: all bits for a point, none for padding
   int32_t height[kBlock];
   int32_t width[kBlock];
-  int32_t first_cell[kBlock]; // of the point's map, counted from the cell that `map` pointers elsewhere point to
-  acc_t interior_height[kBlock]; // all corners of a point lie on the map where 0 <= y < interior_height
+  int32_t first_cell[kBlock]; // of the point's feature map, counted from the cell that `map` points to in sampling.h
+  acc_t interior_height[kBlock]; // all corners of a point are inside the feature map if 0 <= y < interior_height
   acc_t interior_width[kBlock];
 
-  // Found by `locate`.
-  bool interior; // all corners of all points lie on their maps; `corners` is not written then
+  // Computed by `locate`.
+  bool interior; // whether all corners of all points are inside their feature maps; `corners` is then not written
   int32_t corners[kBlock];
   int32_t row[kBlock];
   int32_t cell[kBlock]; // of corner 0, counted like first_cell
   acc_t dy[kBlock];
   acc_t dx[kBlock];
-  acc_t factor[kBlock]; // what the operator multiplies the sample by
+  acc_t factor[kBlock]; // by which the operator multiplies the sample
   acc_t weight[kCorners][kBlock]; // factor x corner weight
 
   PointBlock() {
@@ -48,14 +48,14 @@ struct PointBlock {
     }
   }
 
-  /// Adds a point on a map of `map_height` x `map_width` cells.
+  /// Adds a point on a feature map of `map_height` x `map_width` cells.
   void place(int32_t map_height, int32_t map_width, int32_t map_first_cell) {
     place_slot(count, map_height, map_width, map_first_cell);
     used[count] = ~bits_t(0);
     ++count;
   }
 
-  /// Locates all points: those of slot i at (y[i], x[i]), in cells.
+  /// Computes cells, corners and weights of all points. That of slot i is at (y[i], x[i]), in cells.
   C10_ALWAYS_INLINE void locate(const acc_t* any_y, const acc_t* any_x, const acc_t* factors) {
     acc_t y[kBlock];
     acc_t x[kBlock];
@@ -85,7 +85,7 @@ struct PointBlock {
     }
   }
 
-  /// This block with only those corners that lie in rows [first, last).
+  /// This block without the corners outside rows [first, last).
   PointBlock restricted(int32_t first, int32_t last) const {
     PointBlock block = *this;
     for (int i = 0; i < kBlock; ++i) {
@@ -128,16 +128,15 @@ struct PointBlock {
   }
 };
 
-/// Stored numbers up to the end of the buffer that holds them.
+/// A pointer into a buffer, and the end of the buffer.
 template <typename points_t>
 struct Readable {
   const points_t* at;
   const points_t* end;
 };
 
-/// Calls `body(block, index, pairs, factors)` for each of the blocks, with the pairs and the factors of its sixteen
-/// slots. Padding gets what is stored behind the last point, which is cheaper than not reading it, or zeros where the
-/// buffer ends.
+/// Calls `body(block, index, pairs, factors)` for each block, with the pairs and factors of its sixteen slots. Padding
+/// slots read whatever follows the last point, which is cheaper than a partial load, or zeros at the end of the buffer.
 template <typename acc_t, typename points_t, typename body_t>
 C10_ALWAYS_INLINE void for_each_block(
     std::vector<PointBlock<acc_t>>& blocks, Readable<points_t> pairs, Readable<points_t> factors, const body_t& body) {
@@ -154,7 +153,7 @@ C10_ALWAYS_INLINE void for_each_block(
   }
 }
 
-/// Takes a block's (x, y) pairs apart.
+/// Deinterleaves a block's (x, y) pairs.
 template <typename acc_t, typename points_t>
 C10_ALWAYS_INLINE void split_pairs(const points_t* pairs, acc_t* x, acc_t* y) {
   constexpr int lanes = Pack<acc_t, kBlock>::kLanes;

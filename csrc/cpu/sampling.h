@@ -1,10 +1,10 @@
-// The loops between located points and the channels they read: samples, and their gradients.
+// The inner loops over a block of points and the channels at their corners: samples, and their gradients.
 // Include after cpu/isa_*.h, cpu/pack.h and cpu/point_block.h.
 
 namespace flash_internimage::FLASH_INTERNIMAGE_ISA {
 
-/// Calls `body(corner, offset)` with each corner of point `i` that lies on its map, `offset` being in elements from the
-/// map's first cell. `interior` says that all do, which spares the questions.
+/// Calls `body(corner, offset)` for each corner of point `i` that is inside its feature map, with its offset in
+/// elements from the first cell. `interior` means that all are, and saves the tests.
 template <bool interior, typename acc_t, typename body_t>
 C10_ALWAYS_INLINE void for_each_corner(const PointBlock<acc_t>& block, int i, int64_t cell_stride, const body_t& body) {
   const int64_t upper = block.cell[i] * cell_stride;
@@ -53,13 +53,14 @@ class SampleSum {
   }
 
  private:
-  // An addition waits for the one before it to the same sum, so corners are summed apart as far as registers reach.
+  // Separate accumulators for the corners break the dependency chain of additions. Wide packs have registers for only
+  // two.
   static constexpr int kSums = pack_t::kParts > 2 ? 2 : kCorners;
 
   template <bool interior, typename value_t>
   C10_ALWAYS_INLINE void add_points(const PointBlock<acc_t>& block, const value_t* map, int64_t cell_stride) {
     for (int i = 0; i < block.count; ++i) {
-      for_each_corner<interior>(block, i, cell_stride, [&](int corner, int64_t offset) {
+      for_each_corner<interior>(block, i, cell_stride, [&](int corner, int64_t offset) FLASH_INTERNIMAGE_INLINE {
         sums_[corner % kSums].add(block.weight[corner][i], pack_t::load_any_order(map + offset));
       });
     }
@@ -68,12 +69,12 @@ class SampleSum {
   pack_t sums_[kSums];
 };
 
-/// Dot products of the output's gradient with the corners of each point of a block.
+/// Dot products of the output's gradient with the channels at each corner of the points of a block.
 template <typename acc_t>
 struct CornerDots {
   acc_t at[kBlock][kCorners];
 
-  // Pack by pack, because compilers make of a plain loop a call to fill memory, which costs more than the rest.
+  // Cleared pack by pack, because compilers turn a plain loop into a slower call of memset.
   C10_ALWAYS_INLINE CornerDots() {
     using pack_t = Pack<acc_t, kBlock>;
 #pragma GCC unroll 4
@@ -83,7 +84,7 @@ struct CornerDots {
   }
 };
 
-template <bool interior, bool wants_dots, bool wants_grad, typename acc_t, int width, typename value_t>
+template <bool interior, bool needs_dots, bool needs_grad, typename acc_t, int width, typename value_t>
 C10_ALWAYS_INLINE void differentiate_points(
     const PointBlock<acc_t>& block,
     const value_t* map,
@@ -95,26 +96,26 @@ C10_ALWAYS_INLINE void differentiate_points(
   using pack_t = Pack<acc_t, width>;
   for (int i = 0; i < block.count; ++i) {
     lanes_t<acc_t, pack_t::kLanes> products[kCorners] = {};
-    for_each_corner<interior>(block, i, cell_stride, [&](int corner, int64_t offset) {
-      if constexpr (wants_dots) {
+    for_each_corner<interior>(block, i, cell_stride, [&](int corner, int64_t offset) FLASH_INTERNIMAGE_INLINE {
+      if constexpr (needs_dots) {
         products[corner] = grad_any_order.multiply(pack_t::load_any_order(map + offset));
       }
-      if constexpr (wants_grad) {
+      if constexpr (needs_grad) {
         auto sum = pack_t::load(grad_map + offset);
         sum.add(block.weight[corner][i], grad);
         sum.store(grad_map + offset);
       }
     });
-    if constexpr (wants_dots) {
+    if constexpr (needs_dots) {
       add_sums<acc_t, pack_t::kLanes>(products, dots.at[i]);
     }
   }
 }
 
-/// Adds to `dots`, and to the corners in `grad_map` each point's share of the output's gradient, as far as wanted: one
-/// walk over the points, because finding the corners costs as much as using them. Pointers are to the first of `width`
-/// channels.
-template <bool wants_dots, bool wants_grad, int width, typename acc_t, typename value_t>
+/// Adds dot products to `dots`, and each point's contribution to the corners in `grad_map`, as far as needed. One pass
+/// does both, because computing the addresses of corners costs as much as using them. Pointers are to the first of
+/// `width` channels.
+template <bool needs_dots, bool needs_grad, int width, typename acc_t, typename value_t>
 C10_ALWAYS_INLINE void differentiate(
     const PointBlock<acc_t>& block,
     const value_t* map,
@@ -125,20 +126,20 @@ C10_ALWAYS_INLINE void differentiate(
   const auto grad = Pack<acc_t, width>::load(grad_output);
   const auto grad_any_order = Pack<acc_t, width>::load_any_order(grad_output);
   if (block.interior) {
-    differentiate_points<true, wants_dots, wants_grad>(block, map, grad_map, cell_stride, grad, grad_any_order, dots);
+    differentiate_points<true, needs_dots, needs_grad>(block, map, grad_map, cell_stride, grad, grad_any_order, dots);
   } else {
-    differentiate_points<false, wants_dots, wants_grad>(block, map, grad_map, cell_stride, grad, grad_any_order, dots);
+    differentiate_points<false, needs_dots, needs_grad>(block, map, grad_map, cell_stride, grad, grad_any_order, dots);
   }
 }
 
-/// Gradients of the points of a block: of (y, x) in cells, and of the factor.
+/// Gradients of the points of a block, with respect to (y, x) in cells and to the factor.
 template <typename acc_t>
 struct PointGradients {
   acc_t y[kBlock];
   acc_t x[kBlock];
   acc_t factor[kBlock];
 
-  /// Points that do not count get exact zeros, whatever their factor or the output's gradient hold.
+  /// Points outside the feature map get exact zeros, even if their factor or the output's gradient is infinite or NaN.
   C10_ALWAYS_INLINE PointGradients(const PointBlock<acc_t>& block, const CornerDots<acc_t>& dots) {
     for (int i = 0; i < kBlock; ++i) {
       const BilinearPoint<acc_t> point = {0, 0, block.dy[i], block.dx[i], kAllCorners};
@@ -150,10 +151,10 @@ struct PointGradients {
     }
     if (!block.interior) {
       for (int i = 0; i < kBlock; ++i) {
-        const bool counts = block.corners[i] != 0;
-        y[i] = counts ? y[i] : acc_t(0);
-        x[i] = counts ? x[i] : acc_t(0);
-        factor[i] = counts ? factor[i] : acc_t(0);
+        const bool inside = block.corners[i] != 0;
+        y[i] = inside ? y[i] : acc_t(0);
+        x[i] = inside ? x[i] : acc_t(0);
+        factor[i] = inside ? factor[i] : acc_t(0);
       }
     }
   }

@@ -1,4 +1,4 @@
-// Which kernel instance sizes and addresses allow. Plain arithmetic, so it is tested without a GPU.
+// The choice of a kernel instance by sizes and addresses. Plain arithmetic, so it is tested without a GPU.
 
 #pragma once
 
@@ -7,7 +7,8 @@
 
 namespace flash_internimage::cuda {
 
-/// Whether 32-bit indices reach every element. Half their range, so that no intermediate sum overflows.
+/// Whether 32-bit indices reach every element. The limit is half their range, so that intermediate sums do not
+/// overflow.
 inline bool fits_32_bits(std::initializer_list<int64_t> sizes) {
   for (const int64_t size : sizes) {
     if (size >= int64_t(1) << 30) {
@@ -17,7 +18,7 @@ inline bool fits_32_bits(std::initializer_list<int64_t> sizes) {
   return true;
 }
 
-/// Whether groups of `channels` channels can be read 16 bytes at a time from all of these.
+/// Whether groups of `channels` channels can be read with 16-byte vectors from all of these addresses.
 inline bool allows_vectors(int64_t channels, int64_t element_bytes, std::initializer_list<const void*> pointers) {
   if (channels * element_bytes % 16 != 0) {
     return false;

@@ -1,4 +1,4 @@
-// How many threads do what, from sizes and a device's properties. Plain arithmetic, so it is tested without a GPU.
+// Grid and block of a launch, from sizes and device properties. Plain arithmetic, so it is tested without a GPU.
 
 #pragma once
 
@@ -16,7 +16,7 @@ struct DeviceLimits {
   int64_t blocks_per_grid;
 };
 
-/// What a kernel has to do. A unit is one group of channels of one output: it adds up its own points.
+/// The work of a kernel. A unit is one group of channels of one output, and sums over its own points.
 struct Work {
   int64_t units;
   int64_t channels; // of a unit
@@ -26,10 +26,10 @@ struct Work {
 };
 
 struct Launch {
-  int64_t lanes; // threads of one unit: a power of two within a warp, so that they can add up by shuffles
+  int64_t lanes; // threads of one unit: a power of two within a warp, for sums by warp shuffles
   int64_t units_per_block;
   int64_t threads;
-  int64_t points_per_pass; // that are located before they are sampled
+  int64_t points_per_pass; // whose sampling locations are in shared memory at a time
   int64_t shared_bytes;
   int64_t blocks;
 };
@@ -41,14 +41,14 @@ inline Launch plan_launch(const Work& work, const DeviceLimits& limits) {
   while (launch.lanes < vectors && launch.lanes < limits.warp_size) {
     launch.lanes *= 2;
   }
-  // Four warps hide each other's waiting at barriers; fewer where the blocks would not fill the device twice.
+  // Four warps hide each other's latency at barriers; fewer if the blocks would not fill the device twice.
   launch.threads = 4 * limits.warp_size;
   while (launch.threads > limits.warp_size && work.units * launch.lanes < 2 * limits.multiprocessors * launch.threads) {
     launch.threads /= 2;
   }
   launch.units_per_block = launch.threads / launch.lanes;
 
-  // Shared memory must not be what limits the number of resident blocks, as long as one point a unit fits.
+  // Shared memory must not limit the number of resident blocks, as long as one point per unit fits.
   const int64_t resident = std::max<int64_t>(1, limits.threads_per_multiprocessor / launch.threads);
   const int64_t budget = std::min(limits.shared_bytes_per_block, limits.shared_bytes_per_multiprocessor / resident);
   const int64_t bytes = launch.units_per_block * work.bytes_per_point;

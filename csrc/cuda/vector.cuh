@@ -1,6 +1,6 @@
-// Some channels at once: reads, writes and additions of `width` elements that lie together.
+// Vector access: reads, writes and atomic additions of `width` contiguous channels.
 //
-// A width above 1 needs addresses that are multiples of width x sizeof(scalar_t); the caller chooses it by that.
+// Addresses have to be multiples of width x sizeof(scalar_t), so callers choose the width by the alignment.
 
 #pragma once
 
@@ -34,7 +34,7 @@ __device__ __forceinline__ void store(const acc_t (&from)[width], scalar_t* to) 
   *reinterpret_cast<Vector<scalar_t, width>*>(to) = vector;
 }
 
-/// to[i] += weight * from[i], where other threads may add to the same elements.
+/// to[i] += weight * from[i], while other threads may add to the same elements.
 template <int width, typename acc_t>
 __device__ __forceinline__ void add_atomically(acc_t weight, const acc_t (&from)[width], acc_t* to) {
 #pragma unroll
@@ -44,7 +44,7 @@ __device__ __forceinline__ void add_atomically(acc_t weight, const acc_t (&from)
 }
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-/// Compute capability 9 adds four floats in one transaction.
+/// Compute capability 9 has vector atomics: four floats in one transaction.
 __device__ __forceinline__ void add_four_atomically(float weight, const float* from, float* to) {
   atomicAdd(
       reinterpret_cast<float4*>(to),
@@ -63,7 +63,8 @@ __device__ __forceinline__ void add_atomically<8, float>(float weight, const flo
 }
 #endif
 
-/// The sum over groups of `lanes` consecutive threads of a warp, in each of them. Every thread of the warp must call.
+/// The sum over each group of `lanes` consecutive threads of a warp, returned to all of them. Every thread of the warp
+/// must call it.
 template <typename acc_t>
 __device__ __forceinline__ acc_t sum_over_lanes(acc_t term, int lanes) {
   for (int distance = lanes / 2; distance > 0; distance /= 2) {

@@ -1,14 +1,15 @@
 #include "dcnv4.h"
 
-#include <c10/util/Exception.h>
+#include "../autograd/checks.h"
 
-#include <limits>
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
 
 namespace flash_internimage::dcnv4 {
 
 namespace {
 
-constexpr int64_t kMaximum = std::numeric_limits<int32_t>::max();
+using autograd::kMaximum;
 
 void check_pair(const char* name, at::IntArrayRef pair, int64_t minimum) {
   TORCH_CHECK_VALUE(
@@ -46,25 +47,23 @@ Axis check_axis(
 
 } // namespace
 
-Geometry check(const at::Tensor& value, const at::Tensor& offset_mask, const Settings& settings) {
-  const auto& [kernel_size, stride, padding, dilation, groups, offset_scale, remove_center] = settings;
+Geometry Operator::check(
+    const at::Tensor& value,
+    const at::Tensor& offset_mask,
+    at::IntArrayRef kernel_size,
+    at::IntArrayRef stride,
+    at::IntArrayRef padding,
+    at::IntArrayRef dilation,
+    int64_t groups,
+    double offset_scale,
+    bool remove_center) {
   TORCH_CHECK_VALUE(
       value.dim() == 4, "dcnv4: value needs the shape (batch, height, width, channels), got ", value.sizes());
   TORCH_CHECK_VALUE(
       offset_mask.dim() == 4, "dcnv4: offset_mask needs the shape (batch, output height, output width, channels), got ",
       offset_mask.sizes());
-  const auto dtype = value.scalar_type();
-  const bool low_precision = dtype == at::kHalf || dtype == at::kBFloat16;
-  TORCH_CHECK_VALUE(
-      low_precision || dtype == at::kFloat || dtype == at::kDouble,
-      "dcnv4: value needs the dtype float32, float64, float16 or bfloat16, got ", dtype);
-  TORCH_CHECK_VALUE(
-      offset_mask.scalar_type() == dtype || (low_precision && offset_mask.scalar_type() == at::kFloat),
-      "dcnv4: offset_mask needs the dtype of value, ", dtype, (low_precision ? ", or Float" : ""), ", got ",
-      offset_mask.scalar_type());
-  TORCH_CHECK_VALUE(
-      offset_mask.device() == value.device(), "dcnv4: offset_mask needs the device of value, ", value.device(),
-      ", got ", offset_mask.device());
+  autograd::check_value_dtype(kName, value);
+  autograd::check_points(kName, kPointTensors[0], offset_mask, value);
 
   check_pair("kernel_size", kernel_size, 1);
   check_pair("stride", stride, 1);
@@ -95,27 +94,14 @@ Geometry check(const at::Tensor& value, const at::Tensor& offset_mask, const Set
       points <= kMaximum && offset_mask.size(3) / 3 / groups >= points, "dcnv4: offset_mask needs at least ",
       3 * points * groups, " channels (3 x ", points, " points x ", groups, " groups), got ", offset_mask.size(3),
       " in shape ", offset_mask.sizes());
-  return {
+  const Sizes sizes = {
       value.size(0),
-      height,
-      width,
+      value.size(1) * value.size(2),
+      offset_mask.size(1) * offset_mask.size(2),
       static_cast<int32_t>(groups),
       static_cast<int32_t>(value.size(3) / groups),
-      static_cast<int32_t>(points),
-      offset_mask.size(3),
-      offset_scale,
-      remove_center};
-}
-
-void check_grad_output(const at::Tensor& grad_output, const at::Tensor& value, const Geometry& geometry) {
-  const std::array<int64_t, 4> expected = {
-      geometry.batch, geometry.height.output_size, geometry.width.output_size, geometry.channels()};
-  TORCH_CHECK_VALUE(
-      grad_output.sizes() == at::IntArrayRef(expected) && grad_output.scalar_type() == value.scalar_type() &&
-          grad_output.device() == value.device(),
-      "dcnv4: grad_output needs the shape ", at::IntArrayRef(expected), ", dtype ", value.scalar_type(), " and device ",
-      value.device(), " of the output, got ", grad_output.sizes(), ", ", grad_output.scalar_type(), " and ",
-      grad_output.device());
+      static_cast<int32_t>(points)};
+  return {sizes, height, width, offset_mask.size(3), offset_scale, remove_center};
 }
 
 } // namespace flash_internimage::dcnv4

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from flash_internimage.data import Categories
 from flash_internimage.data.check import DatasetReport
 from flash_internimage.data.mapper import read_image
+from flash_internimage.data.validation import is_usable, usable_images
 from flash_internimage.evaluation.drawing import draw_annotations, grid
 
 _MOST_WORKERS = 4
@@ -30,20 +31,22 @@ def image_dataset_dicts(content: dict, report: DatasetReport) -> list[dict]:
         content: what the annotation file contains.
         report: what :func:`~flash_internimage.data.check.check_dataset` found in it.
     """
+    images = usable_images(content)
     annotations = defaultdict(list)
-    for annotation in content.get("annotations") or []:
-        if isinstance(annotation, dict) and annotation.get("category_id") in report.categories:
-            annotations[annotation.get("image_id")].append(annotation)
+    entries = content.get("annotations")
+    for annotation in entries if isinstance(entries, list) else []:
+        if not isinstance(annotation, dict) or not {"image_id", "category_id"} <= annotation.keys():
+            continue
+        image_id, category = annotation["image_id"], annotation["category_id"]
+        if isinstance(image_id, int | str) and type(category) is int and category in report.categories:
+            annotations[image_id].append(annotation)
     dataset_dicts = []
-    for image in content.get("images") or []:
-        if isinstance(image, dict) and {"id", "file_name", "height", "width"} <= image.keys():
-            file_name = os.path.join(report.image_root, image["file_name"])
-            dataset_dict = {"image_id": image["id"], "height": image["height"], "width": image["width"]}
-            dataset_dict.update(
-                file_name=file_name, annotation_file=report.annotation_file, annotations=annotations[image["id"]]
-            )
-            if os.path.isfile(file_name):
-                dataset_dicts.append(dataset_dict)
+    for id_, image in images.items():
+        file_name = os.path.join(report.image_root, image["file_name"])
+        dataset_dict = {"image_id": id_, "height": image["height"], "width": image["width"]}
+        dataset_dict.update(file_name=file_name, annotation_file=report.annotation_file, annotations=annotations[id_])
+        if os.path.isfile(file_name):
+            dataset_dicts.append(dataset_dict)
     return dataset_dicts
 
 
@@ -111,21 +114,18 @@ def tile(dataset_dict: dict, categories: Categories, side: int = 320) -> np.ndar
 
 
 def drawable(annotation: dict, height: int, width: int) -> dict | None:
-    """Return the part of an annotation that can be drawn, even if other parts are invalid; None if nothing can.
+    """Return the part of an annotation that can be drawn; None if it is invalid.
 
     Args:
-        height: of the image, in pixels; a mask of another size is left out.
-        width: of the image, in pixels.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
     """
-    box = annotation.get("bbox")
-    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(number, int | float) for number in box)):
-        return None
-    if not np.isfinite(box).all():
+    if not is_usable(annotation, height, width):
         return None
     kept = {key: value for key, value in annotation.items() if key != "segmentation"}
     mask = annotation.get("segmentation")
     if isinstance(mask, list):
         kept["segmentation"] = [p for p in mask if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
-    elif isinstance(mask, dict) and "counts" in mask and mask.get("size") == [height, width]:
+    elif isinstance(mask, dict):
         kept["segmentation"] = mask
     return kept

@@ -11,7 +11,6 @@ The parts are:
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 
 from torch import nn
@@ -51,7 +50,7 @@ def sum_by_part(model: nn.Module, costs: Mapping[str, float]) -> dict[str, float
     Returns:
         The cost of each part, of ``rest``, and under ``""`` of the whole.
     """
-    sums = defaultdict(float, {"": costs[""]})
+    sums = {"": costs[""], **dict.fromkeys(PARTS, 0.0)}
     parts = part_of_module(model)
     for path, part in parts.items():
         inside = sum(costs.get(other, 0) for other in parts if other.startswith(f"{path}."))

@@ -6,7 +6,7 @@ import contextlib
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +46,7 @@ class Measurement:
 
     seconds: float
     peak_bytes: int | None
-    by_part: Mapping[str, float]
+    by_part: dict[str, float]
 
 
 def measure(model: nn.Module, size: Sequence[int], mode: Mode, runs: int) -> Measurement:
@@ -91,7 +91,7 @@ def compile_parts(model: nn.Module) -> None:
 @contextlib.contextmanager
 def timed_modules(model: nn.Module, device: torch.device) -> Iterator[dict[str, float]]:
     """Sum up the seconds inside each module of :func:`part_of_module`, and under ``""`` those in the model."""
-    seconds: dict[str, float] = defaultdict(float)
+    seconds: defaultdict[str, float] = defaultdict(float)
     starts: dict[str, float] = {}
 
     def started(path: str) -> Callable[..., None]:

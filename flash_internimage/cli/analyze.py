@@ -58,8 +58,10 @@ MEASURING = {"batch": [1], "precision": ["fp32"], "compile": False, "runs": 3, "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, several=True)
-    sides = ("HEIGHT", "WIDTH")
-    parser.add_argument("--size", nargs=2, type=positive, default=(800, 1280), metavar=sides, help="in pixels (800 1280)")
+    size = ("HEIGHT", "WIDTH")
+    parser.add_argument(
+        "--size", nargs=2, type=positive, default=(800, 1280), metavar=size, help="image size in pixels (800 1280)"
+    )
     timing = parser.add_argument_group("measuring")
     timing.add_argument("--time", action="store_true", help="run the models; on a CPU a large one takes seconds per image")
     timing.add_argument("--batch", nargs="+", type=positive, metavar="N", help="batch sizes (1)")

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     unreadable = unreadable_images(dataset_dicts) if dataset_dicts else {}
     if report.categories:
         print(f"{summary(report)}\n")
-    errors = [*report.errors, *unreadable.values()]
+    errors = [*report.errors, *filter(None, [report.untrainable]), *unreadable.values()]
     for kind, sentences in (("warning", report.warnings), ("error", errors)):
         if sentences:
             print(listed(kind, sentences))

@@ -20,15 +20,16 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
 from flash_internimage.data import Categories, require_registered
 from flash_internimage.data.custom import register_in_place
-from flash_internimage.data.images import read_rgb
+from flash_internimage.errors import UserError
 from flash_internimage.evaluation.drawing import draw_annotations, side_by_side
 from flash_internimage.evaluation.saved import read_predictions
+from flash_internimage.images import read_rgb
 
 from .arguments import add_output, add_own_data, add_threshold, positive
 from .errors import UsageError
@@ -55,11 +56,12 @@ def run(args: argparse.Namespace) -> int:
     require_registered(name)
     by_image = group_by_image(read_predictions(args.predictions), args.threshold)
     dataset_dicts = DatasetCatalog.get(name)[: args.limit]
+    categories = Categories.from_metadata(MetadataCatalog.get(name))  # detectron2 sets them when it loads the dataset
+    if categories is None:
+        raise UserError(f"dataset {name!r}: expected thing_classes in its metadata, got none; set them where it is registered")
     args.output.mkdir(parents=True, exist_ok=True)
     for dataset_dict in tqdm(dataset_dicts, desc="drawing", unit="image"):
-        drawn = ground_truth_and_detections(
-            dataset_dict, by_image[dataset_dict["image_id"]], MetadataCatalog.get(name), args.scale
-        )
+        drawn = ground_truth_and_detections(dataset_dict, by_image[dataset_dict["image_id"]], categories, args.scale)
         Image.fromarray(drawn).save(args.output / f"{Path(dataset_dict['file_name']).stem}.png")
     print(f"{len(dataset_dicts)} visualizations in {args.output}: ground truth on the left, detections on the right")
     return 0
@@ -74,9 +76,10 @@ def group_by_image(predictions: list[dict], threshold: float) -> dict[object, li
     return groups
 
 
-def ground_truth_and_detections(dataset_dict: dict, predictions: list[dict], metadata: Metadata, scale: float) -> np.ndarray:
+def ground_truth_and_detections(
+    dataset_dict: dict, predictions: list[dict], categories: Categories, scale: float
+) -> np.ndarray:
     """Draw an image twice: with its ground truth on the left, with its detections on the right; RGB."""
     image = read_rgb(dataset_dict["file_name"])
-    categories = Categories.required(metadata)
     truth = draw_annotations(image, dataset_dict["annotations"], categories.names, scale=scale)
     return side_by_side(truth, draw_annotations(image, predictions, categories.names, categories.class_of, scale=scale))

@@ -28,8 +28,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from flash_internimage.data.images import UnreadableImage
 from flash_internimage.engine.config import load_config
+from flash_internimage.images import UnreadableImage
 from flash_internimage.inference import Predictor
 from flash_internimage.inference.sources import find_sources
 from flash_internimage.inference.video import UnreadableVideo

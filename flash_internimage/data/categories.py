@@ -41,19 +41,6 @@ class Categories(Mapping[int, str]):
         return cls({id_: names[number] for id_, number in sorted(class_of.items(), key=lambda item: item[1])})
 
     @classmethod
-    def required(cls, metadata: Metadata) -> Categories:
-        """The same, for a dataset that has to name its categories.
-
-        Raises:
-            UserError: it does not.
-        """
-        categories = cls.from_metadata(metadata)
-        if categories is None:
-            name = metadata.get("name")
-            raise UserError(f"dataset {name!r} does not name its classes; set MetadataCatalog.get({name!r}).thing_classes")
-        return categories
-
-    @classmethod
     def from_names(cls, names: Sequence[str]) -> Categories:
         """The categories of a checkpoint, which holds names only: COCO's ids for COCO's classes, otherwise 1, 2, …."""
         coco = cls.from_metadata(MetadataCatalog.get("coco_2017_val"))
@@ -115,28 +102,6 @@ class Categories(Mapping[int, str]):
             f"the checkpoint was trained with other classes: it has {difference}; "
             "use data with the same categories in the same order of ids, or another checkpoint"
         )
-
-
-def read_categories(content: Mapping[str, Any], path: str) -> Categories:
-    """The categories of an annotation file's content.
-
-    Args:
-        content: the JSON object in the file.
-        path: names the file in messages.
-
-    Raises:
-        UserError: there are no categories, one of them lacks an id or a name, or two have the same id.
-    """
-    categories = content.get("categories")
-    if not categories or not isinstance(categories, list):
-        raise UserError(f'annotation file {path} has no categories; list them under "categories" as [{{"id", "name"}}]')
-    try:
-        found = Categories.from_coco(categories)
-    except (TypeError, KeyError, ValueError):
-        raise UserError(f'annotation file {path}: every category needs an integer "id" and a "name"') from None
-    if len(found) < len(categories):
-        raise UserError(f"annotation file {path} lists two categories with the same id")
-    return found
 
 
 def _first_names(names: Sequence[str], limit: int = 5) -> str:

@@ -9,19 +9,17 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from flash_internimage.coco_format import contents_of, is_registered_in_code
 from flash_internimage.errors import UserError
 
-from .boxes import is_degenerate
-from .categories import Categories, read_categories
-
-_MAX_LISTED = 10  # categories that a message lists
-_TOLERANCE = 1.0  # pixels by which a box may extend beyond its image: rounding errors, which COCO has too
+from .categories import Categories
+from .validation import MIN_SIDE, Findings, ValidatedContents, validate_contents
 
 OBJECT_SIZES = {"small": 32**2, "medium": 96**2, "large": math.inf}
 """COCO's object sizes, each with its upper bound on the area in square pixels (exclusive)."""
@@ -44,6 +42,8 @@ class DatasetReport:
         num_without_objects: number of images without objects.
         errors: one sentence for each kind of problem that must be fixed.
         warnings: one sentence for each kind of annotation that is skipped or looks like a mistake.
+        untrainable: a sentence if there are annotations, but none to train on; such a dataset can only be evaluated on.
+        source: subject of the sentences; by default the annotation file.
     """
 
     annotation_file: str
@@ -58,23 +58,11 @@ class DatasetReport:
     num_without_objects: int = 0
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    untrainable: str | None = None
+    source: str = ""
 
-
-class _Tally:
-    """Counts problems by kind and keeps the first case of each kind."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.first: dict[str, str] = {}
-
-    def add(self, kind: str, case: str) -> None:
-        self.counts[kind] += 1
-        self.first.setdefault(kind, case)
-
-    def sentences(self) -> list[str]:
-        return [
-            f"{count} {kind}: {'' if count == 1 else 'the first is '}{self.first[kind]}" for kind, count in self.counts.items()
-        ]
+    def __post_init__(self) -> None:
+        self.source = self.source or f"annotation file {self.annotation_file}"
 
 
 def read_json(path: str) -> dict:
@@ -92,7 +80,7 @@ def read_json(path: str) -> dict:
         raise UserError(f"annotation file {path} does not exist; {hint}") from None
     except OSError as error:
         raise UserError(f"annotation file {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # invalid JSON or invalid UTF-8
+    except (ValueError, RecursionError) as error:  # invalid JSON or invalid UTF-8, or lists within lists within lists
         raise UserError(f"annotation file {path} should be JSON, but it is truncated or malformed ({error})") from error
     if not isinstance(content, dict):
         raise UserError(f"annotation file {path} should contain a JSON object, got a {type(content).__name__}")
@@ -115,119 +103,23 @@ def missing_files(image_root: str, file_names: Iterable[str]) -> list[str]:
     return missing
 
 
-def _check_images(content: dict, image_root: str, errors: _Tally, warnings: _Tally) -> dict:
-    """Return the images by id, except those that lack a required key."""
-    images: dict = {}
-    for image in content.get("images") or []:
-        if not isinstance(image, dict) or not {"id", "file_name", "height", "width"} <= image.keys():
-            errors.add('images lack one of "id", "file_name", "height" and "width"', str(image)[:200])
-        elif image["id"] in images:
-            errors.add("image ids are duplicates", f"{image['id']} ({image['file_name']})")
-        else:
-            images[image["id"]] = image
-    by_name: dict[str, dict] = {}
-    for image in images.values():
-        other = by_name.setdefault(image["file_name"], image)
-        if other is not image:
-            warnings.add("image files are listed twice", f"{image['file_name']}, as images {other['id']} and {image['id']}")
+def _check_files(images: Iterable[dict], image_root: str, errors: Findings) -> None:
+    """Add an error for each kind of file that is missing."""
     if "://" in image_root:  # remote storage is not listed
-        return images
-    if not os.path.isdir(image_root):
+        return
+    if image_root and not os.path.isdir(image_root):
         errors.add(
             "image folder does not exist",
             f"{image_root}; check the path; detectron2's own datasets are expected in $DETECTRON2_DATASETS, "
             "by default ./datasets",
         )
-        return images
+        return
+    by_name = {image["file_name"]: image["id"] for image in images}
     for name in missing_files(image_root, by_name):
-        errors.add("image files are missing", f"{os.path.join(image_root, name)}, referenced by image {by_name[name]['id']}")
-    return images
+        errors.add("image files are missing", f"{os.path.join(image_root, name)}, referenced by image {by_name[name]!r}")
 
 
-def _is_box(box: object) -> bool:
-    return (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(isinstance(number, int | float) and math.isfinite(number) for number in box)
-    )
-
-
-def _check_segmentation(segmentation: object, image: dict, label: str, errors: _Tally, warnings: _Tally) -> None:
-    if isinstance(segmentation, dict):
-        size = [image["height"], image["width"]]
-        if "counts" not in segmentation or segmentation.get("size") != size:
-            errors.add(
-                "RLE masks do not match the size of their image",
-                f"{label}, whose mask should have size {size}, but has {segmentation.get('size')}",
-            )
-    elif isinstance(segmentation, list):
-        if segmentation and not any(len(p) >= 6 and len(p) % 2 == 0 for p in segmentation if isinstance(p, list)):
-            warnings.add("objects are skipped because no polygon has three vertices", label)
-    else:
-        errors.add("segmentations are neither polygons nor RLE masks", label)
-
-
-def _check_box(annotation: dict, image: dict, label: str, warnings: _Tally) -> bool:
-    """Return whether an object's box is used in training; add a warning for anything unusual about it."""
-    x, y, width, height = annotation["bbox"]
-    if is_degenerate((x, y, width, height), image["height"], image["width"]):
-        warnings.add(
-            "boxes are skipped in training because a side is below one pixel or they lie outside their image",
-            f"{label}: {annotation['bbox']}",
-        )
-        return False
-    outside = max(-x, -y, x + width - image["width"], y + height - image["height"])
-    if outside > _TOLERANCE:
-        warnings.add(
-            "boxes extend beyond their image and are clipped",
-            f"{label}: {annotation['bbox']} in an image of {image['width']} x {image['height']} pixels",
-        )
-    if annotation.get("area", width * height) == 0:
-        warnings.add('objects have "area": 0, so that evaluation treats them as small', label)
-    return True
-
-
-def _check_annotations(content: dict, images: dict, categories: Categories, errors: _Tally, warnings: _Tally) -> list[dict]:
-    """Return the annotations to train on: valid objects without crowd regions."""
-    objects = []
-    ids = set()
-    seen = set()
-    for annotation in content.get("annotations") or []:
-        if not isinstance(annotation, dict) or not {"id", "image_id", "category_id"} <= annotation.keys():
-            errors.add('annotations lack one of "id", "image_id" and "category_id"', str(annotation)[:200])
-            continue
-        label = f"annotation {annotation['id']} of image {annotation['image_id']}"
-        if annotation["id"] in ids:
-            errors.add("annotation ids are duplicates", label)
-        ids.add(annotation["id"])
-        if annotation["category_id"] not in categories:
-            errors.add(
-                "annotations have a category that the file does not list",
-                f"{label} with category {annotation['category_id']}; categories are {_listed(categories)}",
-            )
-            continue
-        image = images.get(annotation["image_id"])
-        if image is None:
-            warnings.add("annotations are skipped because the file does not list their image", label)
-            continue
-        if annotation.get("ignore", 0):
-            errors.add('annotations have "ignore", which detectron2 refuses; use "iscrowd"', label)
-        if not _is_box(annotation.get("bbox")):
-            errors.add('boxes are not four numbers ("bbox": [x, y, width, height])', f"{label}: {annotation.get('bbox')}")
-            continue
-        if annotation.get("segmentation"):
-            _check_segmentation(annotation["segmentation"], image, label, errors, warnings)
-        if annotation.get("iscrowd", 0) or not _check_box(annotation, image, label, warnings):
-            continue
-        key = (annotation["image_id"], annotation["category_id"], *annotation["bbox"])
-        if key in seen:
-            warnings.add("objects have the same category and box as another object in their image", label)
-        seen.add(key)
-        objects.append(annotation)
-    return objects
-
-
-def _check_categories(report: DatasetReport, warnings: _Tally) -> None:
+def _check_categories(report: DatasetReport, warnings: Findings) -> None:
     by_name: dict[str, int] = {}
     for id_, name in report.categories.items():
         if by_name.setdefault(name, id_) != id_:
@@ -249,9 +141,41 @@ def _count(report: DatasetReport, images: dict, objects: list[dict]) -> None:
         report.objects_by_size[next(size for size, end in OBJECT_SIZES.items() if area < end)] += 1
 
 
-def _listed(categories: Categories) -> str:
-    shown = [f"{id_} ({name})" for id_, name in list(categories.items())[:_MAX_LISTED]]
-    return ", ".join(shown) + (", ..." if len(categories) > _MAX_LISTED else "")
+def _check_crowds(report: DatasetReport, found: ValidatedContents) -> None:
+    """Report the annotations that are left out of training, and a dataset of which nothing is left."""
+    count = found.num_crowds
+    if count:
+        found.warnings.say(f"{count} crowd regions are left out of training; the first is {found.first_crowd}")
+    if not report.num_annotations:
+        found.warnings.say("there are no annotations, so that models can be run on this dataset, but not trained")
+    sizes = (found.images[annotation["image_id"]] for annotation in found.objects)
+    if not report.num_annotations or any(min(size["height"], size["width"]) >= MIN_SIDE for size in sizes):
+        return
+    if count == report.num_annotations:
+        reason = f"all {count} annotations are crowd regions"
+        fix = 'set "iscrowd" to 0 where an annotation is a single object'
+    else:
+        reason, fix = f"none of the {report.num_annotations} annotations can be trained on", "see the warnings"
+    report.untrainable = f"{report.source}: {reason}, so that nothing is left to train on; {fix}"
+
+
+def _fill(report: DatasetReport, content: Mapping) -> None:
+    """Validate the contents of a dataset and fill in its report."""
+    found = validate_contents(content)
+    report.categories = found.categories
+    if found.categories:
+        report.num_images, report.num_annotations = (
+            len(entries) if isinstance(entries := content.get(key), list) else 0 for key in ("images", "annotations")
+        )
+        _check_files(found.images.values(), report.image_root, found.errors)
+        _count(report, found.images, found.objects)
+        _check_categories(report, found.warnings)
+        if not report.num_images:
+            found.errors.say('there are no images; list them under "images"')
+        if not found.errors.sentences():
+            _check_crowds(report, found)
+    report.errors = [f"{report.source}: {sentence}" for sentence in found.errors.sentences()]
+    report.warnings = [f"{report.source}: {sentence}" for sentence in found.warnings.sentences()]
 
 
 def check_dataset(annotation_file: str, image_root: str) -> DatasetReport:
@@ -263,30 +187,42 @@ def check_dataset(annotation_file: str, image_root: str) -> DatasetReport:
         annotation_file: path of a JSON file in COCO format.
         image_root: folder to which the file names in it are relative.
     """
-    annotation_file, image_root = str(annotation_file), str(image_root)
-    report = DatasetReport(annotation_file, image_root)
+    report = DatasetReport(str(annotation_file), str(image_root))
     try:
-        content = read_json(annotation_file)
-        report.categories = read_categories(content, annotation_file)
-    except ValueError as error:
+        content = read_json(report.annotation_file)
+    except UserError as error:
         report.errors.append(str(error))
-        return report
-    errors, warnings = _Tally(), _Tally()
-    report.num_images = len(content.get("images") or [])
-    report.num_annotations = len(content.get("annotations") or [])
-    images = _check_images(content, image_root, errors, warnings)
-    _count(report, images, _check_annotations(content, images, report.categories, errors, warnings))
-    _check_categories(report, warnings)
-    report.errors = [f"annotation file {annotation_file}: {sentence}" for sentence in errors.sentences()]
-    report.warnings = [f"annotation file {annotation_file}: {sentence}" for sentence in warnings.sentences()]
-    if not report.num_images:
-        report.errors.append(f'annotation file {annotation_file} lists no images under "images"')
+    else:
+        _fill(report, content)
+    return report
+
+
+def check_registered_in_code(name: str) -> DatasetReport:
+    """Validate a dataset that is registered as a function, without an annotation file.
+
+    Annotations are numbered from 1 in messages, over all dataset dicts.
+
+    Args:
+        name: a dataset of detectron2's ``DatasetCatalog``.
+    """
+    report = DatasetReport(name, "", source=f"dataset {name}")
+    try:
+        content = contents_of(name)
+    except UserError as error:
+        report.errors.append(str(error))
+    else:
+        _fill(report, content)
     return report
 
 
 @functools.lru_cache(maxsize=16)
 def _check_unchanged(annotation_file: str, image_root: str, changed_ns: int, size: int) -> DatasetReport:
     return check_dataset(annotation_file, image_root)
+
+
+@functools.lru_cache(maxsize=16)
+def _check_function(name: str, function: Callable[[], list[dict]]) -> DatasetReport:
+    return check_registered_in_code(name)
 
 
 def check_dataset_once(annotation_file: str, image_root: str) -> DatasetReport:
@@ -296,6 +232,14 @@ def check_dataset_once(annotation_file: str, image_root: str) -> DatasetReport:
     except OSError:
         return check_dataset(annotation_file, image_root)
     return _check_unchanged(annotation_file, image_root, status.st_mtime_ns, status.st_size)
+
+
+def check_registered_once(name: str) -> DatasetReport:
+    """Cached validation of a registered dataset: of its annotation file, or of what its function returns."""
+    if is_registered_in_code(name):
+        return _check_function(name, DatasetCatalog[name])
+    metadata = MetadataCatalog.get(name)
+    return check_dataset_once(str(metadata.json_file), str(metadata.get("image_root", "")))
 
 
 def require_sound(report: DatasetReport) -> None:
@@ -311,9 +255,7 @@ def require_sound(report: DatasetReport) -> None:
 
 
 def require_valid(name: str) -> None:
-    """Validate a registered dataset in COCO format, generating it first if it has a ``make_if_missing`` function.
-
-    Datasets that are registered without an annotation file are not validated.
+    """Validate a registered dataset, generating it first if it has a ``make_if_missing`` function.
 
     Raises:
         UserError: the dataset has errors.
@@ -322,5 +264,4 @@ def require_valid(name: str) -> None:
     make_if_missing = metadata.get("make_if_missing")
     if make_if_missing is not None:
         make_if_missing()
-    if metadata.get("json_file") is not None:
-        require_sound(check_dataset_once(str(metadata.json_file), str(metadata.image_root)))
+    require_sound(check_registered_once(name))

@@ -12,10 +12,13 @@ from flash_internimage.errors import UserError
 
 from .scores import METRICS, Scores
 
-_MAX_DETECTIONS = 100  # per category and image, as in COCO; its smaller limits are for recall, which is not used
+MAX_DETECTIONS = 100
+"""COCO's limit of detections per category and image; detections with lower scores are ignored."""
 
 
-def average_precision(dataset: Mapping, predictions: Sequence[Mapping], tasks: Sequence[str]) -> dict[str, Scores]:
+def average_precision(
+    dataset: Mapping, predictions: Sequence[Mapping], tasks: Sequence[str], max_detections: int = MAX_DETECTIONS
+) -> dict[str, Scores]:
     """Compute COCO's average precision for each task.
 
     The arguments are not modified. Annotations may lack ``iscrowd`` (default 0) and ``area`` (default: area of the box); those
@@ -25,6 +28,7 @@ def average_precision(dataset: Mapping, predictions: Sequence[Mapping], tasks: S
         dataset: content of an annotation file; with masks for ``"segm"``.
         predictions: predictions in COCO's result format, with the category ids of the annotation file; may be empty.
         tasks: ``"bbox"``, ``"segm"``, or both.
+        max_detections: limit of detections per category and image.
 
     Raises:
         UserError: a prediction refers to an image or category that the dataset does not have, lacks a mask although ``"segm"``
@@ -43,7 +47,7 @@ def average_precision(dataset: Mapping, predictions: Sequence[Mapping], tasks: S
             areas = hotcoco.mask.area(masks).astype(float)
             detections.update_anns(ids=np.arange(1, len(masks) + 1), area=areas)
         evaluation = hotcoco.COCOeval(ground_truth, detections, task)
-        evaluation.params.max_dets = [_MAX_DETECTIONS]
+        evaluation.params.max_dets = [max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
         results: Any = evaluation.eval
@@ -67,7 +71,7 @@ def _ground_truth(dataset: Mapping, image_number: Mapping, category_number: Mapp
                 "category_id": category_number[a["category_id"]],
                 "bbox": a["bbox"],
                 "area": a["area"] if "area" in a else a["bbox"][2] * a["bbox"][3],
-                "iscrowd": a.get("iscrowd", 0),
+                "iscrowd": int(bool(a.get("iscrowd"))),
             }
             if a.get("segmentation"):
                 found["segmentation"] = a["segmentation"]

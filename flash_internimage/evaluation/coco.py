@@ -6,22 +6,26 @@ detectron2's own fast implementation is part of its compiled extension, which a 
 import itertools
 import logging
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import detectron2.utils.comm as comm
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 
+from flash_internimage.coco_format import contents_of, is_registered_in_code
 from flash_internimage.data.categories import Categories
 from flash_internimage.errors import UserError
 
-from .average_precision import average_precision
-from .saved import EVALUATION_FILE, PREDICTIONS_FILE, evaluation_to_json, write_json
+from .average_precision import MAX_DETECTIONS, average_precision
+from .saved import EVALUATION_FILE, GROUND_TRUTH_FILE, PREDICTIONS_FILE, evaluation_to_json, read_json, write_json
 from .scores import Scores
 
 logger = logging.getLogger(__name__)
@@ -35,17 +39,19 @@ def _category_table(by_name: Mapping[str, float]) -> str:
     return tabulate(rows, tablefmt="pipe", floatfmt=".3f", headers=headers, numalign="left")
 
 
-class FastCOCOEvaluator(COCOEvaluator):
-    """detectron2's COCO evaluator with a fast computation of AP that does not need detectron2's compiled extension.
+class FastCOCOEvaluator(DatasetEvaluator):
+    """COCO evaluator like detectron2's, with a fast computation of AP that does not need detectron2's compiled extension.
 
-    Masks are stored as RLE. Without predictions AP is 0.
+    Masks are stored as RLE. Without predictions AP is 0. Datasets that are registered in code, without an annotation file, are
+    evaluated like any other.
 
     Args:
         dataset_name: a registered dataset.
         tasks: ``"bbox"``, ``"segm"``, or both; by default ``"bbox"``, and ``"segm"`` if the predictions have masks.
         distributed: whether to gather the predictions of all processes.
         output_dir: folder for ``coco_instances_results.json`` (predictions in COCO's result format) and ``evaluation.json``
-            (metrics, see :mod:`.saved`).
+            (metrics, see :mod:`.saved`). The ground truth of a dataset without an annotation file is written, too.
+        max_dets_per_image: limit of detections per category and image; COCO's is 100. The model has its own limit.
     """
 
     def __init__(
@@ -54,18 +60,28 @@ class FastCOCOEvaluator(COCOEvaluator):
         tasks: Sequence[str] | None = None,
         distributed: bool = True,
         output_dir: str | None = None,
+        max_dets_per_image: int = MAX_DETECTIONS,
     ) -> None:
-        if MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id") is None:
-            DatasetCatalog.get(dataset_name)  # loading a dataset sets the names and ids of its classes
+        if max_dets_per_image < 1:
+            raise UserError(f"FastCOCOEvaluator: max_dets_per_image should be 1 or more, got {max_dets_per_image}")
         if output_dir is not None and comm.is_main_process():
             os.makedirs(output_dir, exist_ok=True)  # fail now rather than after hours of inference
-        super().__init__(
-            dataset_name,
-            tasks=None if tasks is None else tuple(tasks),
-            distributed=distributed,
-            output_dir=output_dir,
-            use_fast_impl=False,
-        )
+        self._tasks = tasks
+        self._distributed = distributed
+        self._output_dir = output_dir
+        self._max_dets_per_image = max_dets_per_image
+        self._metadata = MetadataCatalog.get(dataset_name)
+        self._registered_in_code = is_registered_in_code(dataset_name)
+        if self._registered_in_code:
+            self._dataset = contents_of(dataset_name)
+        else:
+            if self._metadata.get("thing_dataset_id_to_contiguous_id") is None:
+                DatasetCatalog.get(dataset_name)  # loading a dataset sets the names and ids of its classes
+            path = PathManager.get_local_path(self._metadata.json_file)
+            self._dataset = read_json(Path(path), f"the annotations of dataset {dataset_name}")
+        self._annotations_by_image: dict[Any, list[dict]] = defaultdict(list)
+        for annotation in self._dataset.get("annotations") or []:
+            self._annotations_by_image[annotation["image_id"]].append(annotation)
         self.reset()
 
     @property
@@ -76,11 +92,21 @@ class FastCOCOEvaluator(COCOEvaluator):
     @property
     def categories(self) -> Categories | None:
         """Categories of the dataset; None if it does not name them."""
+        if self._registered_in_code:
+            return Categories.from_coco(self._dataset["categories"])
         return Categories.from_metadata(self._metadata)
 
     def annotations_of(self, image_id: int) -> list[dict]:
         """Return the ground truth annotations of an image, in COCO format."""
-        return self._coco_api.imgToAnns.get(image_id, [])
+        return self._annotations_by_image.get(image_id, [])
+
+    def reset(self) -> None:
+        self._predictions: list[dict[str, Any]] = []
+
+    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
+        for given, found in zip(inputs, outputs, strict=True):
+            instances = instances_to_coco_json(found["instances"].to("cpu"), given["image_id"])
+            self._predictions.append({"image_id": given["image_id"], "instances": instances})
 
     def evaluate(self, img_ids: Sequence[int] | None = None) -> OrderedDict[str, dict[str, float]]:
         """Compute the AP of the predictions processed since ``reset``.
@@ -101,7 +127,7 @@ class FastCOCOEvaluator(COCOEvaluator):
         results = self._to_dataset_ids(list(itertools.chain(*(p["instances"] for p in predictions))))
         if self._output_dir:
             write_json(Path(self._output_dir) / PREDICTIONS_FILE, results)
-        if not self._coco_api.dataset.get("annotations"):
+        if not self._dataset.get("annotations"):
             where = f"in {Path(self._output_dir) / PREDICTIONS_FILE}" if self._output_dir else "not saved"
             logger.info(
                 "Dataset %s has no annotations: its %d detections are %s, and are not compared with anything",
@@ -111,17 +137,23 @@ class FastCOCOEvaluator(COCOEvaluator):
             )
             return OrderedDict()
         dataset = self._restricted(img_ids)
+        self._warn_of_limit(dataset["annotations"])
         if img_ids is not None:
             kept = {image["id"] for image in dataset["images"]}
             results = [r for r in results if r["image_id"] in kept]
-        scores = average_precision(dataset, results, self._tasks_of(results))
+        scores = average_precision(dataset, results, self._tasks_of(results), self._max_dets_per_image)
         if self._output_dir:
-            write_json(Path(self._output_dir) / EVALUATION_FILE, evaluation_to_json(self._metadata, dataset, scores))
+            annotation_file = self._metadata.get("json_file")
+            if self._registered_in_code:
+                annotation_file = os.path.join(self._output_dir, GROUND_TRUTH_FILE)
+                write_json(Path(annotation_file), self._dataset)
+            saved = evaluation_to_json(self._metadata, dataset, scores, annotation_file, self._max_dets_per_image)
+            write_json(Path(self._output_dir) / EVALUATION_FILE, saved)
         return OrderedDict((task, self._reported(dataset, found, task)) for task, found in scores.items())
 
     def _restricted(self, img_ids: Sequence[int] | None) -> dict:
         """Return the content of the annotation file, restricted to ``img_ids`` unless they are None."""
-        dataset = self._coco_api.dataset
+        dataset = self._dataset
         if img_ids is None:
             return dataset
         kept = set(img_ids)
@@ -131,9 +163,23 @@ class FastCOCOEvaluator(COCOEvaluator):
             "annotations": [a for a in dataset["annotations"] if a["image_id"] in kept],
         }
 
+    def _warn_of_limit(self, annotations: Sequence[Mapping]) -> None:
+        """Log a warning if an image has more objects of a category than detections are evaluated."""
+        counts = Counter((a["image_id"], a["category_id"]) for a in annotations if not a.get("iscrowd"))
+        ((image_id, category_id), count) = max(counts.items(), key=lambda item: item[1], default=((None, None), 0))
+        if count > self._max_dets_per_image:
+            logger.warning(
+                "Image %r has %d objects of category %r, but only %d detections per category and image are evaluated; raise "
+                "dataloader.evaluator.max_dets_per_image, and the limit of the model",
+                image_id,
+                count,
+                category_id,
+                self._max_dets_per_image,
+            )
+
     def _tasks_of(self, results: Sequence[dict]) -> list[str]:
         tasks = list(self._tasks or ["bbox", *(["segm"] if any("segmentation" in r for r in results) else [])])
-        if "segm" in tasks and not all(a.get("segmentation") for a in self._coco_api.dataset["annotations"]):
+        if "segm" in tasks and not all(a.get("segmentation") for a in self._dataset["annotations"]):
             logger.warning("Annotations have no masks, so mask AP is not computed")
             tasks.remove("segm")
         return tasks

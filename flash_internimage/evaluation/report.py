@@ -21,6 +21,7 @@ from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 
 from . import report_figures as figures
+from .average_precision import MAX_DETECTIONS
 from .report_images import Mistakes, count_mistakes, draw_mistakes, worst
 from .report_matching import MATCH_IOU, NEAR_IOU, Boxes, Kind, Matches, confusion, match
 from .saved import PREDICTIONS_FILE, read_evaluation, read_json, read_predictions, scores_of
@@ -50,6 +51,7 @@ class Evaluation:
         scores: scores by task.
         detections: detections of all images.
         objects: ground truth of all images.
+        max_dets_per_image: limit of detections per class and image in the computation of AP.
     """
 
     dataset: str
@@ -59,6 +61,7 @@ class Evaluation:
     scores: dict[str, Scores]
     detections: Boxes
     objects: Boxes
+    max_dets_per_image: int
 
 
 def write_report(
@@ -116,7 +119,11 @@ def load(evaluation: str | os.PathLike[str]) -> Evaluation:
         num_objects=np.array([category["objects"] for category in saved["categories"]]),
         scores={task: scores_of(found) for task, found in saved["tasks"].items()},
         detections=Boxes.from_coco(predictions, image_number, categories.class_of),
-        objects=Boxes.from_coco(truth["annotations"], image_number, categories.class_of),
+        # AP ignores the annotations of images that are not listed, too.
+        objects=Boxes.from_coco(
+            [a for a in truth["annotations"] if a["image_id"] in image_number], image_number, categories.class_of
+        ),
+        max_dets_per_image=saved.get("max_dets_per_image", MAX_DETECTIONS),  # evaluations of earlier versions lack it
     )
 
 
@@ -163,7 +170,7 @@ def _matches_section(data: Evaluation, matches: Matches, min_score: float) -> di
     ]
     return {
         "subtitle": f"{len(data.files):,} images, {single.sum():,} objects of {len(data.names)} classes, "
-        f"{len(data.detections):,} detections.",
+        f"{len(data.detections):,} detections. AP uses up to {data.max_dets_per_image:,} detections per class and image.",
         "tiles": [{"value": value, "name": name} for value, name in tiles],
         "threshold": f"{min_score:g}",
         "match_iou": f"{MATCH_IOU:g}",

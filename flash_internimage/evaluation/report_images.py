@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import detection_utils
 from PIL import Image
+
+from flash_internimage.images import read_rgb
 
 from .drawing import draw_objects, side_by_side
 from .report_figures import data_url
@@ -74,7 +75,7 @@ def draw_mistakes(
         OSError: the file cannot be opened, or is not an image.
         ValueError: the file is corrupt.
     """
-    pixels = detection_utils.read_image(str(file), format="RGB")
+    pixels = read_rgb(file)
     factor = _LONGEST_SIDE / max(pixels.shape[:2])
     size = [max(1, round(side * factor)) for side in pixels.shape[1::-1]]
     pixels = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))

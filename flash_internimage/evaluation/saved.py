@@ -17,33 +17,45 @@ from flash_internimage.data.categories import Categories
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 
+from .average_precision import MAX_DETECTIONS
 from .scores import METRICS, Scores
 
 PREDICTIONS_FILE = "coco_instances_results.json"
 EVALUATION_FILE = "evaluation.json"
+GROUND_TRUTH_FILE = "ground_truth.json"  # of a dataset without an annotation file
 INFERENCE_FOLDER = "inference"
 """Default folder of both files, inside the output folder of a run."""
 
 
-def evaluation_to_json(metadata: Metadata, dataset: Mapping[str, Any], scores: Mapping[str, Scores]) -> dict[str, Any]:
+def evaluation_to_json(
+    metadata: Metadata,
+    dataset: Mapping[str, Any],
+    scores: Mapping[str, Scores],
+    annotation_file: str | None = None,
+    max_dets_per_image: int = MAX_DETECTIONS,
+) -> dict[str, Any]:
     """Return the content of ``evaluation.json``.
 
     Args:
         metadata: metadata of the dataset: its name, annotation file and image folder.
         dataset: content of the annotation file, or the evaluated part of it.
         scores: scores by task.
+        annotation_file: path of the annotations; by default that of the metadata.
+        max_dets_per_image: limit of detections per category and image.
 
     Returns:
-        ``dataset``, ``annotation_file``, ``image_root``, ``num_images``, ``categories`` (id, name and number of objects) and
-        ``tasks``; for each task ``metrics`` in percent, the same ``by_category``, and ``precision`` as in :class:`.Scores`.
+        ``dataset``, ``annotation_file``, ``image_root``, ``num_images``, ``max_dets_per_image``, ``categories`` (id, name and
+        number of objects) and ``tasks``; for each task ``metrics`` in percent, the same ``by_category``, and ``precision`` as
+        in :class:`.Scores`.
     """
     objects = Counter(a["category_id"] for a in dataset.get("annotations", []) if not a.get("iscrowd"))
     categories = Categories.from_coco(dataset["categories"])
     return {
         "dataset": metadata.name,
-        "annotation_file": _absolute(metadata.get("json_file")),
+        "annotation_file": _absolute(annotation_file or metadata.get("json_file")),
         "image_root": _absolute(metadata.get("image_root")),
         "num_images": len({image["id"] for image in dataset["images"]}),
+        "max_dets_per_image": max_dets_per_image,
         "categories": [{"id": id_, "name": name, "objects": objects[id_]} for id_, name in categories.items()],
         "tasks": {task: _as_json(found) for task, found in scores.items()},
     }
@@ -51,7 +63,7 @@ def evaluation_to_json(metadata: Metadata, dataset: Mapping[str, Any], scores: M
 
 def remove_evaluation(folder: str | os.PathLike[str]) -> None:
     """Delete the files of an earlier evaluation, so that they are not taken for those of the next one."""
-    for name in (EVALUATION_FILE, PREDICTIONS_FILE):
+    for name in (EVALUATION_FILE, PREDICTIONS_FILE, GROUND_TRUTH_FILE):
         (Path(folder) / name).unlink(missing_ok=True)
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import detection_utils
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
+
+from flash_internimage.images import read_rgb
 
 from .coco import FastCOCOEvaluator
 from .drawing import draw_annotations, draw_instances, side_by_side
@@ -51,7 +52,7 @@ class ValidationVisualizer(DatasetEvaluator):
         return {}
 
     def _draw(self, given: dict[str, Any], instances: Instances) -> np.ndarray:
-        image = detection_utils.read_image(given["file_name"], format="RGB")
+        image = read_rgb(given["file_name"])
         categories, annotations = self._evaluator.categories, self._evaluator.annotations_of(given["image_id"])
         assert categories is not None  # an evaluator of a dataset with annotations
         truth = draw_annotations(image, annotations, categories.names, categories.class_of)

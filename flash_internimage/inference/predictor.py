@@ -20,10 +20,10 @@ from PIL import Image
 from flash_internimage import model_zoo
 from flash_internimage.checkpoint import Checkpointer, class_names_of, read_checkpoint
 from flash_internimage.data import Categories, TestMapper, literal_num_classes
-from flash_internimage.data.images import read_rgb, to_rgb
 from flash_internimage.engine.config import load_config
 from flash_internimage.engine.distributed import resolve_device
 from flash_internimage.errors import UserError
+from flash_internimage.images import read_rgb, to_rgb
 from flash_internimage.solver.ema import ema_of_run
 from flash_internimage.structures import select
 

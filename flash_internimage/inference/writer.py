@@ -6,16 +6,16 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from flash_internimage.data.images import decode_rgb, read_rgb
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation.drawing import draw_instances
 from flash_internimage.files import write_atomically
+from flash_internimage.images import decode_rgb, read_rgb
 
 from .detections import Detections
 from .predictor import Predictor
@@ -70,8 +70,7 @@ class DetectionWriter:
         write_atomically(target, lambda path: write_video(path, frames(), video.frames_per_second))
 
     def _draw(self, source: Source, image: np.ndarray, file_name: str, frame: int | None = None) -> np.ndarray:
-        output: Any = self.predictor(image)
-        instances = output["instances"]
+        instances = cast(dict[str, Any], self.predictor(image))["instances"]
         self.detections.add(source.path, instances, file_name, frame)
         return draw_instances(image, instances, self.predictor.class_names)
 

@@ -4,7 +4,11 @@ The package must be importable without the compiled library, so an import failur
 cause, by the first call that needs the library.
 """
 
+import importlib.util
+import re
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +24,31 @@ try:
     from flash_internimage import _C
 except ImportError as error:
     _load_error = error
+
+_REBUILD = (
+    "build it again with `pip install --no-build-isolation --force-reinstall --no-deps .` in the folder of setup.py, with "
+    "the PyTorch that is used now"
+)
+
+
+def torch_of(library: Path) -> str | None:
+    """The PyTorch version that a compiled library was built for, read from its file; None if it has none."""
+    found = re.search(rb"flash_internimage built for torch ([\w.]+)", library.read_bytes())
+    return found[1].decode() if found else None
+
+
+def mismatch(library: Path) -> str | None:
+    """One sentence if a compiled library was built for another minor version of PyTorch, otherwise None."""
+    built, used = torch_of(library), torch.__version__.split("+")[0]
+    if built is None or built.split(".")[:2] == used.split(".")[:2]:
+        return None
+    return f"flash_internimage was built for torch {built}, and this is torch {used}; {_REBUILD}"
+
+
+_spec = importlib.util.find_spec("flash_internimage._C")
+_mismatch = mismatch(Path(_spec.origin)) if _load_error is not None and _spec is not None and _spec.origin else None
+if _mismatch is not None:
+    warnings.warn(_mismatch, stacklevel=2)
 
 
 def is_available() -> bool:
@@ -38,10 +67,8 @@ def require(name: str) -> None:
             never built from one that was built for another Python or PyTorch.
     """
     if _load_error is not None:
-        raise UserError(
-            f"{name}: the compiled library flash_internimage._C could not be loaded ({_load_error}); build it with "
-            "`pip install --no-build-isolation -e .` in the folder of setup.py, with the PyTorch that is used now"
-        ) from _load_error
+        reason = _mismatch or f"the compiled library flash_internimage._C could not be loaded ({_load_error}); {_REBUILD}"
+        raise UserError(f"{name}: {reason}") from _load_error
 
 
 def operator(name: str, *tensors: Tensor) -> Callable[..., Any]:

@@ -3,5 +3,6 @@
 from .boxes import PreciseBoxes
 from .instances import select
 from .masks import SharedMasks
+from .window_masks import WindowMasks
 
-__all__ = ["PreciseBoxes", "SharedMasks", "select"]
+__all__ = ["PreciseBoxes", "SharedMasks", "WindowMasks", "select"]

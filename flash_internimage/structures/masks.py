@@ -10,6 +10,10 @@ from torchvision.ops import roi_align
 
 from flash_internimage.errors import UserError
 
+from .window_masks import WindowMasks
+
+_MAX_PIXELS = 1 << 25  # of the bitmaps that are converted to floating point and cropped at once: 128 MiB in float32
+
 
 def crop_masks(masks: Tensor, index: Tensor, boxes: Tensor, size: int, size_divisibility: int) -> Tensor:
     """Crop one mask per box and resize the crop to ``size`` x ``size``.
@@ -42,7 +46,7 @@ class SharedMasks:
     boxes.
 
     Args:
-        masks: M bitmaps.
+        masks: M masks.
         index: (R,) index of the bitmap of each box.
         size_divisibility: see :func:`crop_masks`.
 
@@ -50,8 +54,8 @@ class SharedMasks:
         UserError: ``masks`` are polygons, which would be rasterized to different pixels.
     """
 
-    def __init__(self, masks: BitMasks, index: Tensor, size_divisibility: int) -> None:
-        if not isinstance(masks, BitMasks):
+    def __init__(self, masks: BitMasks | WindowMasks, index: Tensor, size_divisibility: int) -> None:
+        if not isinstance(masks, BitMasks | WindowMasks):
             raise UserError(
                 f"mask head: gt_masks must be BitMasks, got {type(masks).__name__}; "
                 "set instance_mask_format='bitmask' in the dataset mapper"
@@ -68,4 +72,14 @@ class SharedMasks:
 
     def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
         """Crop the masks to the (R, 4) boxes: (R, mask_size, mask_size) boolean."""
-        return crop_masks(self.masks.tensor, self.index, boxes, mask_size, self.size_divisibility)
+        used, index = torch.unique(self.index, return_inverse=True)
+        height, width = self.masks.image_size
+        step = max(1, _MAX_PIXELS // max(1, height * width))
+        crops = torch.zeros((len(boxes), mask_size, mask_size), dtype=torch.bool, device=boxes.device)
+        for start in range(0, len(used), step):
+            chunk = used[start : start + step]
+            masks = self.masks
+            bitmaps = masks.bitmaps(chunk.tolist()) if isinstance(masks, WindowMasks) else masks.tensor[chunk]
+            rows = torch.nonzero((index >= start) & (index < start + step))[:, 0]
+            crops[rows] = crop_masks(bitmaps, index[rows] - start, boxes[rows], mask_size, self.size_divisibility)
+        return crops

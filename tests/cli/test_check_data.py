@@ -66,7 +66,7 @@ def test_what_only_shows_when_images_are_opened(run, content, tmp_path):
     first, second, total = output.splitlines()[-3:]
     assert first.startswith(f"error: {tmp_path}/own images/1.png, referenced by image 5 of ")
     assert "is not a readable image" in first
-    assert "should be 60 x 80 pixels as annotated, but is 80 x 60 (turned by a quarter" in second
+    assert "should be 60 x 80 pixels as annotated, but is 80 x 60 (width and height are swapped" in second
     assert total == "2 errors, 0 warnings"
 
 
@@ -105,7 +105,7 @@ def test_many_damaged_images_are_not_all_listed(run, content, tmp_path):
 def test_unusable_annotation_file(run):
     code, output = run({"images": []})
     assert code == 1
-    assert "has no categories" in output
+    assert "there are no categories" in output
 
 
 def test_pictures(run, content, tmp_path):
@@ -138,3 +138,35 @@ def test_what_is_damaged_is_drawn_as_far_as_it_can_be(run, content, tmp_path, da
     _, output = run(content, "--output", str(tmp_path / "check"))
     assert "3 images with their objects" in output
     assert (tmp_path / "check/grid.png").is_file()
+
+
+HOSTILE = {
+    "image id of a list": lambda c: c["images"][0].update(id=[5]),
+    "file name of a number": lambda c: c["images"][0].update(file_name=1),
+    "width of text": lambda c: c["images"][0].update(width="80"),
+    "annotation's image of a list": lambda c: c["annotations"][0].update(image_id=[5]),
+    "category of a list": lambda c: c["annotations"][0].update(category_id=[42]),
+    "annotations of null": lambda c: c.update(annotations=None),
+    "annotation of null": lambda c: c["annotations"].append(None),
+    "polygon with NaN": lambda c: c["annotations"][0].update(segmentation=[[1, 1, float("nan"), 5, 9, 9]]),
+    "polygon far away": lambda c: c["annotations"][0].update(segmentation=[[1, 1, 1e8, 5, 9, 9]]),
+    "run lengths beyond the image": lambda c: c["annotations"][0].update(segmentation={"size": [60, 80], "counts": [10, 9000]}),
+    "crowd regions alone": lambda c: [a.update(iscrowd=1) for a in c["annotations"]],
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
+def test_invalid_contents_are_reported_and_not_drawn(run, content, tmp_path, change):
+    change(content)
+    code, output = run(content, "--output", str(tmp_path / "check"))
+    assert code == 1
+    assert output.splitlines()[-1] == f"1 errors, {output.count('warning: ')} warnings"
+    assert f"error: annotation file {tmp_path / 'a.json'}: " in output
+
+
+def test_deep_image_is_an_error(run, content, tmp_path):
+    Image.fromarray(np.full((60, 80), 40000, dtype=np.uint16)).save(tmp_path / "own images/1.png")
+    code, output = run(content)
+    assert code == 1
+    assert "1.png, referenced by image 5 of" in output
+    assert "has one channel of 16 bits" in output

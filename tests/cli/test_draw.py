@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog
 from PIL import Image
 
 
@@ -40,3 +41,14 @@ def test_one_dataset_is_needed(flash_internimage, tmp_path, data):
     done = flash_internimage("draw", *data, "--predictions", "p.json", "--output", tmp_path / "pictures")
     assert done.returncode == 2
     assert "expected either --dataset, or --json and --images" in done.stderr
+
+
+def test_dataset_without_class_names(flash_internimage, evaluated, tmp_path):
+    DatasetCatalog.register("nameless", list)
+    try:
+        predictions = ["--predictions", evaluated / "inference/coco_instances_results.json"]
+        done = flash_internimage("draw", "--dataset", "nameless", *predictions, "--output", tmp_path / "pictures")
+    finally:
+        DatasetCatalog.remove("nameless")
+    assert done.returncode == 1
+    assert "dataset 'nameless': expected thing_classes in its metadata, got none" in done.stderr

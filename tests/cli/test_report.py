@@ -14,7 +14,7 @@ def test_written_into_the_folder_that_is_given(flash_internimage, evaluated, tmp
     assert (done.returncode, done.stdout) == (0, f"{folder / 'report.html'}\n")
     page = (folder / "report.html").read_text()
     assert "model: Tiny of this run" in page
-    assert "a score of 0.7 or more" in page
+    assert "with a score of at least 0.7" in page
 
 
 def test_no_evaluation(flash_internimage, tmp_path):

@@ -6,7 +6,6 @@ from detectron2.data import Metadata, MetadataCatalog
 
 from flash_internimage.checkpoint import Checkpointer, read_checkpoint
 from flash_internimage.data import Categories
-from flash_internimage.data.categories import read_categories
 
 MUG_AND_SPOON = [{"id": 42, "name": "mug"}, {"id": 7, "name": "spoon"}]
 
@@ -16,21 +15,6 @@ def test_classes_are_the_categories_in_ascending_order_of_ids():
     assert categories == {7: "spoon", 42: "mug"}
     assert (categories.names, categories.ids, categories.class_of) == (["spoon", "mug"], [7, 42], {7: 0, 42: 1})
     assert (len(categories), categories[42], 9 in categories) == (2, "mug", False)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({}, "a.json has no categories"),
-        ({"categories": [{"id": 1}]}, 'every category needs an integer "id" and a "name"'),
-        ({"categories": [{"id": "x", "name": "mug"}]}, 'every category needs an integer "id" and a "name"'),
-        ({"categories": [*MUG_AND_SPOON, {"id": 7, "name": "fork"}]}, "two categories with the same id"),
-    ],
-    ids=["none", "no name", "no number", "an id twice"],
-)
-def test_categories_that_cannot_be_used_are_refused(content, message):
-    with pytest.raises(ValueError, match=message):
-        read_categories(content, "a.json")
 
 
 def test_registered_categories_are_in_the_order_of_the_registered_classes():

@@ -26,15 +26,21 @@ def test_valid_dataset(write_dataset):
 def test_dataset_without_annotations_is_valid(write_dataset):
     report = check_dataset(*write_dataset(lambda c: c.pop("annotations")))
     assert report.errors == []
+    assert report.warnings == [
+        f"{report.source}: there are no annotations, so that models can be run on this dataset, but not trained"
+    ]
     assert report.objects == {7: 0, 42: 0}
 
 
 ERRORS = {
-    "no categories": (lambda c: c.pop("categories"), "annotations.json has no categories"),
-    "empty categories": (lambda c: c.update(categories=[]), "has no categories"),
-    "category without a name": (lambda c: c["categories"][0].pop("name"), 'every category needs an integer "id" and a "name"'),
-    "duplicate category": (lambda c: c["categories"].append({"id": 7, "name": "fork"}), "two categories with the same id"),
-    "no images": (lambda c: c.update(images=[], annotations=[]), 'lists no images under "images"'),
+    "no categories": (lambda c: c.pop("categories"), "annotations.json: there are no categories"),
+    "empty categories": (lambda c: c.update(categories=[]), "there are no categories"),
+    "category without a name": (lambda c: c["categories"][0].pop("name"), '1 categories lack "id" or "name"'),
+    "duplicate category": (
+        lambda c: c["categories"].append({"id": 7, "name": "fork"}),
+        "1 category ids are those of another category: 7, 'spoon' and 'fork'",
+    ),
+    "no images": (lambda c: c.update(images=[], annotations=[]), 'there are no images; list them under "images"'),
     "image without size": (lambda c: c["images"][0].pop("width"), '1 images lack one of "id", "file_name", "height"'),
     "duplicate image id": (lambda c: c["images"][1].update(id=10), r"1 image ids are duplicates: 10 \(2.jpg\)"),
     "missing image": (
@@ -48,9 +54,9 @@ ERRORS = {
         r"category that the file does not list: annotation 1 of image 10 with category 8; .* 7 \(spoon\), 42 \(mug\)",
     ),
     "ignore": (lambda c: first(c).update(ignore=1), 'have "ignore", which detectron2 refuses'),
-    "box of three numbers": (lambda c: first(c).update(bbox=[1, 2, 3]), r"boxes are not four numbers .*: \[1, 2, 3\]"),
-    "box with NaN": (lambda c: first(c).update(bbox=[1, 2, float("nan"), 4]), "boxes are not four numbers"),
-    "no box": (lambda c: first(c).pop("bbox"), "boxes are not four numbers .*: None"),
+    "box of three numbers": (lambda c: first(c).update(bbox=[1, 2, 3]), r"boxes are not four finite numbers .*: \[1, 2, 3\]"),
+    "box with NaN": (lambda c: first(c).update(bbox=[1, 2, float("nan"), 4]), "boxes are not four finite numbers"),
+    "no box": (lambda c: first(c).pop("bbox"), "boxes are not four finite numbers .*: None"),
     "mask of another size": (
         lambda c: first(c).update(segmentation={"size": [80, 60], "counts": [4800]}),
         r"RLE masks do not match the size of their image: annotation 1 of image 10, .* size \[60, 80\], but has \[80, 60\]",
@@ -196,7 +202,7 @@ def test_require_valid_raises_all_kinds(write_dataset):
 
     file, images = write_dataset(corrupt)
     MetadataCatalog.get("corrupt").set(json_file=str(file), image_root=str(images))
-    with pytest.raises(ValueError, match=r"(?s)2 kinds of errors in a dataset:.*image files are missing.*does not list"):
+    with pytest.raises(ValueError, match=r"(?s)2 kinds of errors in a dataset:.*does not list.*image files are missing"):
         require_valid("corrupt")
     MetadataCatalog.remove("corrupt")
 

@@ -1,12 +1,13 @@
 """Mappers: pixels, boxes and masks of samples, and errors for unreadable images."""
 
 import copy
+import warnings
 
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
-from detectron2.data.transforms import RandomFlip
+from detectron2.data.transforms import AugInput, AugmentationList, RandomFlip, RandomRotation, ResizeShortestEdge
 from detectron2.structures import BoxMode
 from fvcore.transforms.transform import CropTransform
 from PIL import Image
@@ -205,3 +206,57 @@ def test_color_modes_are_converted_to_rgb(dataset_dict, tmp_path, mode):
     file = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
     Image.open(dataset_dict["file_name"]).convert(mode).save(file)
     assert read_image({**dataset_dict, "file_name": str(file)}).shape == (40, 60, 3)
+
+
+TRANSFORMS = {
+    "none": [],
+    "resize": [ResizeToFit([57], 90)],
+    "resize and flips": [ResizeToFit([23], 90), RandomFlip(1.0), RandomFlip(1.0, horizontal=False, vertical=True)],
+    "crop between resizes": [ResizeToFit([50], 90), CropTransform(7, 11, 40, 30), ResizeToFit([60], 90), RandomFlip(1.0)],
+    "detectron2's resize, which reads whole masks": [RandomFlip(1.0), ResizeShortestEdge([57, 57], 90)],
+    "rotation, which reads whole masks": [RandomRotation([30, 30], expand=False)],
+}
+
+
+@pytest.mark.parametrize("augmentations", TRANSFORMS.values(), ids=TRANSFORMS.keys())
+def test_masks_in_windows_equal_transformed_bitmaps(dataset_dict, augmentations):
+    random = np.random.RandomState(2)
+    for segmentation in (
+        [[-5.5, 30.25, 15, 30, 15, 45]],
+        uncompressed_rle(np.zeros((40, 60), dtype=bool)),
+        uncompressed_rle(np.ones((40, 60), dtype=bool)),
+        compressed_rle(random.rand(40, 60) < 0.1),
+        {"size": [40, 60], "counts": [0, 0, 400, 40, 1960, 0]},  # runs of length zero
+    ):
+        dataset_dict["annotations"].append(
+            {**dataset_dict["annotations"][0], "bbox": [1, 1, 50, 30], "segmentation": segmentation}
+        )
+    objects = [a for a in dataset_dict["annotations"] if not a["iscrowd"]]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*not writable")  # of torch, for the arrays of PIL
+        sample = TrainingMapper(augmentations)(dataset_dict)
+    transforms = AugmentationList(augmentations)(AugInput(pixels_of(dataset_dict)))
+    expected = [transforms.apply_segmentation(segmentation_to_mask(a["segmentation"], 40, 60)) for a in objects]
+    boxes = transforms.apply_box(np.array([BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects]))
+    height, width = sample["image"].shape[1:]
+    boxes = boxes.clip(0, [width, height, width, height])
+    kept = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+    assert len(kept) > 3
+    np.testing.assert_array_equal(sample["instances"].gt_masks.tensor.numpy(), np.stack([expected[i] for i in kept]) != 0)
+
+
+def test_a_thousand_small_objects_take_little_memory(dataset_dict, tmp_path):
+    Image.new("RGB", (1200, 800)).save(tmp_path / "crowded.png")
+    corners = np.random.RandomState(0).rand(1000, 2) * [1150, 750]
+    dataset_dict.update(file_name=str(tmp_path / "crowded.png"), height=800, width=1200)
+    dataset_dict["annotations"] = [
+        {
+            **dataset_dict["annotations"][0],
+            "bbox": [x, y, 30, 20],
+            "segmentation": [[x, y, x + 30, y, x + 30, y + 20, x, y + 20]],
+        }
+        for x, y in corners.tolist()
+    ]
+    masks = TrainingMapper([ResizeToFit([800], 1333)])(dataset_dict)["instances"].gt_masks
+    assert len(masks) == 1000
+    assert masks.pixels.numel() < 1000 * 32 * 22

@@ -39,7 +39,7 @@ def test_error_messages_that_are_headings_are_given_by_the_code(repository, mess
 @pytest.mark.parametrize(
     ("page", "message"),
     [
-        ("faq.md", "was built without CUDA kernels, got a CUDA tensor; reinstall it where a CUDA toolkit is found, or with"),
+        ("faq.md", "was built without CUDA kernels, got a CUDA tensor; install a CUDA compiler with"),
         ("faq.md", "lower optimizer.lr, set train.clip_grad.max_norm, or look at these images and their boxes"),
         ("faq.md", ", PyTorch sees "),
         ("custom_data.md", "re-initialized for another number of classes ("),

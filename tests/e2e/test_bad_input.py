@@ -124,7 +124,7 @@ def test_truncated_annotations(refused, broken_data):
 def test_annotations_without_categories(refused, broken_data):
     overrides, edit, _ = broken_data
     edit(lambda content: content.pop("categories"))
-    assert "has no categories" in refused(NANO, *overrides)
+    assert "there are no categories" in refused(NANO, *overrides)
 
 
 def test_unknown_category(refused, broken_data):

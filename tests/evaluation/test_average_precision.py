@@ -16,7 +16,7 @@ from tests.evaluation.ellipses import ground_truth, perfect, predictions
 TASKS = ("bbox", "segm")
 
 
-def by_pycocotools(dataset: dict, results: list[dict], task: str) -> tuple[np.ndarray, np.ndarray]:
+def by_pycocotools(dataset: dict, results: list[dict], task: str, limit: int = 100) -> tuple[np.ndarray, np.ndarray]:
     """Compute AP, AP50, AP75, APs, APm, APl and the precision of each category with the official implementation."""
     truth = COCO()
     truth.dataset = copy.deepcopy(dataset)
@@ -25,9 +25,13 @@ def by_pycocotools(dataset: dict, results: list[dict], task: str) -> tuple[np.nd
     for result in results:
         result.pop("bbox" if task == "segm" else "segmentation")
     evaluation = COCOeval(truth, truth.loadRes(results), task)
+    evaluation.params.maxDets = [1, 10, limit]
     evaluation.evaluate()
     evaluation.accumulate()
-    evaluation.summarize()
+    if limit == 100:  # pycocotools summarizes no other limit
+        evaluation.summarize()
+    else:
+        evaluation.stats = np.full(6, np.nan)
     return tuple(np.where(v > -1, v * 100, np.nan) for v in (evaluation.stats[:6], evaluation.eval["precision"][..., -1]))
 
 
@@ -178,3 +182,29 @@ def test_inconsistent_predictions_are_rejected(change, message):
         del results[1]["segmentation"]
     with pytest.raises(ValueError, match=message):
         average_precision(dataset, results, TASKS)
+
+
+@pytest.mark.parametrize("limit", [50, 300])
+def test_limit_of_detections_equals_that_of_pycocotools(limit):
+    random = np.random.RandomState(4)
+    dataset = ground_truth(random, images=2)
+    drawn = [r for _ in range(30) for r in predictions(random, dataset)]
+    results = [{**r, "category_id": 7, "score": round(random.rand(), 2)} for r in drawn]
+    for task, scores in average_precision(dataset, results, TASKS, limit).items():
+        _, precision = by_pycocotools(dataset, results, task, limit)
+        np.testing.assert_array_equal(scores.precision, precision[..., 0])
+
+
+def test_two_thousand_objects_of_a_class_in_an_image():
+    corners = np.random.RandomState(0).permutation(2000)
+    boxes = [[float(n % 50 * 20), float(n // 50 * 20), 15.0, 15.0] for n in corners]
+    found = [{"image_id": 1, "category_id": 1, "bbox": box} for box in boxes]
+    dataset = {
+        "images": [{"id": 1, "height": 800, "width": 1000}],
+        "annotations": [{**f, "id": n} for n, f in enumerate(found)],
+        "categories": [{"id": 1}],
+    }
+    results = [{**f, "score": 0.9} for f in found]
+    # With the first 100 of 2000 found, precision is 1 up to a recall of 0.05: 6 of 101 points.
+    assert average_precision(dataset, results, ["bbox"])["bbox"].metrics["AP"] == pytest.approx(100 * 6 / 101)
+    assert average_precision(dataset, results, ["bbox"], 2000)["bbox"].metrics["AP"] == pytest.approx(100)

@@ -181,3 +181,17 @@ def test_dataset_without_annotations(dataset, tmp_path, caplog, annotations, fol
         assert [path.name for path in (tmp_path / folder).iterdir()] == ["coco_instances_results.json"]
         with pytest.raises(UserError, match="holds detections, but no evaluation.json: the dataset has no annotations"):
             read_evaluation(tmp_path / folder)
+
+
+@pytest.mark.parametrize("limit", [1, 100])
+def test_limit_of_detections_is_used_and_saved(dataset, tmp_path, limit, caplog):
+    evaluator = FastCOCOEvaluator("evaluated", output_dir=str(tmp_path / "out"), max_dets_per_image=limit)
+    results = run(evaluator, dataset)
+    assert (results["bbox"]["AP"] > 99) == (limit == 100)
+    assert ("but only 1 detections per category and image are evaluated" in caplog.text) == (limit == 1)
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["max_dets_per_image"] == limit
+
+
+def test_limit_of_detections_must_be_positive(dataset):
+    with pytest.raises(ValueError, match="max_dets_per_image should be 1 or more, got 0"):
+        FastCOCOEvaluator("evaluated", max_dets_per_image=0)

@@ -73,6 +73,15 @@ def test_report_contains_the_metrics(report, evaluated):
         assert f"{category['name']}{category['objects']}" in Page(report).text
 
 
+def test_report_states_the_limit_of_detections(evaluated, tmp_path):
+    folder = tmp_path / "inference"
+    shutil.copytree(evaluated / "inference", folder)
+    content = json.loads((folder / "evaluation.json").read_text())
+    (folder / "evaluation.json").write_text(json.dumps({**content, "max_dets_per_image": 1500}))
+    write_report(tmp_path, tmp_path / "report.html", num_images=0)
+    assert "AP uses up to 1,500 detections per class and image." in (tmp_path / "report.html").read_text()
+
+
 def test_report_contains_the_charts(report):
     charts = [base64.b64decode(url).decode() for url in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", report)]
     assert len(charts) == 5

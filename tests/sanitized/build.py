@@ -1,6 +1,6 @@
-"""Compiles the programs with ninja: once, then what changed.
+"""Compiles the programs with ninja, incrementally.
 
-python -m tests.sanitized.build      # those of the tests
+python -m tests.sanitized.build      # the programs that the tests use
 """
 
 import fcntl
@@ -19,30 +19,30 @@ CSRC = REPOSITORY / "csrc"
 SOURCES = Path(__file__).resolve().parent
 OPERATORS = ["dcnv4", "ms_deform_attn"]
 
-# Those of -fsanitize=undefined that kernels can meet; the rest would double the time to compile.
+# The checks of -fsanitize=undefined that apply to kernels; the others would double the compile time.
 UNDEFINED = "alignment,bounds,bool,float-cast-overflow,integer-divide-by-zero,pointer-overflow,shift,signed-integer-overflow"
 CATCH_UNDEFINED = f"-fsanitize={UNDEFINED} -fno-sanitize-recover=all"
 
 
 class Recipe(NamedTuple):
-    """How a program is compiled, beside what all are."""
+    """The parts of a program's build that depend on its variant."""
 
-    flags: str  # of every source, and of the program
-    sources: dict[Path, str]  # beside SHARED_SOURCES, with flags of their own
+    flags: str  # for every source, and for linking
+    objects: dict[str, tuple[Path, str]]  # in addition to SHARED_OBJECTS: the source of each object and its own flags
 
 
 class Variant(Protocol):
-    """What a program is compiled for; as text, its name in tests and the folder that it is built in."""
+    """What a program is compiled for. Its string is the name in tests and of the build folder."""
 
     def recipe(self, csrc: Path, operators: list[str]) -> Recipe:
-        """For kernels from the folder `csrc`; `operators` are those that the program can run."""
+        """The build of kernels from the folder `csrc`, for a program that can run `operators`."""
 
 
-SHARED_SOURCES = {SOURCES / "main.cpp": "-O1", SOURCES / "request.cpp": "-O1"}
+SHARED_OBJECTS = {name: (SOURCES / f"{name}.cpp", "-O1") for name in ("main", "request")}
 
 
 def obstacle() -> str | None:
-    """Why no program can be built here, or None."""
+    """The reason why programs cannot be built on this machine, or None."""
     compiler = os.environ.get("CXX", "g++")
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
         return f"kernels under sanitizers are for Linux on x86-64 and AArch64, this is {sys.platform} on {platform.machine()}"
@@ -53,7 +53,7 @@ def obstacle() -> str | None:
 
 
 def ninja_file(recipe: Recipe, csrc: Path) -> str:
-    """Rules for one program."""
+    """The contents of build.ninja for one program."""
     compiler = os.environ.get("CXX", "g++")
     torch_includes = Path(torch.__file__).parent / "include"
     flags = [
@@ -70,15 +70,15 @@ def ninja_file(recipe: Recipe, csrc: Path) -> str:
         "rule link",
         f"  command = {compiler} -fsanitize=undefined {recipe.flags} $in -o $out",
     ]
-    sources = recipe.sources | SHARED_SOURCES
-    for source, more in sources.items():
-        lines += [f"build {source.stem}.o: compile {source}", f"  more = {more}"]
-    lines.append(f"build program: link {' '.join(f'{source.stem}.o' for source in sources)}")
+    objects = recipe.objects | SHARED_OBJECTS
+    for name, (source, more) in objects.items():
+        lines += [f"build {name}.o: compile {source}", f"  more = {more}"]
+    lines.append(f"build program: link {' '.join(f'{name}.o' for name in objects)}")
     return "\n".join(lines) + "\n"
 
 
 def program_in(folder: Path, variant: Variant) -> Path:
-    """Where a program lies in the folder of programs."""
+    """The path of a program in the folder of all programs."""
     return folder / str(variant).replace(" ", "_") / "program"
 
 
@@ -88,12 +88,12 @@ def build(
     folder: Path = REPOSITORY / "build" / "sanitized",
     operators: list[str] = OPERATORS,
 ) -> Path:
-    """The program, compiled if anything that it depends on has changed.
+    """Return the path of a program, after compiling what has changed.
 
     Args:
         csrc: the folder of the kernels' sources.
-        folder: where to build, in a folder of its own.
-        operators: those that the program can run.
+        folder: each variant is built in a subfolder of this.
+        operators: the operators that the program can run.
 
     Raises:
         RuntimeError: a source does not compile; the message is the compiler's.
@@ -103,7 +103,7 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
     with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # against another run of the tests
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests may run in several processes
         (folder / "build.ninja").write_text(ninja_file(variant.recipe(csrc, operators), csrc))
         built = subprocess.run(["ninja", "-C", folder, "-j", jobs], capture_output=True, text=True, check=False)
     if built.returncode != 0:
@@ -112,7 +112,7 @@ def build(
 
 
 def executable(variant: Variant) -> Path:
-    """The program: built, or, where SANITIZED_PROGRAMS names the folder of other ones (mutants.py), from there."""
+    """The path of a program: from the folder SANITIZED_PROGRAMS if that is set (by mutants.py), otherwise built."""
     others = os.environ.get("SANITIZED_PROGRAMS")
     return program_in(Path(others), variant) if others else build(variant)
 

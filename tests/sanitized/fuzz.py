@@ -1,11 +1,11 @@
-"""Random calls of both operators on sanitized kernels: no report, and the numbers of the oracles.
+"""Fuzzing: random calls of both operators on kernels under sanitizers, compared with the oracles.
 
     python -m tests.sanitized.fuzz --minutes 60
     python -m tests.sanitized.fuzz --programs cpu
-    python -m tests.sanitized.fuzz --programs "sanitized avx2" --seed 7 --call 1234      # one call again, that of a failure
+    python -m tests.sanitized.fuzz --programs "sanitized avx2" --seed 7 --call 1234      # repeats one call, after a failure
 
-Shapes, dtypes, strides, addresses, devices, orders of threads and what each of them does are drawn; so are offsets and
-locations, among which NaN, infinity, 1e30 and subnormal numbers lie.
+Shapes, dtypes, strides, addresses, devices, the order of threads and the work of each are random. So are offsets and
+locations, which include NaN, infinity, 1e30 and subnormal numbers.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from .operators import installed, operators
 from .process import Buffer, Fields
 
 HOSTILE = [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 1e-40, 5e-324, -1.0, 0.0]
-# Whether they vanish in a coordinate, and on which side of a kink a gradient is taken, depends on the order of additions.
+# Whether these vanish in a coordinate, and so the side of a kink on which the gradient is taken, depends on rounding.
 UNDECIDED = [-1e-40, -5e-324]
 PROGRAMS = {"cpu": cpu.ALL, "cuda": cuda.ALL}
 PROGRAMS |= {str(variant): [variant] for variant in [*cpu.ALL, *cpu.TESTED, *cuda.ALL]}
@@ -41,17 +41,17 @@ DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
 class Call(NamedTuple):
-    """One call: `function`, and what it should equal in float64, of the same tensors."""
+    """One call: `function`, and the `oracle` that it should match, computed in float64 from the same tensors."""
 
     description: str
     function: Callable[..., Tensor]
     oracle: Callable[..., Tensor]
     inputs: list[Tensor]
-    decided: bool  # whether it has to equal that
+    decided: bool  # whether the result is independent of rounding, so that it has to match
 
 
 class Draw:
-    """Random choices, all from one seed."""
+    """Random choices from one seed."""
 
     def __init__(self, seed: int) -> None:
         self.choose = random.Random(seed)
@@ -65,7 +65,7 @@ class Draw:
         return self.integer(low, high), self.integer(low, high)
 
     def dtypes(self) -> tuple[torch.dtype, torch.dtype]:
-        """Of value, and of points."""
+        """The dtypes of value and of point tensors."""
         dtype = self.choose.choice(DTYPES)
         wide = dtype in (torch.float16, torch.bfloat16) and self.choose.random() < 0.5
         return dtype, torch.float32 if wide else dtype
@@ -74,17 +74,17 @@ class Draw:
         return torch.randn(*shape, dtype=torch.float64, generator=self.generator)
 
     def exact(self, numbers: Tensor) -> Tensor:
-        """Steps of 1/8: sums and products with small numbers are then exact in every dtype, and so is each point's cell."""
+        """Round to multiples of 1/8, so that sums and products with small numbers, and each point's cell, are exact."""
         return (numbers * 8).round() / 8
 
     def hostile(self, numbers: Tensor) -> Tensor:
-        """Some of them replaced."""
+        """Replace some numbers by NaN, infinity and the like."""
         chosen = torch.rand(numbers.shape, generator=self.generator) < self.choose.choice([0.0, 0.05, 0.5])
         values = torch.tensor(HOSTILE if self.decided else HOSTILE + UNDECIDED, dtype=torch.float64)
         return torch.where(chosen, values[torch.randint(len(values), numbers.shape, generator=self.generator)], numbers)
 
     def layout(self, tensor: Tensor) -> Tensor:
-        """The same numbers with other strides, or at an address that is no multiple of 16."""
+        """The same tensor with other strides, or at an address that is not a multiple of 16."""
         kind = self.choose.choice(["plain", "plain", "permuted", "strided", "misaligned"])
         if kind == "permuted":
             order = self.choose.sample(range(tensor.dim()), tensor.dim())
@@ -158,13 +158,13 @@ def draw_ms_deform_attn(draw: Draw) -> Call:
 
 
 def draw_call(seed: int, number: int) -> tuple[Draw, Call]:
-    """The call of that number, and what to draw the rest from."""
+    """The call of that number, and the random generator for the rest of it."""
     draw = Draw(seed * 1_000_003 + number)
     return draw, draw.choose.choice([draw_dcnv4, draw_ms_deform_attn])(draw)
 
 
 def results(function: Callable[..., Tensor], inputs: list[Tensor], grad_output: Tensor | None) -> list[Tensor]:
-    """The output, and the gradients of some of the inputs: those that require one. No `grad_output` is one of ones."""
+    """The output and the gradients of the inputs that require one. `grad_output` defaults to ones."""
     output = function(*inputs)
     grad_output = torch.ones_like(output) if grad_output is None else grad_output
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
@@ -172,11 +172,11 @@ def results(function: Callable[..., Tensor], inputs: list[Tensor], grad_output: 
 
 
 def check(draw: Draw, call: Call) -> None:
-    """Run a call, forward and backward, and compare.
+    """Run a call forward and backward, and compare with the oracle.
 
     Raises:
-        AssertionError: other numbers than the oracle's.
-        KernelError: a report.
+        AssertionError: a result differs from the oracle's.
+        KernelError: a sanitizer reported an error.
     """
     wanted = [draw.choose.random() < 0.8 for _ in call.inputs]
     inputs = [tensor.detach().requires_grad_(flag) for tensor, flag in zip(call.inputs, wanted, strict=True)]
@@ -201,23 +201,20 @@ def check(draw: Draw, call: Call) -> None:
 
 
 class AnyProcess:
-    """A process of each variant, one of which answers the next calls."""
-
-    takes_empty = True
+    """One process per variant, of which `choose` selects the one for the next call."""
 
     def __init__(self, variants: Sequence[Variant]) -> None:
         self.processes = {str(variant): variant.start(executable(variant)) for variant in variants}
 
     def able(self, call: Call) -> list[str]:
-        """Those that are compiled for the call's dtypes."""
+        """The variants that are compiled for the call's dtypes."""
         dtypes = call.inputs[0].dtype, call.inputs[1].dtype
         return [name for name, process in self.processes.items() if process.runs(*dtypes)]
 
     def choose(self, call: Call, seed: str) -> tuple[str, str]:
-        """Draw one that is able, and, whichever else there are, the same about it; says which and what."""
+        """Choose an able variant at random, and its variation; return both. Neither depends on the other variants' choices."""
         name = random.Random(f"{seed} process").choice(self.able(call))
         self.chosen = self.processes[name]
-        self.takes_empty = self.chosen.takes_empty
         return name, self.chosen.vary(random.Random(f"{seed} variation"))
 
     def call(self, fields: Fields, buffers: dict[str, Buffer]) -> None:
@@ -229,10 +226,10 @@ class AnyProcess:
 
 
 def fuzz(numbers: Iterable[int], seed: int, variants: Sequence[Variant]) -> Counter[str]:
-    """Draw and check the calls of these numbers, as far as one of the variants is compiled for their dtypes.
+    """Check the random calls of these numbers, except those for whose dtypes no variant is compiled.
 
     Returns:
-        How many, by operator, dtypes and what they ran on.
+        The number of calls by operator, dtypes and variant.
 
     Raises:
         RuntimeError: a call failed; the message says how to repeat it.
@@ -255,13 +252,13 @@ def fuzz(numbers: Iterable[int], seed: int, variants: Sequence[Variant]) -> Coun
 
 
 def until(seconds: float) -> Iterator[int]:
-    """0, 1, 2 ... for so long after the first."""
+    """Count from 0 for this time."""
     start = time.monotonic()
     yield from itertools.takewhile(lambda _: time.monotonic() - start < seconds, itertools.count())
 
 
 def main() -> int:
-    """As in the module's description."""
+    """Run the command line that the module's description shows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,7 +1,7 @@
-// Answers requests on stdin (see request.h) until it ends. A sanitizer that finds something ends the process, with a report
-// on stderr.
+// Answers the requests on stdin (see request.h). If a sanitizer detects an error, the process ends with a report on
+// stderr.
 
-#include "operators.h"
+#include "registry.h"
 
 #include <iostream>
 #include <map>

@@ -1,7 +1,7 @@
-"""Shows that the tests under sanitizers bite: each line below, changed on a copy, has to make one of them fail.
+"""Mutation testing of the kernels: each change below, applied to a copy, has to make a test under sanitizers fail.
 
-python -m tests.sanitized.mutants            # all of them, a line each
-python -m tests.sanitized.mutants barrier    # those whose description holds the word
+python -m tests.sanitized.mutants            # all of them, one line of output each
+python -m tests.sanitized.mutants barrier    # those whose description contains the word
 """
 
 import argparse
@@ -21,11 +21,11 @@ from .cpu.kernels import TESTED
 from .cuda.emulator import VARIANTS
 
 FOLDER = REPOSITORY / "build" / "mutants"
-SECONDS = 900  # for the tests of one mutant; one that never ends is found too
+SECONDS = 900  # for the tests of one mutant; a mutant that never terminates counts as detected
 
 
 class Mutant(NamedTuple):
-    """A change of one line, which occurs once in its file."""
+    """A change of text that occurs exactly once in its file."""
 
     description: str
     file: str
@@ -34,24 +34,24 @@ class Mutant(NamedTuple):
 
 
 SAMPLING, VECTOR = "cuda/sampling.cuh", "cuda/vector.cuh"
-DCNV4, ATTENTION = "dcnv4/dcnv4_points.cuh", "ms_deform_attn/ms_deform_attn_points.cuh"
+DCNV4, ATTENTION = "dcnv4/dcnv4_points_cuda.cuh", "ms_deform_attn/ms_deform_attn_points_cuda.cuh"
 POINT_BLOCK = "cpu/point_block.h"
 
 CUDA_MUTANTS = [
     Mutant(
-        "off by one: the last point is not located",
+        "off by one: no location is computed for the last point",
         SAMPLING,
         "i < units * count; i += blockDim.x) {\n    const auto unit",
         "i < units * count - 1; i += blockDim.x) {\n    const auto unit",
     ),
-    Mutant("off by one: a row below the map", "core/bilinear.h", "(row + 1 < height ? 0xF", "(row < height ? 0xF"),
+    Mutant("off by one: a row below the feature map", "core/bilinear.h", "(row + 1 < height ? 0xF", "(row < height ? 0xF"),
     Mutant(
         "off by one: a unit beyond the last",
         SAMPLING,
         "const bool works = own < units &&",
         "const bool works = own <= units &&",
     ),
-    Mutant("bound: channels beyond the last", SAMPLING, "own < units && channel < points.channels", "own < units"),
+    Mutant("bound: channels beyond the last", SAMPLING, "own < units && channel < problem.channels", "own < units"),
     Mutant(
         "barrier dropped: before samples are replaced",
         SAMPLING,
@@ -65,7 +65,7 @@ CUDA_MUTANTS = [
         "",
     ),
     Mutant(
-        "barrier dropped: after locating",
+        "barrier dropped: after sampling locations are written",
         SAMPLING,
         "count, samples);\n          __syncthreads();",
         "count, samples);",
@@ -73,8 +73,8 @@ CUDA_MUTANTS = [
     Mutant(
         "barrier dropped: before gradients are read",
         SAMPLING,
-        "if (wants_points) {\n        __syncthreads();",
-        "if (wants_points) {",
+        "if (needs_points) {\n        __syncthreads();",
+        "if (needs_points) {",
     ),
     Mutant("barrier dropped: of the warp", SAMPLING, "__syncwarp(); // until every lane has read y and x", ""),
     Mutant(
@@ -101,13 +101,13 @@ CUDA_MUTANTS = [
     Mutant(
         "x and y swapped: location",
         ATTENTION,
-        "coordinate(static_cast<acc_t>(sampling_locations[2 * at + 1]), grid.height)",
-        "coordinate(static_cast<acc_t>(sampling_locations[2 * at]), grid.height)",
+        "coordinate(static_cast<acc_t>(location[1]), level.height)",
+        "coordinate(static_cast<acc_t>(location[0]), level.height)",
     ),
     Mutant(
         "int instead of int64: unit of a thread",
         SAMPLING,
-        "static_cast<typename points_t::index_t>(first_unit + i / count);\n    fill",
+        "static_cast<typename problem_t::index_t>(first_unit + i / count);\n    fill",
         "static_cast<int32_t>(first_unit + i / count);\n    fill",
     ),
     Mutant(
@@ -160,7 +160,7 @@ CPU_MUTANTS = [
     ),
     Mutant(
         "CPU, over-read: the end of the offsets' buffer, one too far",
-        "dcnv4/dcnv4_cpu_points.h",
+        "dcnv4/dcnv4_points_cpu.h",
         "end_(offset_mask_ + ",
         "end_(offset_mask_ + 1 + ",
     ),
@@ -178,15 +178,15 @@ CPU_MUTANTS = [
     ),
     Mutant(
         "CPU, x and y swapped: location",
-        "ms_deform_attn/ms_deform_attn_cpu_points.h",
-        "y[i] = coordinate(y[i], block.height[i])",
-        "y[i] = coordinate(x[i], block.height[i])",
+        "ms_deform_attn/ms_deform_attn_points_cpu.h",
+        "y[i] = ms_deform_attn::coordinate(y[i], block.height[i])",
+        "y[i] = ms_deform_attn::coordinate(x[i], block.height[i])",
     ),
     Mutant(
         "CPU, race: each slice writes the gradients of the rows before its own",
-        "dcnv4/dcnv4_cpu_kernel.h",
-        "const bool owns_row = row >= slice.first_output_row &&",
-        "const bool owns_row =",
+        "cpu/kernels.h",
+        "const bool owns_output = output >= first_owned &&",
+        "const bool owns_output =",
     ),
 ]
 
@@ -194,10 +194,10 @@ MUTANTS = CUDA_MUTANTS + CPU_MUTANTS
 
 
 def apply(mutant: Mutant, csrc: Path) -> str:
-    """The text of the changed file.
+    """Return the text of the changed file.
 
     Raises:
-        ValueError: the line to change is not there, or more than once, so the list is out of date.
+        ValueError: the text to change does not occur exactly once, so the list is out of date.
     """
     text = (csrc / mutant.file).read_text()
     if text.count(mutant.before) != 1:
@@ -210,7 +210,7 @@ def apply(mutant: Mutant, csrc: Path) -> str:
 
 @contextmanager
 def applied(mutant: Mutant, csrc: Path) -> Iterator[None]:
-    """The change, and the file as it was afterwards."""
+    """Apply a change for the duration of a with statement."""
     path = csrc / mutant.file
     original, changed = path.read_text(), apply(mutant, csrc)
     path.write_text(changed)
@@ -221,7 +221,7 @@ def applied(mutant: Mutant, csrc: Path) -> Iterator[None]:
 
 
 def failure(tests: list[str], chosen: str, programs: Path) -> str | None:
-    """The first of the tests with the words `chosen` that fails on the programs in a folder, and why; None where all pass.
+    """Run the tests that match `chosen` on the programs in a folder; return the first failure and its reason, or None.
 
     Raises:
         RuntimeError: the tests could not be run.
@@ -233,7 +233,7 @@ def failure(tests: list[str], chosen: str, programs: Path) -> str | None:
             command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS
         )
     except subprocess.TimeoutExpired:
-        return f"no end in {SECONDS} s"
+        return f"no result in {SECONDS} s"
     if run.returncode == 0:
         return None
     failed = re.search(r"^FAILED tests/(\S+::.*?\])(?: - (.*))?$", run.stdout, flags=re.MULTILINE)
@@ -245,12 +245,12 @@ def failure(tests: list[str], chosen: str, programs: Path) -> str | None:
 
 
 def killer_of_cuda(mutant: Mutant, csrc: Path) -> str | None:
-    """What fails on CUDA kernels from `csrc`, which `mutant` has changed."""
-    # Of what both operators share, one shows whether the tests notice.
+    """The test that fails on the CUDA kernels from `csrc`, which `mutant` has changed."""
+    # For code that both operators share, the tests of one are enough.
     operator = "ms_deform_attn" if mutant.file.startswith("ms_deform_attn") else "dcnv4"
-    # In which a mistake shows soonest, first.
+    # The tests that fail soonest come first.
     tests = ["tests/ops/test_cuda_kernels.py", f"tests/ops/test_{operator}.py"]
-    for variant in reversed(VARIANTS):  # that which finds the most, and compiles the soonest, first
+    for variant in reversed(VARIANTS):  # the one that detects more and compiles faster comes first
         build(variant, csrc, FOLDER / operator, [operator])
         killed = failure(tests, " and ".join([*str(variant).split(), operator]), FOLDER / operator)
         if killed:
@@ -259,22 +259,22 @@ def killer_of_cuda(mutant: Mutant, csrc: Path) -> str | None:
 
 
 def killer_of_cpu(mutant: Mutant, csrc: Path) -> str | None:
-    """What fails on CPU kernels from `csrc`, which `mutant` has changed."""
+    """The test that fails on the CPU kernels from `csrc`, which `mutant` has changed."""
     for variant in TESTED:
         build(variant, csrc, FOLDER / "cpu", OPERATORS)
     return failure(["tests/sanitized/test_fuzz.py"], "random and cpu", FOLDER / "cpu")
 
 
 def main() -> int:
-    """Try the mutants; 1 where one survives."""
+    """Try the mutants; return 1 if one survives."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("word", nargs="?", default="", help="only mutants whose description holds it")
+    parser.add_argument("word", nargs="?", default="", help="only mutants whose description contains it")
     chosen = [mutant for mutant in MUTANTS if parser.parse_args().word in mutant.description]
     for mutant in chosen:
         apply(mutant, CSRC)
     csrc = FOLDER / "csrc"
     shutil.rmtree(csrc, ignore_errors=True)
-    shutil.copytree(CSRC, csrc)  # with the times of the originals, so that only what changes is compiled
+    shutil.copytree(CSRC, csrc)  # keeps modification times, so that only changes are recompiled
 
     survivors = 0
     for mutant in chosen:

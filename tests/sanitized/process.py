@@ -1,4 +1,4 @@
-"""A program of kernels that answers requests (request.h), and what it is told."""
+"""A process that runs kernels on request, and the format of requests (request.h)."""
 
 import contextlib
 import random
@@ -16,12 +16,12 @@ from . import build
 
 
 class KernelError(RuntimeError):
-    """A kernel did what it must not; the message is the report of a sanitizer or of the program itself."""
+    """Raised for an invalid access or race; the message is the report of the sanitizer or of the emulator."""
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """Memory of a call. `parts` are pairs of an offset in bytes and a tensor: what an input holds, an output returns."""
+    """A buffer of a call. `parts` are pairs (offset in bytes, tensor): the contents of an input, the results of an output."""
 
     role: str  # input, output or sum; see request.h
     bytes: int
@@ -34,15 +34,15 @@ class Buffer:
 
 
 def whole(role: str, tensor: Tensor) -> Buffer:
-    """A buffer of one tensor, aligned as the tensor is."""
+    """A buffer for one tensor, with the tensor's alignment."""
     return Buffer(role, tensor.nbytes, [(0, tensor)] if tensor.nbytes else [], tensor.data_ptr() % 16)
 
 
-Fields = dict[str, object]  # of a request: what a kernel is told beside its buffers
+Fields = dict[str, object]  # of a request: everything except its buffers
 
 
 def program(variant: build.Variant) -> Path:
-    """The compiled program, for a test, which is skipped where it cannot be built."""
+    """The path of the compiled program; skips the test if it cannot be built here."""
     obstacle = build.obstacle()
     if obstacle is not None:
         pytest.skip(obstacle)
@@ -50,13 +50,11 @@ def program(variant: build.Variant) -> Path:
 
 
 class KernelProcess:
-    """A process of a program; one that has ended is replaced.
+    """A process of a program. It is restarted if it has ended.
 
     Args:
-        executable: what build.py built.
+        executable: the path that build.py returned.
     """
-
-    takes_empty = True  # whether kernels are called where there is no element to write
 
     def __init__(self, executable: Path) -> None:
         self.executable = executable
@@ -78,15 +76,15 @@ class KernelProcess:
             self._process = None
 
     def runs(self, value_dtype: torch.dtype, points_dtype: torch.dtype) -> bool:
-        """Whether the program is compiled for values and points of these dtypes."""
+        """Whether the program is compiled for these dtypes of value and point tensors."""
         return True
 
     def vary(self, choose: random.Random) -> str:
-        """Draw whatever must not change results; says what."""
+        """Choose everything at random that must not change results; return a description."""
         raise NotImplementedError
 
     def own_fields(self, fields: Fields) -> Fields:
-        """What requests of this kind of program have beside `fields`, which say what to compute."""
+        """The fields of a request that depend on the kind of program; `fields` describe the computation."""
         raise NotImplementedError
 
     def _running(self) -> subprocess.Popen:
@@ -99,10 +97,10 @@ class KernelProcess:
         return self._process
 
     def call(self, fields: Fields, buffers: dict[str, Buffer]) -> None:
-        """Run one kernel, and write what its outputs hold into their tensors.
+        """Run one kernel and copy its outputs into their tensors.
 
         Raises:
-            KernelError: the report.
+            KernelError: the kernel made an invalid access.
         """
         line = fields | self.own_fields(fields) | {f"buffer.{name}": buffer for name, buffer in buffers.items()}
         process = self._running()
@@ -122,7 +120,7 @@ class KernelProcess:
                 part.copy_(torch.frombuffer(answer, dtype=part.dtype).view(part.shape))
 
     def _report(self) -> str:
-        """What the process had to say before it ended."""
+        """The error output of the process, after it has ended."""
         self._process.wait()
         self._errors.seek(0)
         report = self._errors.read().decode(errors="replace")
@@ -139,6 +137,6 @@ def _text(value: object) -> str:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    # A copy, because a tensor of one element is contiguous whatever its strides, and those stop it from being seen as bytes.
+    # A copy, because a tensor of one element is contiguous with any strides, which make view(uint8) fail.
     plain = torch.empty(tensor.numel(), dtype=tensor.dtype).copy_(tensor.detach().reshape(-1))
     return plain.view(torch.uint8).numpy().tobytes()

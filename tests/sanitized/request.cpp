@@ -18,7 +18,7 @@ namespace sanitized {
 namespace {
 
 constexpr int64_t kAlignment = 64;
-// Above this memory is only promised, because a request uses a small part of it.
+// Larger buffers are mapped without being committed, because a request uses a small part of them.
 constexpr int64_t kMapped = int64_t(1) << 28;
 
 std::string until(std::istringstream& stream, char end) {
@@ -37,7 +37,7 @@ Buffer::Buffer(const std::string& name, const std::string& role, int64_t bytes, 
     : name(name),
       bytes(bytes),
       writable(role != "input"),
-      // What a kernel should have written but has not is NaN in every type.
+      // Elements that a kernel fails to write are NaN in every dtype.
       untouched(role == "output" ? 0xFF : 0),
       memory_bytes_(bytes > kMapped ? misalignment + bytes : 0) {
   if (memory_bytes_ > 0) {
@@ -47,7 +47,7 @@ Buffer::Buffer(const std::string& name, const std::string& role, int64_t bytes, 
       refuse("no " + std::to_string(bytes) + " bytes of address space for " + name);
     }
   } else {
-    // aligned_alloc would round the size up, and with it the end that must not be passed.
+    // aligned_alloc would round the size up, so accesses just beyond the buffer would go undetected.
     void* allocated = nullptr;
     if (posix_memalign(&allocated, kAlignment, misalignment + bytes) != 0) {
       refuse("no " + std::to_string(bytes) + " bytes of memory for " + name);

@@ -1,8 +1,8 @@
-// One call of an operator, as it comes in and as it is answered: a line of "name=value", then the bytes of its inputs.
+// One call of an operator as text and bytes: a line of "name=value" fields, then the contents of the inputs.
 //
-// A buffer is "buffer.<name>=<role>:<bytes>:<misalignment>:<offset>,<length>;..." with the parts that are sent, or for an
-// output sent back; the rest of an input is zero. Roles: input; output, which the kernel writes; sum, zeros to which it
-// adds. Buffers end where their memory ends.
+// A buffer is "buffer.<name>=<role>:<bytes>:<misalignment>:<offset>,<length>;...". The parts at the end are sent with
+// the request, or returned for an output; the rest of an input is zero. Roles: input; output, which the kernel writes;
+// sum, zeros to which it adds. A buffer ends where its memory ends.
 
 #pragma once
 
@@ -22,9 +22,9 @@ class Buffer {
   const std::string name;
   const int64_t bytes;
   const bool writable;
-  const unsigned char untouched; // each byte of what is writable
+  const unsigned char untouched; // the initial value of each byte, if writable
 
-  /// Memory as a request describes it, with what `stream` holds of an input.
+  /// Allocates a buffer as described, and reads the contents of an input from `stream`.
   static std::unique_ptr<Buffer> read(const std::string& name, const std::string& description, std::istream& stream);
   ~Buffer();
   Buffer(const Buffer&) = delete;
@@ -65,7 +65,7 @@ class Request {
   bool is_forward() const {
     return text("direction") == "forward";
   }
-  /// Null where the request lacks it.
+  /// Null if the request does not have it.
   void* buffer(const std::string& name) const;
   const std::vector<std::unique_ptr<Buffer>>& buffers() const {
     return buffers_;

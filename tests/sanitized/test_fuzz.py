@@ -1,4 +1,4 @@
-"""A short fuzz run, and that it would notice."""
+"""A short fuzz run, and a check that it detects errors."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The list of mutants keeps up with the kernels. `make mutants` shows that each of them is found."""
+"""Every mutant applies to the present kernels. `make mutants` shows that the tests detect each of them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer: a program for each instruction set."""
+"""CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer: one program per instruction set."""
 
 import random
 from pathlib import Path
@@ -10,7 +10,7 @@ from ..build import CATCH_UNDEFINED, SOURCES, Recipe
 from ..process import Fields, KernelProcess
 
 HERE = SOURCES / "cpu"
-Pair = tuple[torch.dtype, torch.dtype]  # of values and points
+Pair = tuple[torch.dtype, torch.dtype]  # of value and point tensors
 Piece = tuple[int, ...]
 
 CPP_NAMES = {
@@ -19,39 +19,27 @@ CPP_NAMES = {
 
 
 def ranges(choose: random.Random, length: int) -> list[tuple[int, int]]:
-    """[0, length) in one or more parts, each with a start and an end, none empty unless `length` is zero."""
+    """Split [0, length) into random ranges (start, end), none of them empty unless `length` is zero."""
     cuts = sorted(choose.sample(range(1, length), choose.randint(0, min(3, length - 1)))) if length > 1 else []
     return list(zip([0, *cuts], [*cuts, length], strict=True))
 
 
-def as_many_ranges(choose: random.Random, length: int, count: int) -> list[tuple[int, int]]:
-    """[0, length) in `count` parts, of which some may be empty."""
-    cuts = sorted(choose.randint(0, length) for _ in range(count - 1))
-    return list(zip([0, *cuts], [*cuts, length], strict=True))
-
-
 def slices(choose: random.Random, fields: Fields) -> list[Piece]:
-    """What the threads of a backward may own, all of it together: the members of csrc's BackwardSlice."""
+    """Split a backward into random slices, as threads may own them: the members of `Slice` in csrc."""
     pieces = []
     for image in range(fields["batch"]):
-        if fields["operator"] == "dcnv4":
-            for groups in ranges(choose, fields["groups"]):
-                rows = ranges(choose, fields["height"][0])
-                outputs = as_many_ranges(choose, fields["height"][1], len(rows))
-                pieces += [(image, *groups, *own, *output) for own, output in zip(rows, outputs, strict=True)]
-        else:
-            for heads in ranges(choose, fields["heads"]):
-                levels = ranges(choose, len(fields["spatial_shapes"]) // 2)
-                pieces += [(image, *heads, *own) for own in levels]
+        for groups in ranges(choose, fields["groups"]):
+            parts = choose.randint(1, fields["most_parts"])
+            pieces += [(image, *groups, part, parts) for part in range(parts)]
     return pieces
 
 
 class CpuKernels(KernelProcess):
-    """A process that runs CPU kernels, piece by piece, as threads would.
+    """A process that runs CPU kernels piece by piece, as threads would.
 
     Args:
-        pairs: the dtypes that the program is compiled for.
-        split: seed of the pieces that a call is made of, and of their order.
+        pairs: the dtypes that the program is compiled for; None for all.
+        split: the seed for the pieces of a call and their order.
     """
 
     def __init__(self, executable: Path, pairs: frozenset[Pair] | None = None, split: int = 0) -> None:
@@ -60,20 +48,19 @@ class CpuKernels(KernelProcess):
         self.split = split
 
     def runs(self, value_dtype: torch.dtype, points_dtype: torch.dtype) -> bool:
-        """Unless it is compiled for others."""
+        """Whether these dtypes are among `pairs`."""
         return self.pairs is None or (value_dtype, points_dtype) in self.pairs
 
     def vary(self, choose: random.Random) -> str:
-        """The split."""
+        """Choose the split at random."""
         self.split = choose.randint(0, 999)
         return f"split {self.split}"
 
     def own_fields(self, fields: Fields) -> Fields:
-        """The pieces, one number after the other."""
+        """The pieces, flattened."""
         choose = random.Random(self.split)
         if fields["direction"] == "forward":
-            outputs = fields["height"][1] * fields["width"][1] if fields["operator"] == "dcnv4" else fields["queries"]
-            pieces = ranges(choose, fields["batch"] * outputs)
+            pieces = ranges(choose, fields["batch"] * fields["outputs"])
         else:
             pieces = slices(choose, fields)
         choose.shuffle(pieces)
@@ -81,16 +68,16 @@ class CpuKernels(KernelProcess):
 
 
 class InstructionSet(NamedTuple):
-    """What a program is compiled for."""
+    """The instruction set and the dtypes that a program is compiled for."""
 
     name: str  # as in csrc/cpu/isa_*.h
-    pairs: frozenset[Pair] | None = None  # dtypes; None is all of them
+    pairs: frozenset[Pair] | None = None  # None for all
 
     def __str__(self) -> str:
         return f"sanitized {self.name}" + (" some" if self.pairs else "")
 
     def recipe(self, csrc: Path, operators: list[str]) -> Recipe:
-        """As in build.py. Unoptimized, because that compiles in half of the time, and no access is optimized away."""
+        """See build.py. Without optimization, which halves the compile time and removes no access."""
         kernels = f"-O0 {CATCH_UNDEFINED}"
         if self.pairs:
             dtypes = ", ".join(
@@ -98,23 +85,24 @@ class InstructionSet(NamedTuple):
                 for values, points in sorted(self.pairs, key=str)
             )
             kernels += f" -include {HERE / 'some_dtypes.h'} -DSOME_DTYPES='{dtypes}'"
-        sources = {HERE / f"{name}.cpp": f"-O0 -DINSTRUCTION_SET={self.name}" for name in operators}
-        sources |= {csrc / name / f"{name}_cpu_{self.name}.cpp": kernels for name in operators}
-        return Recipe(flags="-fsanitize=address", sources=sources)
+        objects = {"kernels": (csrc / "cpu" / f"kernels_{self.name}.cpp", kernels)}
+        for name in operators:
+            objects[name] = (HERE / "operator.cpp", f"-O0 -DOPERATOR={name} -DINSTRUCTION_SET={self.name}")
+        return Recipe(flags="-fsanitize=address", objects=objects)
 
     def start(self, executable: Path) -> CpuKernels:
-        """A process of the program that `recipe` makes."""
+        """A process of the program that `recipe` builds."""
         return CpuKernels(executable, self.pairs)
 
 
 def names() -> list[str]:
-    """The instruction sets that this machine can run, and PyTorch does."""
+    """The instruction sets that this machine has and PyTorch uses."""
     capability = torch.backends.cpu.get_cpu_capability()
     return ["generic", *(["avx2"] if "AVX" in capability else []), *(["avx512"] if "AVX512" in capability else [])]
 
 
 ALL = [InstructionSet(name) for name in names()]
-# In the tests each of them has other dtypes, and points have that of values, because compiling all would take a minute.
+# In the tests each program has other dtypes, the same for value and points, because compiling all would take a minute.
 TESTED = [
     InstructionSet(name, frozenset((dtype, dtype) for dtype in list(CPP_NAMES)[i :: len(names())]))
     for i, name in enumerate(names())

@@ -1,4 +1,4 @@
-// The pieces of a call, one after the other: what threads would do.
+// Runs the pieces of a call, which threads would run in parallel, one after the other.
 
 #pragma once
 
@@ -13,8 +13,8 @@
 
 namespace sanitized {
 
-/// A buffer that every piece finds untouched, and what all of them have written to it. No two may write the same byte:
-/// threads would race, even where both write the same.
+/// An output buffer that is reset before every piece, and the collected results of all pieces. No two pieces may write
+/// to the same byte, not even the same value: with threads that would be a data race.
 class Shared {
  public:
   explicit Shared(const Buffer& buffer)
@@ -42,7 +42,7 @@ class Shared {
   std::vector<unsigned char> written_;
 };
 
-/// Calls `body(piece)` for each of the request's pieces, of so many numbers each.
+/// Calls `body(piece)` for each of the request's pieces, which consist of `numbers` numbers.
 template <size_t numbers, typename body_t>
 void for_each_piece(const Request& request, const body_t& body) {
   std::vector<Shared> outputs;

@@ -1,5 +1,5 @@
-// Included before everything else where a program is compiled for some dtypes only, because each of them takes seconds:
-// -DSOME_DTYPES='Dtypes<float, float, float>, ...' says for which.
+// Restricts a program to some dtypes, because each takes seconds to compile: -DSOME_DTYPES='Dtypes<float, float,
+// float>, ...' lists them. Included before everything else.
 
 #pragma once
 

@@ -19,11 +19,11 @@ size_t actor_stack_bytes = 0;
 
 namespace {
 
-constexpr uintptr_t kCellBytes = 2; // of the smallest type
+constexpr uintptr_t kCellBytes = 2; // the size of the smallest dtype; a cell here is the unit of memory that is tracked
 constexpr uintptr_t kPageCells = 1024;
 
-/// The threads that have accessed a cell in one way, as far as one that comes later has to know: each `several` says that
-/// there was more than one, the first of which is named.
+/// The threads that have accessed a cell in one way, reduced to what detects a race with a later access: the first
+/// thread, and whether there were several.
 struct Accessors {
   bool any = false;
   bool several_blocks = false;
@@ -50,7 +50,7 @@ struct Accessors {
     }
   }
 
-  /// Whether one of them is another thread that is not ordered before `by`.
+  /// Whether one of them is another thread that no barrier orders before `by`.
   bool race_with(const Actor& by) const {
     if (!any) {
       return false;
@@ -143,7 +143,7 @@ void forget_accesses_of_blocks(const void* shared, size_t bytes) {
 
 void check_access(const void* pointer, size_t bytes, Access access) {
   if (actor == nullptr) {
-    return; // the host's
+    return; // host code
   }
   const auto address = reinterpret_cast<uintptr_t>(pointer);
   if (address - actor_stack < actor_stack_bytes) {
@@ -180,15 +180,15 @@ void check_access(const void* pointer, size_t bytes, Access access) {
   }
   const auto image = reinterpret_cast<uintptr_t>(&__executable_start);
   if (access == Access::Read && address - image < reinterpret_cast<uintptr_t>(&_end) - image) {
-    return; // constants of the program, and the indices of the thread
+    return; // constants, and threadIdx and the like
   }
   fault("%s %zu bytes at %p, which is no memory of the kernel's", name(access), bytes, pointer);
 }
 
 } // namespace cuda_emulator
 
-// What the compiler calls where it is told -fsanitize=thread. Its own library is not linked: it looks for races between
-// threads of the host.
+// The functions that -fsanitize=thread calls. ThreadSanitizer's runtime, which detects races between host threads, is
+// not linked.
 #define CUDA_EMULATOR_HOOK(bytes)                                              \
   extern "C" void __tsan_read##bytes(void* address) {                          \
     cuda_emulator::check_access(address, bytes, cuda_emulator::Access::Read);  \

@@ -1,4 +1,4 @@
-// What each thread reads and writes, and which of it two threads may not do without a barrier between them.
+// Data race detection: the reads and writes of each thread, and the barriers that order them.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace cuda_emulator {
 
-/// Global memory that kernels may read, or read and write, while this lives.
+/// Global memory that kernels may read, or read and write, during the lifetime of this object.
 class Region {
  public:
   Region(const char* name, const void* begin, size_t bytes, bool writable);
@@ -21,7 +21,7 @@ class Region {
   const bool writable;
 };
 
-/// The thread that runs, and the barriers that it has passed.
+/// The running thread and the number of barriers that it has passed.
 struct Actor {
   uint32_t block;
   uint32_t thread;
@@ -35,16 +35,16 @@ struct Actor {
 
 enum class Access { Read, Write, Atomic };
 
-/// To be called as a grid, and then each of its blocks, begins. The addresses are those of shared memory.
+/// To be called at the start of a grid, and of each of its blocks with the addresses of its shared memory.
 void forget_accesses_of_grids();
 void forget_accesses_of_blocks(const void* shared, size_t shared_bytes);
 
-/// The thread that is running, null between them; its own stack is nobody else's business.
+/// The running thread, or null in host code. Accesses to its own stack are not checked.
 extern const Actor* actor;
 extern uintptr_t actor_stack;
 extern size_t actor_stack_bytes;
 
-/// Called before each access: by the instrumentation of kernels that are compiled with -fsanitize=thread, and by atomics.
+/// Called before each access: by the instrumentation of -fsanitize=thread, and by atomics.
 void check_access(const void* address, size_t bytes, Access access);
 
 } // namespace cuda_emulator

@@ -1,4 +1,4 @@
-"""The CUDA kernels on an emulated GPU: a program for each pair of GPU architecture and kind of checks."""
+"""CUDA kernels on an emulated GPU: one program per combination of GPU architecture and checks."""
 
 import random
 from dataclasses import asdict, dataclass
@@ -10,13 +10,13 @@ from ..process import Fields, KernelProcess
 
 HERE = SOURCES / "cuda"
 WHOLE_PROGRAM = {"memory": "-fsanitize=address", "accesses": ""}
-# Only asks for calls before accesses, which accesses.cpp answers.
+# Inserts calls before accesses, which accesses.cpp implements.
 KERNELS_ONLY = {"memory": "", "accesses": "-fsanitize=thread"}
 
 
 @dataclass(frozen=True)
 class Device:
-    """Properties of a GPU. So few multiprocessors that even small problems give each block several units."""
+    """Properties of a GPU. It has so few multiprocessors that even small problems have several units per block."""
 
     multiprocessors: int = 1
     threads_per_multiprocessor: int = 2048
@@ -30,12 +30,10 @@ class Emulator(KernelProcess):
 
     Args:
         device: the GPU that launches are planned for.
-        index_bits: 32 or 64 for the kernels of that index type, 0 for those that the sizes ask for.
-        order: seed of the order in which threads take turns.
-        blocks: the first of the grid's to run, and the one after the last.
+        index_bits: 32 or 64 for the kernels of that index type, 0 for the choice by sizes.
+        order: the seed for the order in which threads run.
+        blocks: the range (first, end) of the grid's blocks to run.
     """
-
-    takes_empty = False
 
     def __init__(
         self,
@@ -52,7 +50,7 @@ class Emulator(KernelProcess):
         self.blocks = blocks
 
     def vary(self, choose: random.Random) -> str:
-        """The device, the index type and the order of threads."""
+        """Choose the device, the index type and the order of threads at random."""
         self.device = Device(
             multiprocessors=choose.choice([1, 1, 2, 132]),
             shared_bytes_per_block=choose.choice([2048, 4096, 16384, 48 * 1024]),
@@ -63,7 +61,7 @@ class Emulator(KernelProcess):
         return f"{self.device} {self.index_bits} bits, order {self.order}"
 
     def own_fields(self, fields: Fields) -> Fields:
-        """As in machine.h and queue.h."""
+        """The fields that operator.cpp reads."""
         first, last = self.blocks
         return asdict(self.device) | {
             "index_bits": self.index_bits, "order": self.order, "first_block": first, "last_block": last,
@@ -71,29 +69,29 @@ class Emulator(KernelProcess):
 
 
 class Variant(NamedTuple):
-    """What a program is compiled for."""
+    """The GPU architecture and the checks that a program is compiled for."""
 
-    architecture: int  # __CUDA_ARCH__: 900 has vector reductions, 750 has not
+    architecture: int  # __CUDA_ARCH__: 900 has vector atomics, 750 does not
     checks: str  # "memory": AddressSanitizer; "accesses": races and uninitialized reads, see accesses.h
 
     def __str__(self) -> str:
         return f"emulated sm_{self.architecture // 10} {self.checks}"
 
     def recipe(self, csrc: Path, operators: list[str]) -> Recipe:
-        """As in build.py."""
+        """See build.py."""
         kernels = f"-O1 -I{HERE / 'include'} -include cuda_runtime.h {CATCH_UNDEFINED} {KERNELS_ONLY[self.checks]}"
         kernels += f" -DCUDA_EMULATOR_ARCHITECTURE={self.architecture}"
-        sources = {HERE / f"{name}.cpp": kernels for name in operators}
-        return Recipe(
-            flags=WHOLE_PROGRAM[self.checks],
-            sources=sources | {HERE / "accesses.cpp": "-O2", HERE / "machine.cpp": "-O2"},
-        )
+        objects = {"accesses": (HERE / "accesses.cpp", "-O2"), "machine": (HERE / "machine.cpp", "-O2")}
+        for name in operators:
+            points = f"-include {name}/{name}_points_cuda.cuh -DOPERATOR={name}"
+            objects[name] = (HERE / "operator.cpp", f"{kernels} {points}")
+        return Recipe(flags=WHOLE_PROGRAM[self.checks], objects=objects)
 
     def start(self, executable: Path) -> Emulator:
-        """A process of the program that `recipe` makes."""
+        """A process of the program that `recipe` builds."""
         return Emulator(executable)
 
 
 ALL = [Variant(architecture, checks) for architecture in (750, 900) for checks in ("memory", "accesses")]
-# What no test should have to ask for: both architectures, and both kinds of checks.
+# The programs of the tests: both architectures and both kinds of checks.
 VARIANTS = [Variant(900, "memory"), Variant(750, "accesses")]

@@ -1,6 +1,7 @@
-// Stacks that take turns: one for each thread of a block, so that a thread can stop at a barrier and go on later.
+// Fibers: one stack for each thread of a block, so that a thread can stop at a barrier and continue later.
 //
-// Switching by hand, because swapcontext makes a system call each time, and a small problem takes millions of switches.
+// Context switches are in assembly, because swapcontext makes a system call, and a small problem takes millions of
+// switches.
 
 #pragma once
 
@@ -45,7 +46,7 @@ cuda_emulator_switch:
 )");
 
 inline void prepare(Context& context, unsigned char* stack, size_t bytes, void (*entry)()) {
-  // Six registers, the entry to return to, and nothing to return to from there.
+  // Six callee-saved registers, then `entry` as return address, which itself has none.
   void** const top = reinterpret_cast<void**>(stack + bytes) - 8;
   for (int i = 0; i < 8; ++i) {
     top[i] = nullptr;
@@ -69,7 +70,7 @@ inline void prepare(Context& context, unsigned char* stack, size_t bytes, void (
 }
 #endif
 
-/// A stack and where it stopped. The first page is no memory, so that an overflow is a fault.
+/// A stack and its saved context. The first page is a guard page, so that an overflow is a segmentation fault.
 class Fiber {
  public:
   static constexpr size_t kBytes = 128 * 1024;
@@ -94,7 +95,7 @@ class Fiber {
     prepare(context_, stack(), kBytes, entry);
   }
 
-  /// Called by the host: runs the fiber until it stops.
+  /// Called by the host: runs the fiber until `stop`.
   void resume(Context& host) {
 #if defined(__SANITIZE_ADDRESS__)
     void* fake_stack = nullptr;
@@ -106,14 +107,14 @@ class Fiber {
 #endif
   }
 
-  /// Called by the entry, first thing.
+  /// To be called first in the entry function.
   void started() {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(nullptr, &host_stack_, &host_bytes_);
 #endif
   }
 
-  /// Called by the fiber: back to the host, until it is resumed; forever where it is the last time.
+  /// Called by the fiber: returns to the host until `resume`, or forever.
   void stop(Context& host, bool forever) {
 #if defined(__SANITIZE_ADDRESS__)
     void* fake_stack = nullptr;

@@ -21,7 +21,7 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
-// Declared by every kernel, with a size that the launch chooses.
+// Dynamic shared memory: declared by every kernel, with a size that the launch chooses.
 namespace flash_internimage::cuda {
 alignas(16) unsigned char shared[cuda_emulator::kMaxSharedBytes];
 }
@@ -46,19 +46,18 @@ struct Thread {
   Fiber fiber;
   Actor actor;
   State state;
-  std::source_location where; // of the barrier that it waits at
-  const char* operation; // that it waits in
-  unsigned exchanges; // that it has taken part in
+  std::source_location where; // of the barrier at which it waits
+  const char* operation; // in which it waits
+  unsigned exchanges; // the number of shuffles so far
 };
 
 struct Warp {
   unsigned existing; // lanes
   unsigned exited;
-  // Of lanes that wait for each other.
+  // Lanes that wait for each other, and their mask.
   unsigned waiting;
   unsigned mask;
-  // What lanes offered to the last two exchanges, because one lane may be at the next before another has taken what it
-  // came for.
+  // Data of the last two shuffles, because a lane may reach the next one before another has read the previous.
   alignas(16) unsigned char offers[2][kWarpSize][8];
 };
 
@@ -121,7 +120,7 @@ void run_block(const std::vector<unsigned>& order) {
       }
     }
     if (!progress) {
-      // Name two that differ.
+      // The message names two threads that wait at different places.
       const std::string one = describe(*threads[order[0]]);
       for (const auto& thread : threads) {
         if (thread->state != threads[order[0]]->state || thread->where.line() != threads[order[0]]->where.line()) {
@@ -133,7 +132,7 @@ void run_block(const std::vector<unsigned>& order) {
   }
 }
 
-/// The order in which threads take turns.
+/// The order in which threads run.
 std::vector<unsigned> draw_order() {
   std::vector<unsigned> order(threads.size());
   for (unsigned number = 0; number < order.size(); ++number) {
@@ -146,7 +145,7 @@ std::vector<unsigned> draw_order() {
   return order;
 }
 
-/// Shared memory of this block: what lies beyond it may not be touched, and what lies in it is nothing to rely on.
+/// Shared memory of this block. Accesses beyond it are errors, and its initial contents are undefined.
 void set_shared(size_t bytes) {
 #if defined(__SANITIZE_ADDRESS__)
   ASAN_UNPOISON_MEMORY_REGION(shared, kMaxSharedBytes);
@@ -164,7 +163,7 @@ void wait(const char* operation, std::source_location where) {
   running->where = where;
 }
 
-/// Waits until all lanes of the mask have come to the same operation with the same mask.
+/// Waits until all lanes of the mask have reached the same operation with the same mask.
 void meet_lanes(unsigned mask, const char* operation, std::source_location where) {
   Warp& warp = running_warp();
   const unsigned first = running->actor.warp() * kWarpSize;
@@ -198,7 +197,7 @@ void meet_lanes(unsigned mask, const char* operation, std::source_location where
   }
 }
 
-/// Ends this process with a list of the source lines that led here, on stderr.
+/// Ends this process and prints the call stack as source lines on stderr.
 void become_addr2line() {
   constexpr int kDepth = 16;
   void* frames[kDepth];
@@ -297,7 +296,7 @@ void wait_for_block(std::source_location where) {
 
 void wait_for_lanes(unsigned mask, std::source_location where) {
   meet_lanes(mask, "__syncwarp", where);
-  // A part of a warp is not ordered after the rest, which is more than the checks of accesses tell apart.
+  // A barrier of only some lanes does not count: race detection tracks barriers of the whole warp only.
   running->actor.warp_epoch += mask == 0xFFFFFFFF;
 }
 

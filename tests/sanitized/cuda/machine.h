@@ -1,4 +1,4 @@
-// A GPU on the host, one block after the other, its threads as fibers: what include/cuda_runtime.h calls.
+// An emulated GPU on the host, used by include/cuda_runtime.h: one block after the other, each thread a fiber.
 
 #pragma once
 
@@ -27,15 +27,15 @@ extern Index block_index;
 extern Index block_size;
 extern Index grid_size;
 
-/// What a request chooses beside the kernel: every choice has to give the same result.
+/// Choices of a request that must not change the result.
 struct Schedule {
-  uint64_t order = 0; // seed of the order in which threads take turns; 0 is that of their numbers
-  unsigned first_block = 0; // the others are left out, for tensors of which only a part exists
+  uint64_t order = 0; // seed for the order in which threads run; 0 for the order of their numbers
+  unsigned first_block = 0; // the blocks before are skipped, for tensors of which only a part is allocated
   unsigned last_block = ~0u; // exclusive
 };
 extern Schedule schedule;
 
-/// Ends the process, with a message about the thread that runs.
+/// Ends the process with a message that names the running thread.
 [[noreturn]] void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 /// Calls `enter(call)` in every thread of the grid.
@@ -45,14 +45,14 @@ inline unsigned lane() {
   return thread_index.x % kWarpSize;
 }
 
-/// Barriers. All threads of the block, or all lanes that the mask names, have to come, and to the same barrier.
+/// Barriers. All threads of the block, or all lanes in the mask, have to reach the same barrier.
 void wait_for_block(std::source_location where);
 void wait_for_lanes(unsigned mask, std::source_location where);
 
-/// Gives `bytes` to whoever asks for this lane's and takes those of lane `source`, which has to take part.
+/// Shuffle: offers this lane's `bytes` and receives those of lane `source`, which has to take part.
 void exchange(unsigned mask, const void* own, void* other, size_t bytes, unsigned source, std::source_location where);
 
-/// to[i] += terms[i], in one transaction, which needs its alignment.
+/// to[i] += terms[i] in one transaction, whose address has to be aligned to its size.
 template <int count, typename scalar_t>
 void add_atomically(scalar_t* to, const scalar_t* terms);
 

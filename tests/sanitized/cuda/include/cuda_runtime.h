@@ -1,15 +1,16 @@
-// CUDA's names for a C++ compiler, as far as the kernels use them: included first, as nvcc includes its own header of this
-// name, and found before it. What they mean is in ../machine.h.
+// CUDA's names for a C++ compiler, as far as the kernels use them; ../machine.h implements them. Included before
+// everything else, as nvcc does with its own header of this name, and found before that one.
 
 #pragma once
 
 #include "../accesses.h"
 #include "../machine.h"
 
-// PyTorch's headers are for the host here; only the kernels see __CUDA_ARCH__.
+// PyTorch's headers are compiled as host code here: only the kernels see __CUDA_ARCH__.
 #include <ATen/OpMathType.h>
 #include <c10/core/ScalarType.h>
 #include <c10/macros/Macros.h>
+#include <c10/util/ArrayRef.h>
 
 #include <source_location>
 #include <tuple>
@@ -76,7 +77,7 @@ scalar_t __shfl_xor_sync(
   return other;
 }
 
-// No kernel asks for what was there before.
+// Kernels do not use the return value.
 inline void atomicAdd(float* to, float term) {
   cuda_emulator::add_atomically<1>(to, &term);
 }

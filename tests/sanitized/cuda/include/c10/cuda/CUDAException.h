@@ -1,4 +1,4 @@
-// In place of PyTorch's header. A launch that goes wrong ends the emulator with a message of its own.
+// Replaces PyTorch's header. An invalid launch ends the emulator with a message.
 
 #pragma once
 

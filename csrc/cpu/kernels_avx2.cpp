@@ -1,0 +1,9 @@
+#include "kernels_includes.h"
+
+#include "isa_avx2.h"
+
+#include "operators.h"
+
+#ifdef FLASH_INTERNIMAGE_POP_TARGET
+#pragma clang attribute pop
+#endif

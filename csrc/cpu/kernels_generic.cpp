@@ -1,0 +1,5 @@
+#include "kernels_includes.h"
+
+#include "isa_generic.h"
+
+#include "operators.h"

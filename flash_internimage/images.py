@@ -1,0 +1,159 @@
+"""Decoding of images (files, bytes, PIL images) to RGB arrays with the EXIF orientation applied.
+
+Every part of the package reads images here, so that they all refuse the same files.
+"""
+
+import contextlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from typing import IO
+
+import numpy as np
+from detectron2.utils.file_io import PathManager
+from PIL import ExifTags, Image, ImageOps
+
+from flash_internimage.errors import UserError
+
+MAX_PIXELS_VARIABLE = "FLASH_INTERNIMAGE_MAX_IMAGE_PIXELS"
+"""Environment variable with the largest number of pixels of an image; by default Pillow's limit."""
+
+_UNSUPPORTED_MODES = {"I": "32-bit integers", "F": "32-bit floats"}  # beside I;16, I;16L, I;16B and I;16N
+
+
+class UnreadableImage(UserError):
+    """Raised for an image that cannot be used.
+
+    Attributes:
+        problem: what is wrong with the image and what to do; the image is the subject ("is not a readable image (...)").
+    """
+
+    def __init__(self, name: str, problem: str) -> None:
+        self.problem = problem
+        super().__init__(f"{name}: {problem.removeprefix('is ')}")
+
+
+def read_rgb(file_name: str | os.PathLike[str]) -> np.ndarray:
+    """Read an image file.
+
+    Args:
+        file_name: a local path, or any path that detectron2's path manager resolves.
+
+    Returns:
+        (H, W, 3) ``uint8`` array in RGB, with the EXIF orientation applied.
+
+    Raises:
+        OSError: the file does not exist or cannot be opened.
+        UnreadableImage: the file is not an image, is corrupt, or is of a kind that is not supported (see ``to_rgb``).
+    """
+    file_name = os.fspath(file_name)
+    with PathManager.open(file_name, "rb") as file, _decoding(file_name):
+        return to_rgb(_open(file, file_name), file_name)
+
+
+def decode_rgb(contents: bytes, name: str) -> np.ndarray:
+    """Decode the contents of an image file to the same array as ``read_rgb``.
+
+    Args:
+        contents: bytes of a file in any format that PIL supports.
+        name: name of the image, for messages.
+
+    Raises:
+        UnreadableImage: the bytes are not an image or are corrupt.
+    """
+    with _decoding(name):
+        return to_rgb(_open(io.BytesIO(contents), name), name)
+
+
+def to_rgb(image: Image.Image, name: str = "") -> np.ndarray:
+    """Convert a PIL image to an (H, W, 3) ``uint8`` array in RGB, with the EXIF orientation applied.
+
+    Images with one channel of 16 bits, of 32-bit integers or of floats are refused: what range of their values is black to
+    white is not known, and PIL would clip them to 0..255. (Color images of 16 bits per channel keep their upper 8 bits.)
+
+    Args:
+        image: an image that PIL has opened.
+        name: name of the image, for messages; by default that of its file.
+
+    Raises:
+        UnreadableImage: the image is corrupt or has such a channel.
+    """
+    name = name or getattr(image, "filename", "") or "image"
+    kind = "16 bits" if image.mode.startswith("I;16") else _UNSUPPORTED_MODES.get(image.mode)
+    if kind is not None:
+        raise UnreadableImage(
+            name,
+            f"has one channel of {kind} (PIL mode {image.mode!r}), but should have 8 bits per channel; scale its values to "
+            "0..255 and save it again, all images of a dataset by the same factor",
+        )
+    with _decoding(name):
+        return np.array(_upright(image).convert("RGB"))
+
+
+def has_exif_rotation(file_name: str | os.PathLike[str]) -> bool:
+    """Return whether the EXIF orientation of a readable image file swaps its width and height."""
+    with PathManager.open(os.fspath(file_name), "rb") as file:
+        try:
+            return Image.open(file).getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        except Exception:  # corrupt EXIF data
+            return False
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        image.getexif()
+    except Exception:  # corrupt EXIF data, which has no orientation
+        return image
+    return ImageOps.exif_transpose(image)
+
+
+def _open(file: IO[bytes], name: str) -> Image.Image:
+    """Open an image, unless it has more pixels than the limit.
+
+    Raises:
+        UnreadableImage: it has.
+    """
+    text = os.environ.get(MAX_PIXELS_VARIABLE)
+    if text:
+        if not text.isdecimal() or int(text) < 1:
+            raise UserError(f"{MAX_PIXELS_VARIABLE} should be a number of pixels (a whole number of 1 or more), got {text!r}")
+        Image.MAX_IMAGE_PIXELS = int(text)  # Pillow warns from here on and refuses twice as many
+    try:
+        image = Image.open(file)
+    except Image.DecompressionBombError as error:
+        pixels, default = (int(number) for number in re.findall(r"\d+", str(error))[:2])
+        raise _too_large(name, pixels, int(text) if text else default) from None
+    if text and image.width * image.height > int(text):
+        raise _too_large(name, image.width * image.height, int(text))
+    return image
+
+
+def _too_large(name: str, pixels: int, limit: int) -> UnreadableImage:
+    return UnreadableImage(
+        name,
+        f"has {pixels:,} pixels, more than the limit of {limit:,}, which guards against files that fill the memory; set the "
+        f"environment variable {MAX_PIXELS_VARIABLE} to the number of pixels to allow, or split or shrink the image",
+    )
+
+
+@contextlib.contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Convert the exceptions of PIL's decoders, such as SyntaxError (PNG) or struct.error, to ``UnreadableImage``."""
+    try:
+        yield
+    except (MemoryError, UserError):
+        raise
+    except OSError as error:
+        if error.filename is not None:  # an error of the file system; PIL's own errors name no file
+            raise
+        raise _unreadable(name, error) from error
+    except Exception as error:
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, cause: Exception) -> UnreadableImage:
+    reason = str(cause) or type(cause).__name__
+    # PIL's text would repeat the file name, or show the address of a file object.
+    reason = "PIL does not recognize the image format" if "cannot identify image file" in reason else reason
+    return UnreadableImage(name, f"is not a readable image ({reason}); replace the file")
