@@ -80,7 +80,7 @@ def require_build_tools() -> None:
 def default_architectures(home: str) -> str:
     """A TORCH_CUDA_ARCH_LIST that covers every GPU that the toolkit supports."""
     nvcc = os.path.join(home, "bin", "nvcc")
-    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, encoding="utf-8", check=True).stdout
     known = [int(number) for number in re.findall(r"compute_(\d+)", listed)]
     names = [f"{major}.{minor}" for major, minor in GPU_GENERATIONS if 10 * major + minor in known]
     return ";".join(names) + "+PTX"

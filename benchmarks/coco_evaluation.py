@@ -127,8 +127,8 @@ def measure(implementation: str, folder: Path) -> dict:
     """Evaluate the files in a folder in this process; return time and metrics of each run, and peak memory."""
     evaluate = IMPLEMENTATIONS[implementation]
     evaluate(*generate(images=2, detections=5), ["bbox"])  # warm-up: imports
-    truth = json.loads((folder / "truth.json").read_text())
-    predictions = json.loads((folder / "predictions.json").read_text())
+    truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    predictions = json.loads((folder / "predictions.json").read_text(encoding="utf-8"))
     result = {"data": peak_gigabytes()}
     for name, tasks in RUNS.items():
         cpu_start, start = time.process_time(), time.perf_counter()
@@ -140,7 +140,7 @@ def measure(implementation: str, folder: Path) -> dict:
 
 def measure_in_subprocess(implementation: str, folder: Path) -> dict:
     command = [sys.executable, __file__, "--measure", implementation, str(folder)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -177,8 +177,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         truth, predictions = generate(arguments.images, arguments.detections)
-        Path(folder, "truth.json").write_text(json.dumps(truth))
-        Path(folder, "predictions.json").write_text(json.dumps(predictions))
+        Path(folder, "truth.json").write_text(json.dumps(truth), encoding="utf-8")
+        Path(folder, "predictions.json").write_text(json.dumps(predictions), encoding="utf-8")
         objects = len(truth["annotations"])
         heading = f"{arguments.images} images, {objects} objects of {CLASSES} classes, {len(predictions)} detections"
         del truth, predictions
@@ -186,7 +186,7 @@ def main() -> None:
     text = f"{heading}:\n\n{table(results)}\n"
     print(text)
     if arguments.output:
-        arguments.output.write_text(text)
+        arguments.output.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def compile_kernels(operator: str, architecture: str, setup: dict) -> tuple[list
             *("-o", os.path.join(scratch, "kernels.cubin"), str(ROOT / "csrc" / operator / f"{operator}_cuda.cu")),
         ]
         start = time.perf_counter()
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        result = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     if result.returncode:
         sys.exit(f"cuda_resources: {operator} does not compile for sm_{number}:\n{result.stdout}{result.stderr}")
     return list(read_report(result.stdout + result.stderr)), time.perf_counter() - start
@@ -77,7 +77,7 @@ def read_report(report: str) -> Iterator[Kernel]:
     name, frame = "", (0, 0, 0)
     for line in report.splitlines():
         if entry := ENTRY.search(line):
-            name = subprocess.run(["c++filt", entry[1]], capture_output=True, text=True, check=True).stdout.strip()
+            name = subprocess.run(["c++filt", entry[1]], capture_output=True, encoding="utf-8", check=True).stdout.strip()
         elif found := FRAME.search(line):
             frame = tuple(map(int, found.groups()))
         elif (used := REGISTERS.search(line)) and name:

@@ -56,7 +56,7 @@ def check_equal(ours: Tensor, peers: Mapping[str, Tensor], tolerance: float = 1e
 
 def machine() -> str:
     """Describe the machine in one line: processor, threads, instruction set in use, versions."""
-    processor = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    processor = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     return (
         f"{processor.group(1) if processor else platform.processor()}, {torch.get_num_threads()} thread(s), "
         f"{_C.build_info()['cpu_capability']} kernels, torch {torch.__version__}, Python {platform.python_version()}"

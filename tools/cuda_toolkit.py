@@ -36,7 +36,9 @@ def candidates() -> Iterator[str]:
 
 def home_of(nvcc: str) -> str:
     """The toolkit's folder. ``nvcc`` may be a script that calls the real one, so it is asked."""
-    plan = subprocess.run([nvcc, "--dryrun", "-c", "-x", "cu", os.devnull], capture_output=True, text=True, check=False)
+    plan = subprocess.run(
+        [nvcc, "--dryrun", "-c", "-x", "cu", os.devnull], capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     found = re.search(r"^#\$ _HERE_=(.+)$", plan.stderr, flags=re.MULTILINE)
     return os.path.dirname(found.group(1) if found else os.path.dirname(os.path.realpath(nvcc)))
 
@@ -73,7 +75,7 @@ def obstacle(home: str, link_folder: Path) -> str | None:
     nvcc = os.path.join(home, "bin", "nvcc")
     if not os.path.exists(nvcc):
         return f"{nvcc} does not exist (is CUDA_HOME right?)"
-    answer = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
+    answer = subprocess.run([nvcc, "--version"], capture_output=True, encoding="utf-8", errors="replace", check=False).stdout
     release = re.search(r"release (\d+\.\d+)", answer)
     if release is None:
         return f"{nvcc} --version does not name a release"
@@ -84,12 +86,12 @@ def obstacle(home: str, link_folder: Path) -> str | None:
     libraries = [f"-L{folder}" for folder in folders]
     with tempfile.TemporaryDirectory() as scratch:
         headers = Path(scratch, "headers.cu")
-        headers.write_text("".join(f"#include <{header}>\n" for header in HEADERS))
+        headers.write_text("".join(f"#include <{header}>\n" for header in HEADERS), encoding="utf-8")
         program = Path(scratch, "program.cu")
-        program.write_text("__global__ void kernel() {}\n")
+        program.write_text("__global__ void kernel() {}\n", encoding="utf-8")
         shared = ["-shared", "-Xcompiler", "-fPIC", "-cudart", "shared", "-o", os.path.join(scratch, "program.so")]
         for arguments in (["-M", *includes, str(headers)], [*shared, *includes, *libraries, str(program)]):
-            probe = subprocess.run([nvcc, *arguments], capture_output=True, text=True, check=False)
+            probe = subprocess.run([nvcc, *arguments], capture_output=True, encoding="utf-8", errors="replace", check=False)
             if probe.returncode != 0:  # nvcc's stderr names the missing header or library, or a host compiler too new for it
                 return f"{nvcc} cannot compile and link: {probe.stderr.strip()}"
     return None

@@ -87,7 +87,7 @@ class Checkpointer(DetectionCheckpointer):
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write the name of the newest checkpoint atomically: with half a name a run could not be resumed."""
         note = Path(self.save_dir) / "last_checkpoint"
-        write_atomically(note, lambda path: path.write_text(last_filename_basename))
+        write_atomically(note, lambda path: path.write_text(last_filename_basename, encoding="utf-8"))
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         contents = read_checkpoint(filename)

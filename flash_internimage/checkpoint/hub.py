@@ -110,7 +110,8 @@ class HubPathHandler(PathHandler):
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
         if mode not in ("r", "rb"):
             raise UserError(f"{path}: files of the hub can only be read, got mode {mode!r}")
-        return open(self._get_local_path(path, **kwargs), mode, buffering=buffering)
+        encoding = None if "b" in mode else "utf-8"
+        return open(self._get_local_path(path, **kwargs), mode, buffering=buffering, encoding=encoding)
 
 
 def register(path_manager: PathManager) -> None:

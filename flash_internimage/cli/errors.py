@@ -72,6 +72,11 @@ def message_for_user(error: BaseException) -> str | None:
         return "another process of this run ended; its own message says why"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding() != "utf-8":
+        return (
+            f"the name {error.object!r} has characters that the locale's encoding of file names, {error.encoding}, does not "
+            "have; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+        )
     return None
 
 

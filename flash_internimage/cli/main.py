@@ -19,6 +19,7 @@ from flash_internimage import __version__
 
 from . import PROGRAM
 from .errors import reported
+from .terminal import escape_unprintable
 
 COMMANDS = {
     "train": "train a detector, or resume its training",
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the command and its arguments; None: those of this process.
     """
+    escape_unprintable()
     argv = sys.argv[1:] if argv is None else argv
     command = program_parser().parse_args(argv[:1]).command
     with reported(f"{PROGRAM} {command}"):

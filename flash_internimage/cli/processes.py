@@ -15,6 +15,7 @@ from flash_internimage.engine.run import run
 
 from .arguments import config_path
 from .errors import reported
+from .terminal import escape_unprintable
 
 
 def start(program: str, args: argparse.Namespace, overrides: Sequence[str], *, eval_only: bool) -> int:
@@ -26,6 +27,7 @@ def start(program: str, args: argparse.Namespace, overrides: Sequence[str], *, e
         overrides: ``key=value`` settings of the config.
         eval_only: evaluate instead of training.
     """
+    escape_unprintable()
     first_process = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
     with reported(program, silent=not first_process):
         path = config_path(args.config_file)
@@ -45,6 +47,7 @@ def start(program: str, args: argparse.Namespace, overrides: Sequence[str], *, e
 def _run_in_process(
     device: torch.device, program: str, config_file: str, overrides: Sequence[str], eval_only: bool, resume: bool
 ) -> None:
+    escape_unprintable()  # a process of its own has its own streams
     rank = comm.get_rank()
     with reported(program if rank == 0 else f"{program} (process {rank})"):
         run(device, config_file, overrides, eval_only=eval_only, resume=resume)

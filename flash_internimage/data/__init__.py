@@ -5,6 +5,7 @@ from .categories import Categories
 from .check import DatasetReport, check_dataset, require_valid
 from .custom import dataset_categories, literal_num_classes, require_num_classes, require_registered, use_custom_data
 from .dataset_dicts import evaluation_dataset_dicts, training_dataset_dicts
+from .encoding import read_annotations_as_utf8
 from .loader import build_test_loader, build_train_loader
 from .mapper import TestMapper, TrainingMapper
 from .presets import use_augmentation_preset
@@ -12,6 +13,8 @@ from .shapes import make_shapes, register_shapes
 from .stream import TrainingStream
 
 register_shapes()
+
+read_annotations_as_utf8()
 
 __all__ = [
     "Categories",

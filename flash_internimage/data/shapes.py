@@ -80,7 +80,7 @@ def write_split(root: str | Path, split: str, size: int) -> None:
     }
     target = annotation_file(root, split)
     target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(content))
+    target.write_text(json.dumps(content), encoding="utf-8")
 
 
 def make_shapes(root: str | Path, sizes: Mapping[str, int] = SIZES) -> None:
@@ -121,7 +121,7 @@ def _is_complete(root: Path, sizes: Mapping[str, int]) -> bool:
         return False
     for split in sizes:
         try:
-            version = json.loads(annotation_file(root, split).read_text())["info"]["version"]
+            version = json.loads(annotation_file(root, split).read_text(encoding="utf-8"))["info"]["version"]
         except (OSError, ValueError, LookupError, TypeError):
             version = None
         if version != _VERSION:

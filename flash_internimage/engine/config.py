@@ -1,14 +1,17 @@
-"""Loading of LazyConfig files, with error messages that name the file and the line."""
+"""Loading and saving of LazyConfig files, with error messages that name the file and the line."""
 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import difflib
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from detectron2.config import LazyConfig
+from detectron2.config import LazyConfig, lazy
+from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig
 
 from flash_internimage.errors import UserError
@@ -35,6 +38,12 @@ def load_config(path: str, overrides: Sequence[str] = (), eval_only: bool = Fals
         raise UserError(f"config {path}: it defines no {', no '.join(missing)}; is it only a part of a config?")
     apply_overrides(cfg, overrides)
     return cfg
+
+
+def save_config(cfg: DictConfig, path: str) -> None:
+    """Save a config as a YAML file, which :func:`load_config` can load."""
+    with _files_in_utf8():
+        LazyConfig.save(cfg, path)
 
 
 def check_is_file(path: str) -> None:
@@ -70,10 +79,32 @@ def near_files(file: Path) -> list[str]:
     return [by_stem[stem] for stem in near]
 
 
+class _PathManagerInUTF8:
+    """detectron2's path manager, except that text files are opened as UTF-8 instead of in the encoding of the locale."""
+
+    def open(self, path: str, mode: str = "r") -> Any:
+        return PathManager.open(path, mode, **({} if "b" in mode else {"encoding": "utf-8"}))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(PathManager, name)
+
+
+@contextlib.contextmanager
+def _files_in_utf8() -> Iterator[None]:
+    """Make ``LazyConfig`` read and write UTF-8, the encoding of Python and YAML files, which it leaves to the locale."""
+    original = lazy.PathManager
+    lazy.PathManager = _PathManagerInUTF8()
+    try:
+        yield
+    finally:
+        lazy.PathManager = original
+
+
 def _execute(path: str) -> DictConfig:
     original_import = builtins.__import__  # detectron2 replaces it, and does not restore it when the config fails
     try:
-        return LazyConfig.load(path)
+        with _files_in_utf8():
+            return LazyConfig.load(path)
     except Exception as error:
         raise UserError(f"config {_place(path, error)}: {_cause(error)}") from error
     finally:

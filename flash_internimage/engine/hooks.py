@@ -61,7 +61,7 @@ class BestCheckpoint(HookBase):
         self._note = Path(checkpointer.save_dir) / "model_best.json"
         self.best: float | None = None
         if resumed and self._note.is_file():
-            noted = json.loads(self._note.read_text())
+            noted = json.loads(self._note.read_text(encoding="utf-8"))
             self.best = noted["value"] if noted["metric"] == metric else None
 
     def after_step(self) -> None:
@@ -88,5 +88,7 @@ class BestCheckpoint(HookBase):
         if resume_from:
             self._checkpointer.tag_last_checkpoint(os.path.basename(resume_from))
         temporary = self._note.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"metric": self._metric, "value": value, "iteration": iteration}) + "\n")
+        temporary.write_text(
+            json.dumps({"metric": self._metric, "value": value, "iteration": iteration}) + "\n", encoding="utf-8"
+        )
         os.replace(temporary, self._note)

@@ -22,7 +22,7 @@ def reset_peak_memory(device: torch.device) -> bool:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak RSS: man 5 proc
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak RSS: man 5 proc
     except OSError:
         return False
     return True
@@ -38,7 +38,7 @@ def peak_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     except OSError:
         return _max_rss()
     return int(found[1]) * 1024 if found else _max_rss()

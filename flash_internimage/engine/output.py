@@ -44,7 +44,7 @@ class RunLog:
     def write_to(self, folder: str) -> None:
         """Write the buffered records, and all later ones, to ``folder/log.txt`` (``log.txt.rank1`` … on other processes)."""
         rank = comm.get_rank()
-        self._file = logging.FileHandler(Path(folder) / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"))
+        self._file = logging.FileHandler(Path(folder) / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"), encoding="utf-8")
         self._file.setFormatter(
             logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
         )

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.engine import HookBase, hooks
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -33,11 +35,13 @@ from flash_internimage.data import (
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation import FastCOCOEvaluator
 from flash_internimage.evaluation.report import REPORT_FILE, write_report
+from flash_internimage.evaluation.saved import remove_evaluation
 from flash_internimage.evaluation.validation_visualizations import ValidationVisualizer
 from flash_internimage.solver.ema import ema_of_run
+from flash_internimage.solver.resume import OptimizerLayout, resumed_state
 
 from .batch_size import fit_to_batch_size
-from .config import load_config
+from .config import load_config, save_config
 from .distributed import distribute
 from .evaluation import evaluate
 from .hooks import BestCheckpoint, periodic_checkpoints
@@ -45,6 +49,8 @@ from .output import RunLog, check_writable, require_state_of_run
 from .seeding import seed_everything
 from .trainer import StepOptions, Trainer, amp_dtype
 from .writers import build_writers
+
+CONFIG_FILE = "config.yaml"
 
 logger = logging.getLogger("flash_internimage")
 
@@ -92,9 +98,10 @@ def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> N
     average = ema_of_run(cfg.train.ema, model, state if resumed else {})
     trainer = build_trainer(cfg, model, device, average, start)
     if resumed:
-        trainer.load_state_dict(state["trainer"])
+        resume_trainer(trainer, model, state, checkpointer.get_checkpoint_file())
 
     checkpointer.add_checkpointable("trainer", trainer)
+    checkpointer.add_checkpointable("optimizer_layout", OptimizerLayout.of(trainer.optimizer, model))
     if average is not None:
         checkpointer.add_checkpointable("ema", average)
     if categories is not None:
@@ -103,7 +110,7 @@ def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> N
     if comm.is_main_process():
         os.makedirs(output_dir, exist_ok=True)
         remove_unfinished(output_dir)
-        LazyConfig.save(cfg, os.path.join(output_dir, "config.yaml"))
+        save_config(cfg, os.path.join(output_dir, CONFIG_FILE))
     comm.synchronize()
     log.write_to(output_dir)
     trainer.train(start, cfg.train.max_iter)
@@ -132,6 +139,31 @@ def build_trainer(
     )
 
 
+def resume_trainer(trainer: Trainer, model: nn.Module, state: Mapping[str, Any], checkpoint: str) -> None:
+    """Load the training state of a checkpoint; the optimizer's settings remain those of the config.
+
+    Args:
+        model: the model, not wrapped for distributed training.
+        state: contents of the checkpoint other than the model.
+        checkpoint: path of the checkpoint, for messages.
+
+    Raises:
+        UserError: the state belongs to another optimizer, or to other parameters.
+    """
+    saved = state["trainer"]
+    layout = OptimizerLayout.from_state_dict(state.get("optimizer_layout"))
+    try:
+        fitted, changes = resumed_state(saved["optimizer"], layout, trainer.optimizer, model)
+    except UserError as error:
+        raise UserError(
+            f"--resume: {checkpoint} cannot be resumed: {error}; start from its weights instead, without --resume: "
+            f"train.init_checkpoint={checkpoint} train.output_dir=NEW_FOLDER"
+        ) from error
+    if changes:
+        logger.info("Resuming with the optimizer settings of the config instead of the checkpoint's: %s", changes)
+    trainer.load_state_dict({**saved, "optimizer": fitted})
+
+
 def build_hooks(cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, resumed: bool) -> list[HookBase | None]:
     """Build the hooks of a training run, in the order of their calls; the evaluation is that of ``model``."""
     options = cfg.train
@@ -143,7 +175,7 @@ def build_hooks(cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, r
         number = OmegaConf.select(cfg, "train.validation_pictures", default=0)
         if number > 0 and isinstance(evaluators[0], FastCOCOEvaluator):
             evaluators.append(ValidationVisualizer(evaluators[0], number))
-        return evaluate(model, instantiate(cfg.dataloader.test), evaluators)
+        return evaluate_afresh(cfg, model, evaluators)
 
     return [
         hooks.IterationTimer(),
@@ -168,20 +200,43 @@ def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool) -> No
         categories.require_names(state.get("classes"))
     average = ema_of_run(cfg.train.ema, model, state)
     evaluator = instantiate(cfg.dataloader.evaluator)
-    evaluate(model if average is None else average.module, instantiate(cfg.dataloader.test), [evaluator])
+    results = evaluate_afresh(cfg, model if average is None else average.module, [evaluator])
     if comm.is_main_process() and isinstance(evaluator, FastCOCOEvaluator) and evaluator.output_dir is not None:
-        report_evaluation(cfg, evaluator.output_dir)
+        report_evaluation(cfg, evaluator.output_dir, results)
 
 
-def report_evaluation(cfg: DictConfig, folder: str) -> None:
-    """Save the config beside the results of an evaluation, and write ``report.html`` unless ``train.report=false``.
+def evaluate_afresh(cfg: DictConfig, model: nn.Module, evaluators: Sequence[DatasetEvaluator]) -> dict[str, Any]:
+    """Evaluate a model on the test data, after deleting the files of earlier evaluations.
+
+    Otherwise an evaluation that does not write all of them, for lack of annotations or because it fails, would leave the
+    metrics of another one beside its own files.
+
+    Returns:
+        Metrics by task; empty except on the main process, and for data without annotations.
+    """
+    output_dir = Path(cfg.train.output_dir)
+    if comm.is_main_process():
+        (output_dir / REPORT_FILE).unlink(missing_ok=True)
+        for evaluator in evaluators:
+            if isinstance(evaluator, FastCOCOEvaluator) and evaluator.output_dir is not None:
+                folder = Path(evaluator.output_dir)
+                remove_evaluation(folder)
+                if folder.absolute() != output_dir.absolute():  # in output_dir it is the config of the run
+                    (folder / CONFIG_FILE).unlink(missing_ok=True)
+    return evaluate(model, instantiate(cfg.dataloader.test), evaluators)
+
+
+def report_evaluation(cfg: DictConfig, folder: str, results: Mapping[str, Any]) -> None:
+    """Save the config beside the files of an evaluation, and write ``report.html`` if there are metrics to report.
 
     Args:
-        folder: where the evaluator wrote the results.
+        cfg: config of the evaluation; ``train.report=false`` omits the report.
+        folder: where the evaluator wrote its files.
+        results: metrics by task; empty for data without annotations.
     """
-    saved = os.path.join(folder, "config.yaml")
-    LazyConfig.save(cfg, saved)
-    if not OmegaConf.select(cfg, "train.report", default=True):
+    saved = os.path.join(folder, CONFIG_FILE)
+    save_config(cfg, saved)
+    if not results or not OmegaConf.select(cfg, "train.report", default=True):
         return
     target = os.path.join(cfg.train.output_dir, REPORT_FILE)
     with open(saved, encoding="utf-8") as file:

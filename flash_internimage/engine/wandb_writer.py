@@ -53,12 +53,12 @@ class WandbWriter(EventWriter):
     def __init__(self, project: str, name: str | None, config: Mapping[str, Any], folder: str, resumed: bool) -> None:
         self._wandb = require_wandb()
         note = Path(folder) / _RUN_FILE
-        earlier = note.read_text().strip() if resumed and note.is_file() else None
+        earlier = note.read_text(encoding="utf-8").strip() if resumed and note.is_file() else None
         Path(folder).mkdir(parents=True, exist_ok=True)
         self._run = self._wandb.init(
             project=project, name=name, config=dict(config), dir=folder, id=earlier, resume="allow" if earlier else None
         )
-        write_atomically(note, lambda path: path.write_text(f"{self._run.id}\n"))
+        write_atomically(note, lambda path: path.write_text(f"{self._run.id}\n", encoding="utf-8"))
         self._last_write = -1
 
     def write(self) -> None:

@@ -80,7 +80,7 @@ class FastCOCOEvaluator(DatasetEvaluator):
             path = PathManager.get_local_path(self._metadata.json_file)
             self._dataset = read_json(Path(path), f"the annotations of dataset {dataset_name}")
         self._annotations_by_image: dict[Any, list[dict]] = defaultdict(list)
-        for annotation in self._dataset.get("annotations", []):
+        for annotation in self._dataset.get("annotations") or []:
             self._annotations_by_image[annotation["image_id"]].append(annotation)
         self.reset()
 
@@ -127,8 +127,14 @@ class FastCOCOEvaluator(DatasetEvaluator):
         results = self._to_dataset_ids(list(itertools.chain(*(p["instances"] for p in predictions))))
         if self._output_dir:
             write_json(Path(self._output_dir) / PREDICTIONS_FILE, results)
-        if "annotations" not in self._dataset:
-            logger.info("The dataset has no annotations, so there is no AP")
+        if not self._dataset.get("annotations"):
+            where = f"in {Path(self._output_dir) / PREDICTIONS_FILE}" if self._output_dir else "not saved"
+            logger.info(
+                "Dataset %s has no annotations: its %d detections are %s, and are not compared with anything",
+                self._metadata.name,
+                len(results),
+                where,
+            )
             return OrderedDict()
         dataset = self._restricted(img_ids)
         self._warn_of_limit(dataset["annotations"])

@@ -11,6 +11,8 @@ import numpy as np
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
 
+from flash_internimage.structures import select
+
 _LEGIBLE_SIDE = 480  # pixels to which the longer side of a small image is enlarged, so that labels are legible
 _MIN_FONT_SIZE = 8  # points
 _GAP = 8  # white pixels between two images
@@ -85,7 +87,7 @@ def draw_instances(
         min_score: detections with a lower score are not drawn.
         scale: scale factor of the output; None: :func:`legible_scale`.
     """
-    kept = instances[instances.scores >= min_score].to("cpu")
+    kept = select(instances, (instances.scores >= min_score).nonzero()[:, 0]).to("cpu")
     return draw_objects(
         image,
         kept.pred_boxes.tensor.numpy(),

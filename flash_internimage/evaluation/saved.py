@@ -61,6 +61,12 @@ def evaluation_to_json(
     }
 
 
+def remove_evaluation(folder: str | os.PathLike[str]) -> None:
+    """Delete the files of an earlier evaluation, so that they are not taken for those of the next one."""
+    for name in (EVALUATION_FILE, PREDICTIONS_FILE, GROUND_TRUTH_FILE):
+        (Path(folder) / name).unlink(missing_ok=True)
+
+
 def read_evaluation(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Path]:
     """Read ``evaluation.json``; return its content and the folder with it and the predictions.
 
@@ -74,9 +80,14 @@ def read_evaluation(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Path]
     candidates = [path / INFERENCE_FOLDER / EVALUATION_FILE, path / EVALUATION_FILE] if path.is_dir() else [path]
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:
+        if any(candidate.with_name(PREDICTIONS_FILE).is_file() for candidate in candidates):
+            raise UserError(
+                f"{path}: holds detections, but no {EVALUATION_FILE}: the dataset has no annotations, or the evaluation "
+                "did not finish; evaluate on data with annotations (flash-internimage eval)"
+            )
         raise UserError(f"{path}: holds no {EVALUATION_FILE}; give the output folder of an evaluation (flash-internimage eval)")
     try:
-        evaluation = json.loads(file.read_text())
+        evaluation = json.loads(file.read_text(encoding="utf-8"))
         for task in evaluation["tasks"].values():
             task["metrics"] = {name: _number(task["metrics"][name]) for name in METRICS}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -129,7 +140,7 @@ def write_json(path: Path, content: Any) -> None:
 
     # json.dump does not use the compiled encoder and is five times slower than json.dumps.
     text = json.dumps(content)
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _absolute(path: str | None) -> str | None:

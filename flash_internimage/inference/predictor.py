@@ -25,6 +25,7 @@ from flash_internimage.engine.distributed import resolve_device
 from flash_internimage.errors import UserError
 from flash_internimage.images import read_rgb, to_rgb
 from flash_internimage.solver.ema import ema_of_run
+from flash_internimage.structures import select
 
 ImageLike = np.ndarray | str | os.PathLike[str] | Image.Image
 """(H, W, 3) ``uint8`` array in RGB, path of an image file, or PIL image."""
@@ -110,9 +111,10 @@ class Predictor:
     def _detect(self, image: np.ndarray) -> dict[str, Any]:
         height, width = image.shape[:2]
         (output,) = self.model([{"image": self._mapper.resized(image), "height": height, "width": width}])
-        instances: Instances = output["instances"].to("cpu")
-        instances = instances[instances.scores >= self.min_score]
-        return {**output, "instances": instances[instances.scores.argsort(descending=True, stable=True)]}
+        instances: Instances = output["instances"]
+        order = instances.scores.argsort(descending=True, stable=True)
+        kept = order[instances.scores[order] >= self.min_score]
+        return {**output, "instances": select(instances, kept).to("cpu")}
 
 
 def _load(config: str | os.PathLike[str] | DictConfig) -> DictConfig:

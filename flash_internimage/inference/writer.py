@@ -52,7 +52,7 @@ class DetectionWriter:
     def write_detections(self) -> None:
         """Write ``detections.json``."""
         text = json.dumps(self.detections.as_coco())
-        write_atomically(self.output / "detections.json", lambda path: path.write_text(text))
+        write_atomically(self.output / "detections.json", lambda path: path.write_text(text, encoding="utf-8"))
 
     def _write_image(self, source: Source, image: np.ndarray) -> None:
         target = self.output / f"{source.name}.jpg"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from fvcore.common.param_scheduler import ParamScheduler
 
 from flash_internimage.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def multi_step_multiplier(
@@ -50,6 +53,13 @@ class WarmupMultiStep(ParamScheduler):
         """
         if any(not 0 < step <= epochs for step in steps):
             raise UserError(f"lr_multiplier.steps={list(steps)}: expected numbers above 0 and up to epochs={epochs}")
+        if 0 < max_iter <= warmup_iters:
+            logger.warning(
+                "lr_multiplier.warmup_iters=%d is not less than train.max_iter=%d: the run ends during the warm-up, before the "
+                "learning rate reaches optimizer.lr; lower lr_multiplier.warmup_iters",
+                warmup_iters,
+                max_iter,
+            )
         self.max_iter = max_iter
         self.milestones = [round(max_iter * step / epochs) for step in steps]
         self.gamma = gamma

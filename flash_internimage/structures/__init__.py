@@ -1,7 +1,8 @@
-"""Data structures that extend ``detectron2.structures``: float64 boxes, and masks shared by several boxes."""
+"""Data structures that extend ``detectron2.structures``: float64 boxes, shared masks, and selection of instances."""
 
 from .boxes import PreciseBoxes
+from .instances import select
 from .masks import SharedMasks
 from .window_masks import WindowMasks
 
-__all__ = ["PreciseBoxes", "SharedMasks", "WindowMasks"]
+__all__ = ["PreciseBoxes", "SharedMasks", "WindowMasks", "select"]

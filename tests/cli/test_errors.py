@@ -91,6 +91,16 @@ def test_bug_keeps_its_traceback(function):
     assert message_for_user(error_of(function)) is None
 
 
+def test_file_name_that_the_locale_cannot_encode(monkeypatch):
+    error = error_of(lambda: "images/é.jpg".encode("ascii"))
+    assert message_for_user(error) is None  # not about a file
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    assert message_for_user(error) == (
+        "the name 'images/é.jpg' has characters that the locale's encoding of file names, ascii, does not have; "
+        "set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+    )
+
+
 def test_lost_process_points_at_the_others():
     error = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
     assert message_for_user(error) == "another process of this run ended; its own message says why"

@@ -1,5 +1,6 @@
 """A run that is killed while it saves, and resumed, ends with the weights of one that was not, bit for bit."""
 
+import json
 import os
 import signal
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from tests.e2e.conftest import run_python
+from tests.e2e.conftest import data_overrides, run_python
 
 CONFIG = "tests/engine/tiny_config.py"
 
@@ -91,6 +92,47 @@ def test_stopped_halfway_and_resumed_to_twice_as_far(train_net, whole, tmp_path)
     assert (folder / "last_checkpoint").read_text() == "model_0000003.pth"
     assert train_net(*argv, "--resume").returncode == 0
     assert_same(load(folder / "model_final.pth"), whole)
+
+
+def test_settings_of_the_command_line_replace_those_of_the_checkpoint(train_net, tmp_path):
+    folder = tmp_path / "run"
+    argv = ["--config-file", CONFIG, f"train.output_dir={folder}", "train.log_period=1"]
+    assert train_net(*argv, "model.bad_iteration=4").returncode == 1  # NaN in the fifth step
+    new = ["optimizer.lr=0.002", "optimizer.weight_decay=0.1", "optimizer.betas=[0.8,0.99]"]
+    done = train_net(*argv, "--resume", *new)
+    assert done.returncode == 0, done.stderr
+    line = (
+        "Resuming with the optimizer settings of the config instead of the checkpoint's: "
+        "lr 0.01 -> 0.002, betas (0.9, 0.999) -> (0.8, 0.99), weight_decay 0.05 -> 0.1"
+    )
+    assert line in done.stdout
+    (group,) = load(folder / "model_final.pth")["trainer"]["optimizer"]["param_groups"]
+    assert (group["initial_lr"], group["weight_decay"], list(group["betas"])) == (0.002, 0.1, [0.8, 0.99])
+    rates = {entry["iteration"]: entry["lr"] for entry in map(json.loads, (folder / "metrics.json").open()) if "lr" in entry}
+    assert (rates[3], rates[4], rates[6]) == (0.01, 0.002, pytest.approx(0.0002))  # the schedule divides by 10 at 6
+    again = train_net(*argv, "--resume", *new)
+    assert again.returncode == 0, again.stderr
+    assert "Resuming with" not in again.stdout
+
+
+def test_frozen_layers_and_another_optimizer_need_a_new_run(train_net, own_data, tmp_path):
+    folder = tmp_path / "run"
+    nano = "configs/shapes/mask_rcnn_flash_internimage_nano.py"
+    short = ["train.max_iter=1", "train.eval_period=0", "dataloader.train.total_batch_size=1", "dataloader.train.num_workers=0"]
+    argv = ["--config-file", nano, *data_overrides(own_data), *short, f"train.output_dir={folder}", "train.device=cpu"]
+    assert train_net(*argv).returncode == 0
+    for override, reason in [
+        ("model.backbone.bottom_up.freeze_at=2", "that the config freezes, as with another freeze_at"),
+        ("optimizer._target_=torch.optim.Adam", "the state of AdamW, but the config's optimizer is Adam"),
+    ]:
+        done = train_net(*argv, "--resume", override)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert done.stderr.startswith(f"train_net.py: error: --resume: {folder}/model_final.pth cannot be resumed: it")
+        assert reason in done.stderr
+        assert done.stderr.endswith(
+            f"without --resume: train.init_checkpoint={folder}/model_final.pth train.output_dir=NEW_FOLDER\n"
+        )
 
 
 def test_resume_after_the_end_changes_nothing(train_net, whole, tmp_path):

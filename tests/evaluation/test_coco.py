@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import Boxes, Instances
 
+from flash_internimage.errors import UserError
 from flash_internimage.evaluation import FastCOCOEvaluator
 from flash_internimage.evaluation.saved import read_evaluation, scores_of
 from tests.evaluation.ellipses import SIDE, ground_truth, perfect
@@ -155,6 +156,31 @@ def test_mask_ap_is_skipped_without_masks_in_the_annotations(dataset, tmp_path):
 
 def dataset_with_masks() -> dict:
     return ground_truth(np.random.RandomState(5), images=5)
+
+
+@pytest.mark.parametrize("annotations", [None, []], ids=["no list", "empty list"])
+@pytest.mark.parametrize("folder", ["out", None], ids=["folder", "no folder"])
+def test_dataset_without_annotations(dataset, tmp_path, caplog, annotations, folder):
+    image_ids = [image["id"] for image in dataset["images"]]
+    found = outputs(dataset, image_with_objects(dataset))
+    content = {**dataset, "annotations": annotations}
+    if annotations is None:
+        del content["annotations"]
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    evaluator = FastCOCOEvaluator("evaluated", output_dir=None if folder is None else str(tmp_path / folder))
+    evaluator.reset()
+    for id_ in image_ids:
+        evaluator.process([{"image_id": id_}], [found])
+    with caplog.at_level("INFO", logger="flash_internimage"):
+        assert evaluator.evaluate() == {}
+    number = len(image_ids) * len(found["instances"])
+    where = "not saved" if folder is None else f"in {tmp_path}/out/coco_instances_results.json"
+    line = f"Dataset evaluated has no annotations: its {number} detections are {where}, and are not compared with anything"
+    assert line in caplog.messages
+    if folder is not None:
+        assert [path.name for path in (tmp_path / folder).iterdir()] == ["coco_instances_results.json"]
+        with pytest.raises(UserError, match="holds detections, but no evaluation.json: the dataset has no annotations"):
+            read_evaluation(tmp_path / folder)
 
 
 @pytest.mark.parametrize("limit", [1, 100])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from flash_internimage import Predictor, model_zoo
@@ -94,6 +95,28 @@ def test_detections_below_the_score_threshold_are_dropped(predictor, nano_checkp
     some = Predictor(NANO, nano_checkpoint, min_score=threshold, device="cpu")(image)
     assert 0 < len(some["instances"]) < len(everything)
     assert_same(some, {"instances": everything[everything.scores >= threshold]})
+
+
+def test_sorted_detections_are_returned_without_a_copy_of_their_masks(predictor, image, monkeypatch):
+    (expected,) = predictor.model([{"image": predictor._mapper.resized(image), "height": 60, "width": 90}])
+    monkeypatch.setattr(predictor, "model", lambda inputs: [expected])
+    found = predictor(image)["instances"]
+    assert len(found) > 10
+    assert found.pred_masks.data_ptr() == expected["instances"].pred_masks.data_ptr()
+
+
+def test_other_detections_are_sorted_and_filtered_by_one_copy(predictor, image, monkeypatch):
+    scores = torch.tensor([0.25, 0.75, 0.5, 0.75])
+    masks = torch.rand(4, 60, 90) < 0.5
+    unsorted = Instances((60, 90), pred_boxes=Boxes(torch.rand(4, 4)), scores=scores, pred_masks=masks)
+    copies, index = [], Instances.__getitem__
+    monkeypatch.setattr(Instances, "__getitem__", lambda self, item: copies.append(item) or index(self, item))
+    monkeypatch.setattr(predictor, "model", lambda inputs: [{"instances": unsorted}])
+    monkeypatch.setattr(predictor, "min_score", 0.5)
+    found = predictor(image)["instances"]
+    assert found.scores.tolist() == [0.75, 0.75, 0.5]
+    assert torch.equal(found.pred_masks, masks[[1, 3, 2]])
+    assert len(copies) == 1
 
 
 def test_class_names_are_those_of_the_checkpoint(predictor):

@@ -94,3 +94,14 @@ def test_detectron2_sets_the_rate_of_the_current_iteration_also_after_a_resume()
 def test_a_step_outside_the_run_is_refused():
     with pytest.raises(ValueError, match=r"steps=\[8, 13\]: expected numbers above 0 and up to epochs=12"):
         WarmupMultiStep(100, epochs=12, steps=[8, 13])
+
+
+@pytest.mark.parametrize(
+    ("warmup_iters", "warned"), [(499, False), (500, True), (900, True), (0, False)], ids=lambda value: str(value)
+)
+def test_warm_up_that_does_not_end_is_warned_about(caplog, warmup_iters, warned):
+    schedule = WarmupMultiStep(500, epochs=1, steps=[], warmup_iters=warmup_iters)
+    assert (schedule(499 / 500) == 1) is not warned
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
+    if warned:
+        assert f"lr_multiplier.warmup_iters={warmup_iters} is not less than train.max_iter=500" in caplog.text
