@@ -92,7 +92,7 @@ def test_a_missing_ninja_is_named(setup_py: ModuleType, monkeypatch: pytest.Monk
 
 
 def test_an_isolated_build_says_how_to_build(repository: Path) -> None:
-    """Without PyTorch, as in the environment that pip makes for a build unless it is told not to."""
+    """Without PyTorch, as in the isolated environment that pip creates for a build by default."""
     code = "import runpy, sys; sys.modules['torch'] = None; runpy.run_path('setup.py')"
     run = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)
     assert run.returncode == 1

@@ -104,8 +104,8 @@ def tile(dataset_dict: dict, categories: Categories, side: int = 320) -> np.ndar
         drawable(annotation, dataset_dict["height"], dataset_dict["width"]) for annotation in dataset_dict["annotations"]
     )
     annotations = [annotation for annotation in objects if annotation is not None]
-    picture = draw_annotations(read_image(dataset_dict), annotations, categories.names, categories.class_of)
-    fitted = Image.fromarray(picture)
+    drawn = draw_annotations(read_image(dataset_dict), annotations, categories.names, categories.class_of)
+    fitted = Image.fromarray(drawn)
     fitted.thumbnail((side, side))
     square = Image.new("RGB", (side, side + 16), "white")
     square.paste(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2))

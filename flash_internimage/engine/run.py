@@ -175,7 +175,7 @@ def build_hooks(cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, r
         number = OmegaConf.select(cfg, "train.validation_pictures", default=0)
         if number > 0 and isinstance(evaluators[0], FastCOCOEvaluator):
             evaluators.append(ValidationVisualizer(evaluators[0], number))
-        return evaluate_afresh(cfg, model, evaluators)
+        return evaluate_and_replace(cfg, model, evaluators)
 
     return [
         hooks.IterationTimer(),
@@ -200,13 +200,13 @@ def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool) -> No
         categories.require_names(state.get("classes"))
     average = ema_of_run(cfg.train.ema, model, state)
     evaluator = instantiate(cfg.dataloader.evaluator)
-    results = evaluate_afresh(cfg, model if average is None else average.module, [evaluator])
+    results = evaluate_and_replace(cfg, model if average is None else average.module, [evaluator])
     if comm.is_main_process() and isinstance(evaluator, FastCOCOEvaluator) and evaluator.output_dir is not None:
         report_evaluation(cfg, evaluator.output_dir, results)
 
 
-def evaluate_afresh(cfg: DictConfig, model: nn.Module, evaluators: Sequence[DatasetEvaluator]) -> dict[str, Any]:
-    """Evaluate a model on the test data, after deleting the files of earlier evaluations.
+def evaluate_and_replace(cfg: DictConfig, model: nn.Module, evaluators: Sequence[DatasetEvaluator]) -> dict[str, Any]:
+    """Evaluate a model on the test data, after deleting the files of an earlier evaluation.
 
     Otherwise an evaluation that does not write all of them, for lack of annotations or because it fails, would leave the
     metrics of another one beside its own files.

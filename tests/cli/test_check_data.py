@@ -1,4 +1,4 @@
-"""The command that checks a dataset: what it prints of sound and of damaged data, its exit code, its pictures."""
+"""The check-data command: what it prints for valid and for damaged data, its exit code, its visualizations."""
 
 from __future__ import annotations
 

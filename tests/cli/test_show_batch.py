@@ -1,4 +1,4 @@
-"""The picture of what the model is fed."""
+"""The show-batch command: the visualization of a training batch."""
 
 import json
 
@@ -18,7 +18,7 @@ def show(flash_internimage, tmp_path):
     write_split(tmp_path / "data", "val", 1)
 
     def show(*argv):
-        folder = tmp_path / "pictures"
+        folder = tmp_path / "visualizations"
         flags = ["--config-file", CONFIG, "--output", folder]
         done = flash_internimage("show-batch", *flags, *argv, *data_overrides(tmp_path / "data"))
         return done.returncode, done.stdout, done.stderr, folder / "batch.png"
@@ -31,9 +31,9 @@ def test_draws_the_batch(show):
     assert code == 0
     assert out.count(" objects\n") == 3
     assert out.splitlines()[-1].startswith("3 images in the batch")
-    picture = np.array(Image.open(page))
-    assert picture.shape[1] <= 2 * 480 + 8
-    assert (picture[-20:, -20:] == 255).all()  # three of four cells
+    drawn = np.array(Image.open(page))
+    assert drawn.shape[1] <= 2 * 480 + 8
+    assert (drawn[-20:, -20:] == 255).all()  # three of four cells
     assert [path.name for path in page.parent.iterdir()] == ["batch.png"]
 
 

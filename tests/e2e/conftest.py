@@ -52,7 +52,7 @@ def run_python(*argv: str, **environment: str) -> Result:
 
 @pytest.fixture(scope="session")
 def own_data(tmp_path_factory) -> Path:
-    """A few shapes as data of one's own: a spaced folder name, category ids with gaps, an image without objects."""
+    """A few shapes as a custom dataset: a space in the folder name, gaps in category ids, an image without objects."""
     root = tmp_path_factory.mktemp("e2e") / "own data"
     for split, size in (("train", 6), ("val", 3)):  # the second of the latter has no objects either
         write_split(root, split, size)

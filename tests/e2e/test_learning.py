@@ -1,4 +1,4 @@
-"""Each family of detectors learns: on a handful of pictures the loss falls, and what it then finds there is no chance."""
+"""Every detector family learns: trained on a few images, its loss falls and its AP on them is far above chance."""
 
 import json
 import re
@@ -9,22 +9,22 @@ import pytest
 from flash_internimage.data.shapes import annotation_file, write_split
 from tests.e2e.conftest import REPOSITORY, run_python
 
-# Iterations after which a model knows these pictures well enough; a DETR-like one takes longest to place its boxes.
+# Iterations until a model fits these images; a DETR-like model takes longest to localize its boxes.
 ITERATIONS = {"mask_rcnn": 80, "cascade": 80, "dino": 150, "retinanet": 80}
 # A model that has learned nothing scores below 1.
 AP50_BEYOND_CHANCE = 20.0
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("learning")
     write_split(root, "train", 8)
     return root
 
 
 @pytest.mark.parametrize("family", ITERATIONS)
-def test_learns_a_handful_of_pictures(family: str, pictures: Path, tmp_path: Path):
-    files = [f"json={annotation_file(pictures, 'train')}", f"images={pictures / 'train'}"]
+def test_learns_a_few_images(family: str, images: Path, tmp_path: Path):
+    files = [f"json={annotation_file(images, 'train')}", f"images={images / 'train'}"]
     done = run_python(
         "train_net.py",
         *("--config-file", REPOSITORY / "configs" / "shapes" / f"{family}_flash_internimage_nano.py"),

@@ -85,7 +85,7 @@ def test_killed_while_saving(train_net, whole, tmp_path, function):
 
 
 def test_stopped_halfway_and_resumed_to_twice_as_far(train_net, whole, tmp_path):
-    # The schedule is a function of the length of the run, so the first half is told the whole length and is stopped.
+    # The schedule depends on the length of the run, so the first half is configured with all of it and stopped early.
     folder = tmp_path / "run"
     argv = ["--config-file", CONFIG, *OPTIONS, f"train.output_dir={folder}"]
     assert train_net(*argv, "model.bad_iteration=8").returncode == 1  # NaN in the fifth step, of two parts each

@@ -1,4 +1,4 @@
-"""The main job on real files: train, evaluate and resume a small Mask R-CNN on data of one's own, in one process and in two."""
+"""Train, evaluate and resume a small Mask R-CNN on a custom dataset, in one process and in two."""
 
 import json
 import re
