@@ -1,9 +1,8 @@
-"""What the generic packages know of a model: each detector and each backbone describes itself once, beside its code.
+"""Descriptions of detectors and backbones, with which generic packages work on models that they do not name.
 
-``checkpoint``, ``solver`` and ``flash-internimage analyze`` name no detector. They look up a :class:`DetectorFamily` and the
-:class:`BackboneFamily` of a model here, by the names of its tensors. A module registers its description when it is imported:
-``flash_internimage.modeling`` and every package in ``flash_internimage.projects`` are imported on the first look-up, any
-other package when a config imports it.
+Each detector and each backbone describes itself once, beside its code, as a :class:`DetectorFamily` or a
+:class:`BackboneFamily`, and registers when it is imported. ``checkpoint``, ``solver`` and ``flash-internimage analyze`` find
+the descriptions of a model in :mod:`flash_internimage.family_lookup`.
 
 Names of tensors are given as templates (:mod:`flash_internimage.checkpoint.names`): ``{i}`` is an integer, ``{i+2}`` the
 same integer plus two, and a final ``*`` is the rest of the name.
@@ -11,11 +10,8 @@ same integer plus two, and a final ``*`` is the rest of the name.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
 from typing import Literal, TypeVar
 
 from flash_internimage.errors import UserError
@@ -89,7 +85,8 @@ class BackboneFamily:
 
 
 F = TypeVar("F", DetectorFamily, BackboneFamily)
-_registered: dict[str, DetectorFamily | BackboneFamily] = {}
+REGISTERED: dict[str, DetectorFamily | BackboneFamily] = {}
+"""All registered families, by title."""
 
 
 def register(family: F) -> F:
@@ -98,47 +95,11 @@ def register(family: F) -> F:
     Raises:
         UserError: another family has its title or its signature.
     """
-    for other in _registered.values():
+    for other in REGISTERED.values():
         if other != family and (other.title == family.title or other.signature == family.signature):
             raise UserError(
                 f"family {family.title!r} with the signature {family.signature!r}: title and signature must be unique, and "
                 f"{other.title!r} with the signature {other.signature!r} is registered"
             )
-    _registered[family.title] = family
+    REGISTERED[family.title] = family
     return family
-
-
-def detector_families() -> tuple[DetectorFamily, ...]:
-    """All registered detector families."""
-    _import_families()
-    return tuple(family for family in _registered.values() if isinstance(family, DetectorFamily))
-
-
-def backbone_families() -> tuple[BackboneFamily, ...]:
-    """All registered backbone families."""
-    _import_families()
-    return tuple(family for family in _registered.values() if isinstance(family, BackboneFamily))
-
-
-def detector_family(names: Collection[str]) -> DetectorFamily | None:
-    """The family of a model, by the names of its tensors; None if none is registered for it."""
-    return next((family for family in detector_families() if family.signature in names), None)
-
-
-def parameter_rules(names: Collection[str]) -> ParameterRules:
-    """The rules for the parameters of a model: those of its backbones and those of its detector family."""
-    rules = ParameterRules()
-    for backbone in backbone_families():
-        if any(name == backbone.signature or name.endswith(f".{backbone.signature}") for name in names):
-            rules |= backbone.parameters
-    family = detector_family(names)
-    return rules if family is None else rules | family.parameters
-
-
-@cache
-def _import_families() -> None:
-    """Import the packages whose modules register families. They import this module, so this one cannot import them first."""
-    importlib.import_module("flash_internimage.modeling")
-    projects = importlib.import_module("flash_internimage.projects")
-    for project in pkgutil.iter_modules(projects.__path__):
-        importlib.import_module(f"{projects.__name__}.{project.name}")

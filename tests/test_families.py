@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,15 +17,8 @@ from flash_internimage.analysis.parts import part_of_module
 from flash_internimage.analysis.speed import compile_parts
 from flash_internimage.checkpoint.matching import match
 from flash_internimage.checkpoint.published import to_detectron2, to_published
-from flash_internimage.families import (
-    BackboneFamily,
-    DetectorFamily,
-    ParameterRules,
-    detector_families,
-    detector_family,
-    parameter_rules,
-    register,
-)
+from flash_internimage.families import BackboneFamily, DetectorFamily, ParameterRules, register
+from flash_internimage.family_lookup import detector_family, parameter_rules
 from flash_internimage.solver import get_layer_decay_groups
 
 NEW = DetectorFamily(
@@ -40,10 +34,9 @@ NEW = DetectorFamily(
 
 
 @pytest.fixture
-def new_family(monkeypatch: pytest.MonkeyPatch) -> DetectorFamily:
-    detector_families()  # import all others first
-    monkeypatch.setattr(families, "_registered", dict(families._registered))
-    return register(NEW)
+def new_family() -> Iterator[DetectorFamily]:
+    yield register(NEW)
+    del families.REGISTERED[NEW.title]
 
 
 class NewDetector(nn.Module):
@@ -58,7 +51,7 @@ class NewDetector(nn.Module):
 def test_all_families_are_found_where_only_checkpoints_are_imported():
     program = """
 import flash_internimage.checkpoint
-from flash_internimage.families import backbone_families, detector_families
+from flash_internimage.family_lookup import backbone_families, detector_families
 print([family.title for family in (*detector_families(), *backbone_families())])
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)

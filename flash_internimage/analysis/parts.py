@@ -15,7 +15,8 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from flash_internimage.families import DetectorFamily, detector_family
+from flash_internimage.families import DetectorFamily
+from flash_internimage.family_lookup import detector_family
 
 PARTS = ("backbone", "neck", "proposals", "heads", "rest")
 

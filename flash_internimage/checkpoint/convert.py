@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from detectron2.utils.file_io import PathManager
 
-from flash_internimage.families import DetectorFamily, detector_family
+from flash_internimage.families import DetectorFamily
+from flash_internimage.family_lookup import detector_family
 from flash_internimage.files import write_atomically
 
 from .formats import class_names_of, state_dict_of

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from flash_internimage.families import BackboneFamily, backbone_families
+from flash_internimage.families import BackboneFamily
+from flash_internimage.family_lookup import backbone_families
 
 from .published import published_family, to_detectron2
 from .reading import CheckpointError

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from flash_internimage.families import DetectorFamily, detector_family
+from flash_internimage.families import DetectorFamily
+from flash_internimage.family_lookup import detector_family
 
 from .names import Template
 

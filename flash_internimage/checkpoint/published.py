@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from flash_internimage.errors import UserError
-from flash_internimage.families import DetectorFamily, detector_families, detector_family
+from flash_internimage.families import DetectorFamily
+from flash_internimage.family_lookup import detector_families, detector_family
 
 from .names import Table
 

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from flash_internimage.errors import UserError
-from flash_internimage.families import ParameterRules, parameter_rules
+from flash_internimage.families import ParameterRules
+from flash_internimage.family_lookup import parameter_rules
 
 
 class Setting(NamedTuple):

@@ -13,7 +13,7 @@ from flash_internimage.checkpoint.published import (
     to_detectron2,
     to_published,
 )
-from flash_internimage.families import detector_families, detector_family
+from flash_internimage.family_lookup import detector_families, detector_family
 
 MANIFESTS = Path(__file__).parents[1] / "reference" / "manifests"
 RECIPES = json.loads((MANIFESTS / "index.json").read_text())

@@ -13,7 +13,7 @@ from torch import nn
 
 from flash_internimage import model_zoo
 from flash_internimage.checkpoint import Checkpointer, CheckpointError
-from flash_internimage.families import detector_family
+from flash_internimage.family_lookup import detector_family
 
 CLASS_LAYERS = ("head.cls_score.weight", "head.cls_score.bias")
 
