@@ -1,7 +1,9 @@
 """DCNv4: modulated deformable convolution without softmax over the modulation scalars.
 
-Source: Xiong et al., "Efficient Deformable ConvNets", https://arxiv.org/abs/2401.06197. Kernels, autograd, autocast and the
-argument checks shared by all devices are in ``csrc/dcnv4``.
+Source: Xiong et al., "Efficient Deformable ConvNets", https://arxiv.org/abs/2401.06197.
+
+Its sampling points, and the argument checks shared by all devices, are in ``csrc/dcnv4``. Kernels, autograd and autocast of all
+operators are in ``csrc/cpu``, ``csrc/cuda`` and ``csrc/autograd``.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,9 @@
 """Multi-scale deformable attention over a pyramid of feature maps.
 
 Source: Zhu et al., "Deformable DETR: Deformable Transformers for End-to-End Object Detection", arXiv:2010.04159, section 4.1.
-Kernels, autograd, autocast and the argument checks shared by all devices are in ``csrc/ms_deform_attn``.
+
+Its sampling points, and the argument checks shared by all devices, are in ``csrc/ms_deform_attn``. Kernels, autograd and
+autocast of all operators are in ``csrc/cpu``, ``csrc/cuda`` and ``csrc/autograd``.
 """
 
 from collections.abc import Sequence
