@@ -3,7 +3,7 @@
 import torch
 from detectron2.config import LazyCall as L
 
-from flash_internimage.modeling.backbone.flash_internimage import layer_ids
+from flash_internimage.backbones.flash_internimage import layer_ids
 from flash_internimage.solver import get_layer_decay_groups
 
 optimizer = L(torch.optim.AdamW)(

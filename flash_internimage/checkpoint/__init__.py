@@ -1,8 +1,25 @@
 """Checkpoints: reading, recognizing, renaming and writing them."""
 
-from .checkpointer import Checkpointer
-from .convert import convert_checkpoint
+from typing import TYPE_CHECKING, Any
+
 from .formats import class_names_of
 from .reading import CheckpointError, read_checkpoint, remove_unfinished
 
+if TYPE_CHECKING:
+    from .checkpointer import Checkpointer
+    from .convert import convert_checkpoint
+
 __all__ = ["CheckpointError", "Checkpointer", "class_names_of", "convert_checkpoint", "read_checkpoint", "remove_unfinished"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs detectron2 when it is first used: backbones are loaded without it."""
+    if name == "Checkpointer":
+        from .checkpointer import Checkpointer
+
+        return Checkpointer
+    if name == "convert_checkpoint":
+        from .convert import convert_checkpoint
+
+        return convert_checkpoint
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

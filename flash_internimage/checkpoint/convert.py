@@ -14,12 +14,15 @@ from flash_internimage.families import DetectorFamily
 from flash_internimage.family_lookup import detector_family
 from flash_internimage.files import write_atomically
 
+from . import hub
 from .formats import class_names_of, state_dict_of
 from .published import published_family, to_detectron2, to_published
 from .reading import CheckpointError, read_checkpoint
 
 Direction = Literal["detectron2", "published"]
 SUFFIXES = (".pth", ".safetensors")
+
+hub.register(PathManager)
 
 
 def convert_checkpoint(

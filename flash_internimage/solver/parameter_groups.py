@@ -45,7 +45,7 @@ def get_layer_decay_groups(
         base_lr: learning rate of the heads.
         weight_decay: of the parameters that have weight decay.
         layer_ids: all names -> {name: id}, where the ids increase from the image (0) to the heads; such as
-            :func:`flash_internimage.modeling.backbone.flash_internimage.layer_ids`.
+            :func:`flash_internimage.backbones.flash_internimage.layer_ids`.
         layer_decay: ratio of the learning rates of a layer and the next deeper one; 1 for the same rate everywhere.
         offset_lr_scale: additional factor for layers that predict sampling offsets.
 

@@ -102,7 +102,7 @@ def fetch(hub, tmp_path):
         code = (
             "import sys\n"
             "from detectron2.utils.file_io import PathManager\n"
-            "import flash_internimage.checkpoint\n"
+            "import flash_internimage.checkpoint.checkpointer\n"
             "failed = 0\n"
             "for path in sys.argv[1:]:\n"
             "    try: print(PathManager.get_local_path(path))\n"

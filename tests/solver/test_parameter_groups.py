@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from flash_internimage.backbones.flash_internimage import FLASH_INTERNIMAGE, layer_ids
 from flash_internimage.families import ParameterRules
-from flash_internimage.modeling.backbone.flash_internimage import FLASH_INTERNIMAGE, layer_ids
 from flash_internimage.projects.dino.family import DINO_FAMILY
 from flash_internimage.solver import get_layer_decay_groups, get_named_groups
 from flash_internimage.solver.parameter_groups import is_decayed, layer_decay_multipliers, named_multiplier

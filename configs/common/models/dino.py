@@ -6,7 +6,7 @@ interpolated.
 
 from detectron2.config import LazyCall as L
 
-from flash_internimage.modeling.backbone.flash_internimage import stage_channels
+from flash_internimage.backbones.flash_internimage import stage_channels
 from flash_internimage.modeling.detr import ChannelMapper, Encoder, HungarianMatcher, SinePositionEncoding
 from flash_internimage.projects.dino import DINO, ContrastiveDenoising, Decoder, DINOCriterion, DINOTransformer, QuerySelection
 
