@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
+from matplotlib.transforms import Bbox
 
 from flash_internimage.structures import select
 
 _LEGIBLE_SIDE = 480  # pixels to which the longer side of a small image is enlarged, so that labels are legible
 _MIN_FONT_SIZE = 8  # points
+_LABEL_MARGIN = 2  # pixels around the text of a label
 _GAP = 8  # white pixels between two images
 
 
@@ -58,21 +60,33 @@ def draw_objects(
     visualizer = Visualizer(image, scale=scale)
     visualizer.overlay_instances(boxes=boxes, masks=masks if masks else None, assigned_colors=colors)
     labels = [""] * len(classes) if labels is None else labels
+    placed: list[Bbox] = []
     for box, class_, label, color in zip(boxes, classes, labels, colors, strict=True):
-        _write(visualizer, box, f"{names[class_]} {label}".strip(), color)
+        placed.append(_write(visualizer, box, f"{names[class_]} {label}".strip(), color, placed))
     return visualizer.output.get_image()
 
 
-def _write(visualizer: Visualizer, box: np.ndarray, text: str, color: tuple[float, float, float]) -> None:
-    """Draw a label at the top left corner of a box, or below the box if the label would cover a small object."""
-    height, width, scale = visualizer.output.height, visualizer.output.width, visualizer.output.scale
-    points = max(_MIN_FONT_SIZE / scale, (height * width) ** 0.5 / 90)
-    x0, y0, _, y1 = box
-    is_small = (y1 - y0) < 4 * points
-    y = y1 if is_small and y1 < height - 2 * points else y0
+def _write(
+    visualizer: Visualizer, box: np.ndarray, text: str, color: tuple[float, float, float], placed: Sequence[Bbox]
+) -> Bbox:
+    """Draw a label at a corner of a box, or a few lines further where the others have no room; return its extent in pixels."""
+    output = visualizer.output
+    points = max(_MIN_FONT_SIZE / output.scale, (output.height * output.width) ** 0.5 / 90)
     text = text.replace("$", r"\$")  # matplotlib would parse it as the start of a formula
     light = tuple(0.4 + 0.6 * part for part in color)  # legible on the black background of the label
-    visualizer.draw_text(text, (x0, y), font_size=points, color=light, horizontal_alignment="left")
+    visualizer.draw_text(text, (0, 0), font_size=points, color=light, horizontal_alignment="left")
+    label = output.ax.texts[-1]
+    drawn = label.get_window_extent(output.canvas.get_renderer()).transformed(output.ax.transData.inverted())
+    width, height = abs(drawn.width) + _LABEL_MARGIN, abs(drawn.height) + _LABEL_MARGIN
+    x0, y0, _, y1 = box
+    is_small = (y1 - y0) < 4 * points
+    corners = (y1, y0) if is_small else (y0, y1)  # a label inside a small object would cover it
+    x = max(0.0, min(x0, output.width - width))
+    rows = [max(0.0, min(y, output.height - height)) for y in (*corners, *(y0 + line * height for line in range(1, 9)))]
+    candidates = [Bbox.from_bounds(x, y, width, height) for y in rows]
+    extent = next((one for one in candidates if not one.count_overlaps(placed)), candidates[0])
+    label.set_position((extent.x0, extent.y0))
+    return extent
 
 
 def draw_instances(
