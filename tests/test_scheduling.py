@@ -16,7 +16,7 @@ from tests import scheduling
         pytest.param("e2e/test_learning.py::test_a[dino]", "e2e/test_learning.py::test_a[cascade]", False, id="long tests"),
         pytest.param("golden/test_dino.py::test[t-float64-a-b]", "golden/test_dino.py::test[t-float64-c]", True, id="a model"),
         pytest.param("golden/test_dino.py::test[t-float64-a]", "golden/test_dino.py::test[b-float64-a]", False, id="two sizes"),
-        pytest.param("golden/test_dino.py::test[t-float64-a]", "golden/test_dino.py::test[t-float32-a]", False, id="precisions"),
+        pytest.param("golden/test_dino.py::test[t-float64-a]", "golden/test_dino.py::test[t-float32-a]", False, id="dtypes"),
         pytest.param("golden/test_cascade.py::test[float64-a]", "golden/test_cascade.py::test[float64-b]", True, id="one size"),
     ],
 )
