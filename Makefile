@@ -47,9 +47,20 @@ $(VENV)/.extension: $(native_sources) $(VENV)/.package
 	$(python) setup.py -q build_ext --inplace
 	@touch $@
 
+# Two processes with one thread each: most tests are too small to gain from a second thread.
+PROCESSES ?= 2
+pytest := OMP_NUM_THREADS=1 $(python) -m pytest -n $(PROCESSES) --dist loadfile
+
 .PHONY: test
-test: install ## Run the tests; ARGS="tests/ops -k dcnv4" selects some.
-	$(python) -m pytest $(ARGS)
+test: install ## Run the tests, except the slow ones; ARGS="tests/ops -k dcnv4" selects some.
+	$(pytest) -m 'not slow' $(ARGS)
+
+.PHONY: test-slow
+test-slow: install ## Run the slow tests: large models, training until something is learned, launchers, the wheel.
+	$(pytest) -m slow $(ARGS)
+
+.PHONY: test-all
+test-all: test test-slow ## Run all tests, the slow ones last, as CI does.
 
 .PHONY: mutants
 mutants: install ## Check that the sanitized kernel tests catch seeded bugs; WORD=barrier selects some.
@@ -69,7 +80,7 @@ $(main_detectron2)/.unpacked: requirements/detectron2-main.txt $(VENV)/.requirem
 
 .PHONY: test-detectron2-main
 test-detectron2-main: install $(main_detectron2)/.unpacked ## Run the tests with a detectron2 close to upstream main.
-	PYTHONPATH=$(main_detectron2) $(python) -m pytest $(ARGS)
+	PYTHONPATH=$(main_detectron2) $(pytest) $(ARGS)
 
 program := $(VENV)/bin/flash-internimage
 demo := output/demo

@@ -1,9 +1,15 @@
-"""Calling a program in this process, as if it were a command."""
+"""Calling a program as if it were a command: in this process, or in one that has imported PyTorch already."""
 
+import contextlib
+import io
 import logging
+import multiprocessing
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 
 import pytest
 from detectron2.utils.logger import setup_logger
@@ -31,3 +37,40 @@ def call(main: Callable[[Sequence[str]], int | None], argv: Sequence[object], ca
         code = end.code
     output = capsys.readouterr()
     return Result(arguments, code, output.out, output.err)
+
+
+def run_code(code: str, *argv: object, environment: Mapping[str, str]) -> Result:
+    """Run Python code like ``python -c``, in a process forked from one that has imported torch, which takes seconds.
+
+    Args:
+        code: Python code; it imports what reads settings from the environment.
+        environment: the complete environment of the process.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "detectron2.utils.file_io", __name__])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_execute, args=(code, list(map(str, argv)), dict(environment), sender))
+    process.start()
+    sender.close()
+    try:
+        assert receiver.poll(120), "the process has not answered within 120 seconds"
+        return Result(["python", "-c", *argv], *receiver.recv())
+    finally:
+        process.kill()
+        process.join()
+
+
+def _execute(code: str, argv: list[str], environment: dict[str, str], sender: Connection) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["-c", *argv]
+    returncode: object = 0
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(io.StringIO()) as errors:
+        try:
+            exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+        except SystemExit as end:
+            returncode = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+            returncode = 1
+    sender.send((returncode, output.getvalue(), errors.getvalue()))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,6 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from flash_internimage.checkpoint import CheckpointError
 from flash_internimage.checkpoint import hub as client
+from tests.programs import Result, run_code
 
 BLOCK = 10 * 1024 * 1024  # size of the blocks that the client writes
 CONTENT = bytes(range(256)) * (2 * BLOCK // 256 + 7)
@@ -98,7 +97,7 @@ def hub():
 def fetch(hub, tmp_path):
     """Download in a separate process, because the client reads its settings when it is imported."""
 
-    def run(*paths: str, **environment: str) -> subprocess.CompletedProcess:
+    def run(*paths: str, **environment: str) -> Result:
         code = (
             "import sys\n"
             "from detectron2.utils.file_io import PathManager\n"
@@ -119,12 +118,12 @@ def fetch(hub, tmp_path):
             "HOME": str(tmp_path),
             **environment,
         }
-        return subprocess.run([sys.executable, "-c", code, *paths], env=settings, capture_output=True, text=True, timeout=120)
+        return run_code(code, *paths, environment=settings)
 
     return run
 
 
-def content(result: subprocess.CompletedProcess) -> bytes:
+def content(result: Result) -> bytes:
     assert result.returncode == 0, result.stderr
     with open(result.stdout.strip().splitlines()[-1], "rb") as file:
         return file.read()

@@ -10,6 +10,8 @@ from tests.e2e.conftest import REPOSITORY, run_python
 from tests.e2e.test_resume import load
 from tests.programs import clean_environment
 
+pytestmark = pytest.mark.slow
+
 CONFIG = "tests/engine/tiny_config.py"
 # With neither dropout nor statistics of the batch, two processes compute what one does, up to the order of sums.
 SHORT = ["--config-file", CONFIG, "train.max_iter=4", "train.eval_period=0", "model.dropout=0.0"]

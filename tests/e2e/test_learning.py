@@ -22,6 +22,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ITERATIONS)
 def test_learns_a_few_images(family: str, images: Path, tmp_path: Path):
     files = [f"json={annotation_file(images, 'train')}", f"images={images / 'train'}"]

@@ -133,6 +133,7 @@ def test_resumed_run_ends_with_the_same_weights(train_net, arguments, trained, t
     assert_same(load(tmp_path / "model_final.pth"), load(folder / "model_final.pth"))
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model(arguments, tmp_path):
     # One image of the six has no objects and stays in: a process without boxes must not keep the other waiting.
     done = run_python(

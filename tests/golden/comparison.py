@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
 
 # Relative tolerance of losses that depend on proposals: swapped neighbors in the ranking change what the fixed sampler
@@ -46,6 +47,11 @@ class Comparison:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.absolute:.2e} (relative {self.relative:.2e}), allowed {self.tolerance:.2e}"
+
+
+def marks(size: str, precision: str) -> list[pytest.MarkDecorator]:
+    """Marks of the comparisons of a model: only T in double precision takes part in ``make test``."""
+    return [] if (size, precision) == ("t", "float64") else [pytest.mark.slow]
 
 
 def compare(

@@ -18,7 +18,7 @@ from detectron2.config import LazyConfig, instantiate
 from flash_internimage.checkpoint import Checkpointer
 from flash_internimage.checkpoint.published import to_published
 from flash_internimage.projects.dino import DINO
-from tests.golden.comparison import compare
+from tests.golden.comparison import compare, marks
 from tests.golden.conftest import Judge
 from tests.golden.dino_arrays import Arrays, Golden, Run
 from tests.reference import Reference
@@ -100,7 +100,7 @@ def computed() -> dict[tuple[str, str], Arrays]:
 
 
 CASES = [
-    pytest.param(size, precision, name, id=f"{size}-{precision}-{name}")
+    pytest.param(size, precision, name, id=f"{size}-{precision}-{name}", marks=marks(size, precision))
     for size in "tb"
     for precision in PRECISIONS
     for name in results(size)

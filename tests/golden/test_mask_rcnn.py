@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.golden.comparison import marks
 from tests.golden.conftest import Judge
 from tests.golden.two_stage import SIZES, Arrays, Golden, Run, build, compare_stored, numpy, stored_results
 from tests.reference import Reference
@@ -92,8 +93,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     runs = [("t", "float64"), ("t", "float32"), ("s", "float64")]
     if metafunc.config.getoption("--parity", default=False):
         runs.append(("s", "float32"))
-    cases = [(size, precision, name) for size, precision in runs for name in stored_results(stored(size))]
-    metafunc.parametrize(("size", "precision", "name"), cases, ids=["-".join(case) for case in cases])
+    cases = [
+        pytest.param(size, precision, name, id=f"{size}-{precision}-{name}", marks=marks(size, precision))
+        for size, precision in runs
+        for name in stored_results(stored(size))
+    ]
+    metafunc.parametrize(("size", "precision", "name"), cases)
 
 
 def test_equals_mmdetection(

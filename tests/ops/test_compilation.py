@@ -49,6 +49,7 @@ def test_exports_with_dynamic_height_and_width():
 
 
 @torch.no_grad()
+@pytest.mark.slow  # compiles C++
 def test_aot_inductor_package(tmp_path):
     batch = torch.export.Dim("batch", min=1, max=16)
     exported = torch.export.export(ConvolveAndAttend(), draw(), dynamic_shapes=({0: batch},) * 4)
