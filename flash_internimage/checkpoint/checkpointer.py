@@ -138,7 +138,7 @@ class Checkpointer(DetectionCheckpointer):
         broken = [name for name in self.last_match.matched if not _is_finite(file[name])]
         if broken:
             self.logger.warning(
-                "%s: %d tensors hold NaN or infinite values (%s); the training that wrote them diverged, or the file is damaged",
+                "%s: %d tensors hold NaN or infinite values (%s); the training diverged, or the file is damaged",
                 path,
                 len(broken),
                 examples(broken),

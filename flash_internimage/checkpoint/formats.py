@@ -99,10 +99,10 @@ def class_names_of(contents: Mapping[str, Any]) -> list[str] | None:
     if names is None:
         return None
     if not isinstance(names, list | tuple):
-        raise CheckpointError(f"its class names should be a list of text, got one {type(names).__name__}")
+        raise CheckpointError(f"the checkpoint's class names should be a list of text, got one {type(names).__name__}")
     wrong = next((name for name in names if not isinstance(name, str)), None)
     if wrong is not None:
-        raise CheckpointError(f"its class names should be a list of text, but include one {type(wrong).__name__}")
+        raise CheckpointError(f"the checkpoint's class names should be a list of text, but include one {type(wrong).__name__}")
     return list(names) or None
 
 

@@ -39,7 +39,7 @@ class Dtype:
         order = order.decode("ascii", "replace") if isinstance(order, bytes) else order
         if order not in ("<", ">", "|", "=") or (subarray, names, fields) != (None, None, None):
             raise BadFile("it holds a NumPy dtype that is more than a number's")
-        self.value = dtype_of(self).newbyteorder(order)
+        self.value = np.dtype(f"{order}{dtype_of(self).str[1:]}")
 
 
 class Array:
