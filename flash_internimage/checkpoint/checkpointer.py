@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils.file_io import PathManager
 
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
+from flash_internimage.path_manager import PathManager
 
 from . import hub
 from .formats import class_names_of, recognize, uncompiled_name

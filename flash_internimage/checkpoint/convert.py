@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from detectron2.utils.file_io import PathManager
 
 from flash_internimage.families import DetectorFamily
 from flash_internimage.family_lookup import detector_family
 from flash_internimage.files import write_atomically
+from flash_internimage.path_manager import PathManager
 
 from .formats import class_names_of, state_dict_of
 from .published import published_family, to_detectron2, to_published

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import LazyConfig, lazy
-from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig
 
 from flash_internimage.errors import UserError
+from flash_internimage.path_manager import PathManager
 
 from .overrides import apply_overrides
 

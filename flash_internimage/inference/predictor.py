@@ -13,7 +13,6 @@ import torch
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
-from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -24,6 +23,7 @@ from flash_internimage.engine.config import load_config
 from flash_internimage.engine.distributed import resolve_device
 from flash_internimage.errors import UserError
 from flash_internimage.images import read_rgb, to_rgb
+from flash_internimage.path_manager import PathManager
 from flash_internimage.solver.ema import ema_of_run
 from flash_internimage.structures import select
 

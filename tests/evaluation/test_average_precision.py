@@ -214,8 +214,9 @@ def test_two_thousand_objects_of_a_class_in_an_image():
 def test_a_mask_with_fewer_pixels_than_its_image_is_refused():
     random = np.random.RandomState(2)
     dataset = ground_truth(random, images=8)
+    results = perfect(dataset)
     broken = dataset["annotations"][3]
     height, width = next((i["height"], i["width"]) for i in dataset["images"] if i["id"] == broken["image_id"])
     broken["segmentation"] = {"size": [height, width], "counts": [5, 10]}
     with pytest.raises(UserError, match=f"annotation {broken['id']} of image .* has an RLE mask whose counts should sum to"):
-        average_precision(dataset, perfect(dataset), ["segm"])
+        average_precision(dataset, results, ["segm"])
