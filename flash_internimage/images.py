@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
-from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image, ImageOps
 
 from flash_internimage.errors import UserError
+from flash_internimage.path_manager import PathManager
 
 MAX_PIXELS_VARIABLE = "FLASH_INTERNIMAGE_MAX_IMAGE_PIXELS"
 """Environment variable with the largest number of pixels of an image; by default Pillow's limit."""

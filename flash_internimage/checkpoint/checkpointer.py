@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils.file_io import PathManager
 
+from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
+from flash_internimage.path_manager import PathManager
 
 from . import hub
-from .formats import recognize, uncompiled_name
+from .formats import class_names_of, recognize, uncompiled_name
 from .matching import Match, examples, match
 from .reading import CheckpointError, read_checkpoint
 
@@ -52,7 +53,15 @@ class Checkpointer(DetectionCheckpointer):
             path = self.path_manager.get_local_path(path)
             if not os.path.isfile(path):
                 raise CheckpointError(f"checkpoint {path}: no such file")
-        return super().load(path, checkpointables)
+        try:
+            return super().load(path, checkpointables)
+        except UserError:
+            raise
+        except (TypeError, ValueError, LookupError, AttributeError) as error:  # of a checkpointable
+            raise CheckpointError(
+                f"checkpoint {path}: its training state is damaged or of another version ({type(error).__name__}: {error}); "
+                "start from its weights with train.init_checkpoint instead"
+            ) from error
 
     def load_complete(self, path: str) -> dict[str, Any]:
         """Load the model from a file that must fill it completely, as evaluation needs it, and no checkpointables.
@@ -91,6 +100,10 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         contents = read_checkpoint(filename)
+        try:
+            class_names_of(contents)
+        except CheckpointError as error:
+            raise CheckpointError(f"checkpoint {filename}: {error}") from error
         # Only this project's own files hold a state of the optimizer that can be resumed.
         own = contents if isinstance(contents.get("model"), Mapping) else {}
         return {**{key: own[key] for key in own if key != "model"}, "path": filename, "contents": contents}
@@ -106,6 +119,7 @@ class Checkpointer(DetectionCheckpointer):
         report = f"{path}: {found.title}, {len(found.tensors)} tensors: {self.last_match.summary()}"
         if self.last_match.unexpected or self.last_match.wrong_shape or (found.whole and self.last_match.missing):
             raise CheckpointError(f"{report}; this file belongs to another model: check the config or the checkpoint")
+        self._check_values(path, model_state, found.tensors)
         if found.dropped:
             report += f"; {len(found.dropped)} left out ({examples(found.dropped)})"
         self.logger.info(report)
@@ -113,6 +127,31 @@ class Checkpointer(DetectionCheckpointer):
         own_names = {name: plain for name in self.model.state_dict() if (plain := uncompiled_name(name)) in matched}
         self.model.load_state_dict({name: found.tensors[plain] for name, plain in own_names.items()}, strict=False)
 
+    def _check_values(self, path: str, model: Mapping[str, torch.Tensor], file: Mapping[str, torch.Tensor]) -> None:
+        """Refuse matched tensors of another kind of numbers than the model's; log a warning for NaN and infinite values."""
+        for name in self.last_match.matched:
+            if _kind(file[name].dtype) != _kind(model[name].dtype):
+                raise CheckpointError(
+                    f"checkpoint {path}: {name} holds {_kind(file[name].dtype)} numbers ({file[name].dtype}), the model has "
+                    f"{_kind(model[name].dtype)} numbers ({model[name].dtype}); these are not weights of a trained model"
+                )
+        broken = [name for name in self.last_match.matched if not _is_finite(file[name])]
+        if broken:
+            self.logger.warning(
+                "%s: %d tensors hold NaN or infinite values (%s); the training diverged, or the file is damaged",
+                path,
+                len(broken),
+                examples(broken),
+            )
+
     def _uncompiled_state(self) -> dict[str, torch.Tensor]:
         """The model's state dict under the names that it has without ``torch.compile``."""
         return {uncompiled_name(name): tensor for name, tensor in self.model.state_dict().items()}
+
+
+def _kind(dtype: torch.dtype) -> str:
+    return "complex" if dtype.is_complex else "floating-point" if dtype.is_floating_point else "whole"
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())

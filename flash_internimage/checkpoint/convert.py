@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from detectron2.utils.file_io import PathManager
 
 from flash_internimage.families import DetectorFamily
 from flash_internimage.family_lookup import detector_family
 from flash_internimage.files import write_atomically
+from flash_internimage.path_manager import PathManager
 
 from . import hub
 from .formats import class_names_of, state_dict_of
@@ -57,7 +57,10 @@ def convert_checkpoint(
     _check_target(target, force)
     source = PathManager.get_local_path(os.fspath(source))
     contents = read_checkpoint(source, allow)
-    tensors = state_dict_of(contents)
+    try:
+        tensors, classes = state_dict_of(contents), class_names_of(contents)
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {source}: {error}") from error
     published, ours = published_family(tensors), detector_family(tensors)
     family, known = (published, ours) if to == "detectron2" else (ours, published)
     if family is None:
@@ -67,7 +70,7 @@ def convert_checkpoint(
         renamed = to_detectron2(tensors) if to == "detectron2" else to_published(tensors)
     except ValueError as error:
         raise CheckpointError(f"checkpoint {source}: {error}") from error
-    _write(target, renamed, class_names_of(contents), to)
+    _write(target, renamed, classes, to)
     return family
 
 

@@ -87,10 +87,23 @@ def uncompiled_name(name: str) -> str:
 
 
 def class_names_of(contents: Mapping[str, Any]) -> list[str] | None:
-    """The class names in a checkpoint: this project's ``classes`` or MMDetection's ``meta["CLASSES"]``; None without any."""
+    """The class names in a checkpoint: this project's ``classes`` or MMDetection's ``meta["CLASSES"]``; None without any.
+
+    Raises:
+        CheckpointError: they are not a list of text.
+    """
     meta = contents.get("meta")
-    names = contents.get("classes") or (meta.get("CLASSES") if isinstance(meta, Mapping) else None)
-    return [str(name) for name in names] if names else None
+    names = contents.get("classes")
+    if names is None and isinstance(meta, Mapping):
+        names = meta.get("CLASSES")
+    if names is None:
+        return None
+    if not isinstance(names, list | tuple):
+        raise CheckpointError(f"the checkpoint's class names should be a list of text, got one {type(names).__name__}")
+    wrong = next((name for name in names if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise CheckpointError(f"the checkpoint's class names should be a list of text, but include one {type(wrong).__name__}")
+    return list(names) or None
 
 
 def _inner(contents: Mapping[str, Any]) -> Mapping[str, Any]:

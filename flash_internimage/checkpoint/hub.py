@@ -48,7 +48,7 @@ class HubFile:
             CheckpointError: the path does not have this form.
         """
         found = _PATH.fullmatch(path)
-        if found is None:
+        if found is None or not {"", ".", ".."}.isdisjoint(re.split(r"[/@\\]", path.removeprefix(PREFIX))):
             raise CheckpointError(
                 f"{path}: expected hf://organization/repository/file or hf://organization/repository@revision/file"
             )

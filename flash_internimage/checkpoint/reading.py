@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import os
-import pickle
+import shlex
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from flash_internimage.errors import UserError
 
-_MULTIARRAY = (np._core if hasattr(np, "_core") else np.core).multiarray  # renamed in NumPy 2
+from .archive import OTHER_TENSORS, PLAIN_NAMES, BadFile, check_entries, is_archive, names_in
+from .numpy_values import BUILDERS, Array, ArrayType, Dtype, dtype_of
 
-# Types that training frameworks leave in the `meta` of a checkpoint and whose construction runs no code, under their names in
-# files; files written with NumPy 1 use the old name of the module.
-HARMLESS_TYPES: dict[str, object] = {
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    **{
-        f"numpy.{core}.multiarray.{function.__name__}": function
-        for core in ("core", "_core")
-        for function in (_MULTIARRAY.scalar, _MULTIARRAY._reconstruct)
-    },
-}
-# Constructed by calling numpy.dtype, so never named in a file, but checked by torch.
-_DTYPES = [type(np.dtype(code)) for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")]
+_NOT_UNPICKLED = (
+    "not a file of torch.save, or one in the format before PyTorch 1.6 that contains more than plain data; it was not "
+    "unpickled, since that could run code"
+)
 
 
 class CheckpointError(UserError):
@@ -43,7 +34,7 @@ def read_checkpoint(path: str | os.PathLike[str], allow: Iterable[str] = ()) -> 
 
     Args:
         path: a local file.
-        allow: names from :data:`HARMLESS_TYPES` that the file may contain beside tensors and plain Python values.
+        allow: names from :data:`.numpy_values.BUILDERS` that the file may contain beside tensors and plain Python values.
 
     Raises:
         CheckpointError: the file is missing, truncated, not a checkpoint, or contains more than plain data.
@@ -51,20 +42,17 @@ def read_checkpoint(path: str | os.PathLike[str], allow: Iterable[str] = ()) -> 
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path}: no such file")
-    _check_archive(path)
+    _check_head(path)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    is_zip = zipfile.is_zipfile(path)
-    allowing = _allowing(path, allow)
-    try:
-        with allowing:
-            contents = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(_refusal(path, is_zip)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"checkpoint {path}: not a file of torch.save ({_first_line(error)})") from error
+        contents = _read_safetensors(path)
+    else:
+        _require_plain(path, set(allow))
+        contents = _unpickle(path, set(allow))
     if not isinstance(contents, Mapping):
         raise CheckpointError(f"checkpoint {path}: expected a dictionary of tensors, got {type(contents).__name__}")
+    unnamed = next((key for key in contents if not isinstance(key, str)), None)
+    if unnamed is not None:
+        raise CheckpointError(f"checkpoint {path}: expected names as its keys, got a key of type {type(unnamed).__name__}")
     return dict(contents)
 
 
@@ -75,7 +63,7 @@ def remove_unfinished(folder: str | os.PathLike[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _check_archive(path: Path) -> None:
+def _check_head(path: Path) -> None:
     """Raise an error that describes a damaged file, before a reader fails on it."""
     size = path.stat().st_size
     if size == 0:
@@ -101,42 +89,107 @@ def _check_archive(path: Path) -> None:
         )
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except Exception as error:  # SafetensorError, and KeyError for a dtype that torch lacks
         raise CheckpointError(f"checkpoint {path}: damaged safetensors file ({_first_line(error)})") from error
 
 
-def _allowing(path: Path, allow: Iterable[str]) -> AbstractContextManager[None]:
-    unknown = sorted(set(allow) - set(HARMLESS_TYPES))
+def _require_plain(path: Path, allow: set[str]) -> None:
+    """Raise an error unless a file holds only dense tensors, plain Python values and what is allowed; unpickles nothing."""
+    unknown = sorted(allow - set(BUILDERS))
     if unknown:
         raise CheckpointError(
-            f"checkpoint {path}: {', '.join(unknown)} cannot be allowed; only {', '.join(sorted(HARMLESS_TYPES))} can"
+            f"checkpoint {path}: {', '.join(unknown)} cannot be allowed; only {', '.join(sorted(BUILDERS))} can"
         )
-    # The pairs allow a type under the name that the file uses, which may be an old one.
-    types: list[Any] = [(HARMLESS_TYPES[name], name) for name in allow]
-    return torch.serialization.safe_globals([*types, *_DTYPES] if types else [])
+    try:
+        if is_archive(path):
+            check_entries(path)
+        needed = names_in(path) - PLAIN_NAMES - allow
+    except BadFile as error:
+        raise CheckpointError(f"checkpoint {path}: {error if is_archive(path) else _NOT_UNPICKLED}") from error
+    if not needed:
+        return
+    others = sorted({OTHER_TENSORS[name] for name in needed if name in OTHER_TENSORS})
+    if others:
+        raise CheckpointError(f"checkpoint {path}: it holds {' and '.join(others)}, expected plain dense tensors")
+    refused = f"checkpoint {path}: refused, since reading it would construct {_listed(needed)}, and unpickling can run code"
+    if needed <= set(BUILDERS):
+        raise CheckpointError(
+            f"{refused}; these types are harmless: `flash-internimage convert {shlex.quote(str(path))} OUT.pth "
+            f"--allow {' '.join(sorted(needed | allow))}` reads exactly them"
+        )
+    if not is_archive(path):
+        raise CheckpointError(f"checkpoint {path}: {_NOT_UNPICKLED}")
+    raise CheckpointError(f"{refused}; ask the publisher for a file with tensors only (.safetensors)")
 
 
-def _refusal(path: Path, is_zip: bool) -> str:
-    if not is_zip:
-        return (
-            f"checkpoint {path}: not a file of torch.save, or one in the format before PyTorch 1.6 that contains more than "
-            "plain data; it was not unpickled, since that could run code"
-        )
-    needed = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    refused = f"checkpoint {path}: refused, since reading it would construct {', '.join(needed)}, and unpickling can run code"
-    if set(needed) <= set(HARMLESS_TYPES):
-        return (
-            f"{refused}; these types are harmless: "
-            f"`flash-internimage convert {path} OUT.pth --allow {' '.join(needed)}` reads exactly them"
-        )
-    return f"{refused}; ask the publisher for a file with tensors only (.safetensors)"
+def _unpickle(path: Path, allow: set[str]) -> Any:
+    # The pairs put our builders under NumPy's names. The builders have no other name that a file could use.
+    builders: list[Any] = [(BUILDERS[name], name) for name in allow]
+    try:
+        with torch.serialization.safe_globals(builders):
+            contents = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive(path) or None)
+        return _Finished(path.stat().st_size).value(contents)
+    except BadFile as error:
+        raise CheckpointError(f"checkpoint {path}: {error}") from error
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise CheckpointError(f"checkpoint {path}: not a file of torch.save ({_first_line(error)})") from error
+
+
+class _Finished:
+    """Replaces the builders in a checkpoint by NumPy's values, and checks its tensors.
+
+    Args:
+        size: of the file in bytes, which bounds the size of each tensor: the values of a small storage can be repeated
+            to a tensor of any size.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._done: dict[int, tuple[Any, Any]] = {}  # id -> object, which keeps the id valid, and its replacement
+
+    def value(self, found: Any) -> Any:
+        """Return the replacement of an object; containers may hold themselves."""
+        if id(found) in self._done:
+            return self._done[id(found)][1]
+        kind = type(found)
+        if isinstance(found, torch.Tensor):
+            self._check(found)
+        elif kind is Array:
+            if found.value is None:
+                raise BadFile("it holds a NumPy array without contents")
+            return found.value
+        elif kind is Dtype:
+            return dtype_of(found)
+        elif found is ArrayType:
+            raise BadFile("it holds NumPy's type of arrays, expected an array")
+        elif kind in (dict, OrderedDict):
+            self._done[id(found)] = found, found
+            for key in found:
+                found[key] = self.value(found[key])
+        elif kind is list:
+            self._done[id(found)] = found, found
+            found[:] = [self.value(item) for item in found]
+        elif kind is tuple:
+            self._done[id(found)] = found, tuple(self.value(item) for item in found)
+            return self._done[id(found)][1]
+        return found
+
+    def _check(self, tensor: torch.Tensor) -> None:
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise BadFile(f"it holds a tensor that is not dense ({tensor.layout}, {tensor.device})")
+        if tensor.numel() * tensor.element_size() > self._size or tensor.untyped_storage().nbytes() > self._size:
+            raise BadFile(f"it holds a tensor of shape {tuple(tensor.shape)}, which has more bytes than the file")
+
+
+def _listed(names: Iterable[str], limit: int = 10) -> str:
+    names = sorted(name[:80] for name in names)
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -86,13 +86,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def build(path: str) -> nn.Module:
+def build(path: str, trust_config: bool = False) -> nn.Module:
     """Build the model of a config in evaluation mode, with random weights and as many detections as a trained model.
 
     Random weights score below the test threshold; a trained model reaches its limit of 100 detections.
     """
     torch.manual_seed(0)
-    model = instantiate(load_config(path, [], eval_only=True).model).eval()
+    model = instantiate(load_config(path, [], eval_only=True, trust_config=trust_config).model).eval()
     for module in model.modules():
         if hasattr(module, "test_score_thresh"):
             module.test_score_thresh = 0.0
@@ -110,7 +110,7 @@ def modes(args: argparse.Namespace) -> list[Mode]:
 
 def rows(path: str, args: argparse.Namespace, device: torch.device) -> Iterator[str]:
     """Yield the lines of one config."""
-    model = build(path)
+    model = build(path, args.trust_config)
     flops = count_flops(model, *args.size)
     costs = [Path(path).stem, f"{count_parameters(model) / 1e6:.1f}", short(flops[""] / 1e9)]
     if not args.time:

@@ -12,9 +12,14 @@ _CONFIG = "a LazyConfig file (.py), the config.yaml of a run, or the name of a c
 
 
 def add_config(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """Add ``--config-file``; :func:`config_path` turns its value into the path of a file."""
+    """Add ``--config-file``, whose value :func:`config_path` turns into the path of a file, and ``--trust-config``."""
     count = {"nargs": "+"} if several else {}
     parser.add_argument("--config-file", required=True, metavar="CONFIG", help=_CONFIG, **count)
+    parser.add_argument(
+        "--trust-config",
+        action="store_true",
+        help="let a config.yaml call any function, like a .py config; needed for parts of your own packages",
+    )
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 
 from flash_internimage.checkpoint import convert_checkpoint
-from flash_internimage.checkpoint.reading import HARMLESS_TYPES
+from flash_internimage.checkpoint.numpy_values import BUILDERS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="TYPE",
-        help=f"harmless types that SOURCE may contain beside tensors: {', '.join(sorted(HARMLESS_TYPES))}",
+        help=f"NumPy's numbers and arrays that SOURCE may contain beside tensors: {', '.join(sorted(BUILDERS))}",
     )
 
 

@@ -46,8 +46,13 @@ def reported(program: str, silent: bool = False) -> Iterator[None]:
         if message is None or os.environ.get(SHOW_TRACEBACK, "0") != "0":
             raise
         if not silent:
-            print(f"{program}: error: {message}", file=sys.stderr, flush=True)
+            print(f"{program}: error: {printable(message)}", file=sys.stderr, flush=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters escaped: text from a file could otherwise change what a terminal shows."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def message_for_user(error: BaseException) -> str | None:

@@ -65,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
     args.overrides += [text for text in args.source if _OVERRIDE.fullmatch(text) and not Path(text).exists()]
     sources, ignored = find_sources(text for text in args.source if text not in args.overrides)
     require_separate_output(args.output, sources)
-    cfg = load_config(config_path(args.config_file), overrides_with_weights(args), eval_only=True)
+    cfg = load_config(
+        config_path(args.config_file), overrides_with_weights(args), eval_only=True, trust_config=args.trust_config
+    )
     predictor = Predictor(cfg, min_score=args.threshold)
     args.output.mkdir(parents=True, exist_ok=True)
     writer = DetectionWriter(predictor, args.output)

@@ -23,7 +23,8 @@ def start(program: str, args: argparse.Namespace, overrides: Sequence[str], *, e
 
     Args:
         program: name of the program, with which error messages start.
-        args: ``config_file``, ``resume`` and the flags of :func:`~flash_internimage.cli.arguments.add_processes`.
+        args: ``config_file``, ``trust_config``, ``resume`` and the flags of
+            :func:`~flash_internimage.cli.arguments.add_processes`.
         overrides: ``key=value`` settings of the config.
         eval_only: evaluate instead of training.
     """
@@ -31,10 +32,10 @@ def start(program: str, args: argparse.Namespace, overrides: Sequence[str], *, e
     first_process = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
     with reported(program, silent=not first_process):
         path = config_path(args.config_file)
-        cfg = load_config(path, overrides, eval_only)  # report a mistake before processes start
+        cfg = load_config(path, overrides, eval_only, trust_config=args.trust_config)  # report a mistake before processes start
         launch(
             _run_in_process,
-            args=(program, path, overrides, eval_only, args.resume),
+            args=(program, path, overrides, eval_only, args.resume, args.trust_config),
             device=cfg.train.device,
             num_processes=args.num_gpus,
             num_machines=args.num_machines,
@@ -45,9 +46,15 @@ def start(program: str, args: argparse.Namespace, overrides: Sequence[str], *, e
 
 
 def _run_in_process(
-    device: torch.device, program: str, config_file: str, overrides: Sequence[str], eval_only: bool, resume: bool
+    device: torch.device,
+    program: str,
+    config_file: str,
+    overrides: Sequence[str],
+    eval_only: bool,
+    resume: bool,
+    trust_config: bool,
 ) -> None:
     escape_unprintable()  # a process of its own has its own streams
     rank = comm.get_rank()
     with reported(program if rank == 0 else f"{program} (process {rank})"):
-        run(device, config_file, overrides, eval_only=eval_only, resume=resume)
+        run(device, config_file, overrides, eval_only=eval_only, resume=resume, trust_config=trust_config)

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    cfg = load_config(config_path(args.config_file), args.overrides)
+    cfg = load_config(config_path(args.config_file), args.overrides, trust_config=args.trust_config)
     categories = categories_of_data(cfg, "train")
     names = [] if categories is None else categories.names
     use_augmentation_preset(cfg)

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.file_io import PathManager
 
 from flash_internimage.coco_format import contents_of, is_registered_in_code
 from flash_internimage.errors import UserError
+from flash_internimage.path_manager import PathManager
 
 from .categories import Categories
 from .validation import MIN_SIDE, Findings, ValidatedContents, validate_contents

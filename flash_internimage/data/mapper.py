@@ -32,7 +32,7 @@ from flash_internimage.structures import WindowMasks
 from .augmentations import ExactResizeTransform
 from .boxes import boxes_of
 from .resize import resize_nearest
-from .run_lengths import crop_columns, problems_of_strings
+from .run_lengths import crop_columns, problems_of_strings, require_valid_masks
 
 
 def read_image(dataset_dict: dict) -> np.ndarray:
@@ -73,8 +73,18 @@ def read_image(dataset_dict: dict) -> np.ndarray:
     return image
 
 
-def segmentation_to_rle(segmentation: list | dict, height: int, width: int) -> dict:
-    """Convert COCO polygons or an RLE to pycocotools' RLE of a (height, width) mask."""
+def segmentations_to_rles(segmentations: Sequence[list | dict], height: int, width: int) -> list[dict]:
+    """Convert COCO polygons or RLEs to pycocotools' RLEs of (height, width) masks.
+
+    Raises:
+        UserError: an RLE is not one of a (height, width) mask.
+    """
+    sizes = [(height, width)] * len(segmentations)
+    require_valid_masks(segmentations, sizes, f"object {{}} of an image of {width} x {height} pixels".format)
+    return [_to_rle(segmentation, height, width) for segmentation in segmentations]
+
+
+def _to_rle(segmentation: list | dict, height: int, width: int) -> dict:
     if isinstance(segmentation, list):
         return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
     if isinstance(segmentation["counts"], list):
@@ -84,7 +94,7 @@ def segmentation_to_rle(segmentation: list | dict, height: int, width: int) -> d
 
 def segmentation_to_mask(segmentation: list | dict, height: int, width: int) -> np.ndarray:
     """Rasterize COCO polygons, or decode an RLE, to a (height, width) ``uint8`` mask of zeros and ones."""
-    return mask_util.decode(segmentation_to_rle(segmentation, height, width))
+    return mask_util.decode(segmentations_to_rles([segmentation], height, width)[0])
 
 
 def _gather_maps(transforms: TransformList, height: int, width: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -156,7 +166,7 @@ def transform_masks(
             parts.append(whole[rows, columns])
             corners.append((columns.start, rows.start))
     else:
-        rles = [segmentation_to_rle(segmentation, *size) for segmentation in segmentations]
+        rles = segmentations_to_rles(segmentations, *size)
         for bitmap, left, (x0, y0, x1, y1) in _decode_windows(rles, *size):
             rows, columns = _within(maps[0], y0, y1), _within(maps[1], x0, x1)
             parts.append(bitmap[np.ix_(maps[0][rows], maps[1][columns] - left)] != 0)

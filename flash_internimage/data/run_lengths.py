@@ -1,17 +1,65 @@
 """Validation of COCO's run-length encoded (RLE) masks, without any C code that trusts them.
 
-pycocotools writes past its buffers when the runs of a mask are longer than its image, so that every mask is validated here
-before it is decoded there.
+pycocotools writes past its buffers when the runs of a mask are longer than its image, and returns uninitialized memory when
+they are shorter, so that every mask is validated here before it is decoded there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+
+from flash_internimage.errors import UserError
 
 _FIRST = 48  # the character of the value 0
 _CONTINUES = 0x20  # bit of a character: more characters of the same number follow
 _NEGATIVE = 0x10  # bit of the last character of a number: its sign
+_BATCH = 1 << 18  # characters of compressed masks that are decoded at once
 _MAX_CHARACTERS = 7  # of one number: 35 bits, more than any run of a mask needs
+
+
+def require_valid_masks(
+    masks: Iterable[Any], sizes: Iterable[tuple[int, int]], label: Callable[[int], str] = "mask {}".format
+) -> None:
+    """Raise an exception unless all RLE masks can be decoded; other segmentations, such as polygons, are skipped.
+
+    Args:
+        masks: segmentations from JSON; an RLE is a dict with ``size`` and ``counts``, a list or compressed.
+        sizes: ``(height, width)`` of the image of each mask, in pixels.
+        label: returns the name of a mask for messages, from its index.
+
+    Raises:
+        UserError: a mask has another size than its image, or its runs do not sum to that size.
+    """
+    batch: list[tuple[int, Any, int]] = []
+    num_characters = 0
+    for i, (mask, (height, width)) in enumerate(zip(masks, sizes, strict=True)):
+        if not isinstance(mask, dict):
+            continue
+        counts = mask.get("counts")
+        problem = None
+        if mask.get("size") not in ([height, width], (height, width)):
+            problem = f"whose size should be {[height, width]}, but is {_short(mask.get('size'))}"
+        elif isinstance(counts, str | bytes):
+            batch.append((i, counts, height * width))
+            num_characters += len(counts)
+        elif isinstance(counts, list):
+            problem = problem_of_counts(counts, height * width)
+        else:
+            problem = f"whose counts are neither a list nor text: {_short(counts)}"
+        if problem is not None:
+            raise UserError(f"{label(i)} has an RLE mask {problem}; correct its segmentation")
+        if num_characters >= _BATCH:
+            _require_valid_strings(batch, label)
+            batch, num_characters = [], 0
+    _require_valid_strings(batch, label)
+
+
+def _require_valid_strings(batch: Sequence[tuple[int, Any, int]], label: Callable[[int], str]) -> None:
+    if batch:
+        indices, strings, pixels = zip(*batch, strict=True)
+        for i, problem in problems_of_strings(strings, pixels):
+            raise UserError(f"{label(indices[i])} has an RLE mask {problem}; correct its segmentation")
 
 
 def problem_of_counts(counts: list, pixels: int) -> str | None:

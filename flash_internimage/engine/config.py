@@ -11,27 +11,36 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import LazyConfig, lazy
-from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig
 
 from flash_internimage.errors import UserError
+from flash_internimage.path_manager import PathManager
 
 from .overrides import apply_overrides
+from .saved_config import load_saved_config
 
 _NEEDED = ("model", "dataloader", "train")
 _NEEDED_TO_TRAIN = ("optimizer", "lr_multiplier")
 _CONFIG_PACKAGE = "detectron2._cfg_loader"
 
 
-def load_config(path: str, overrides: Sequence[str] = (), eval_only: bool = False) -> DictConfig:
+def load_config(path: str, overrides: Sequence[str] = (), eval_only: bool = False, *, trust_config: bool = False) -> DictConfig:
     """Load a ``.py`` config, or the ``.yaml`` config saved by a run, and apply ``key=value`` overrides.
+
+    A ``.py`` config is a program, which is run. A ``.yaml`` config is data (:mod:`.saved_config`) unless it is trusted.
+
+    Args:
+        path: a ``.py`` or ``.yaml`` file.
+        overrides: ``key=value`` settings.
+        eval_only: whether the config may lack what only training needs.
+        trust_config: whether a ``.yaml`` file may name, and thus call, any function.
 
     Raises:
         UserError: the file does not exist (the message suggests similar names), cannot be executed, or lacks a required
             section, or an override is invalid.
     """
     check_is_file(path)
-    cfg = _execute(path)
+    cfg = _execute(path) if trust_config or path.endswith(".py") else load_saved_config(path)
     needed = _NEEDED if eval_only else _NEEDED + _NEEDED_TO_TRAIN
     missing = [key for key in needed if key not in cfg]
     if missing:

@@ -55,7 +55,15 @@ CONFIG_FILE = "config.yaml"
 logger = logging.getLogger("flash_internimage")
 
 
-def run(device: torch.device, config_file: str, overrides: Sequence[str] = (), *, eval_only: bool, resume: bool) -> None:
+def run(
+    device: torch.device,
+    config_file: str,
+    overrides: Sequence[str] = (),
+    *,
+    eval_only: bool,
+    resume: bool,
+    trust_config: bool = False,
+) -> None:
     """Train or evaluate in this process, one of those that :func:`~flash_internimage.engine.distributed.launch` starts.
 
     Args:
@@ -64,8 +72,9 @@ def run(device: torch.device, config_file: str, overrides: Sequence[str] = (), *
         overrides: ``key=value`` settings of the config.
         eval_only: evaluate instead of training.
         resume: continue from, or evaluate, the last checkpoint in ``train.output_dir``.
+        trust_config: see :func:`~flash_internimage.engine.config.load_config`.
     """
-    cfg = load_config(config_file, overrides, eval_only)
+    cfg = load_config(config_file, overrides, eval_only, trust_config=trust_config)
     seed_everything(cfg.train.seed, rank=0, iteration=0)  # the same initial weights in all processes
     torch.backends.cudnn.benchmark = cfg.train.cudnn_benchmark and not eval_only
     with RunLog() as log:

@@ -8,6 +8,7 @@ from typing import Any
 import hotcoco
 import numpy as np
 
+from flash_internimage.data.run_lengths import require_valid_masks
 from flash_internimage.errors import UserError
 
 from .scores import METRICS, Scores
@@ -32,11 +33,14 @@ def average_precision(
 
     Raises:
         UserError: a prediction refers to an image or category that the dataset does not have, lacks a mask although ``"segm"``
-            is evaluated, or has a score that is NaN.
+            is evaluated, or has a score that is NaN; or the RLE mask of an
+            annotation is invalid.
     """
     # Ids may have any sortable type, but hotcoco's are positive integers. Ties between scores are broken by image id.
     image_number = _numbers(dataset["images"])
     category_number = _numbers(dataset["categories"])
+    if "segm" in tasks:
+        _require_valid_masks(dataset)
     ground_truth = _ground_truth(dataset, image_number, category_number)
     columns = _columns(predictions, image_number, category_number)
     masks = _masks(predictions) if "segm" in tasks else None
@@ -53,6 +57,16 @@ def average_precision(
         results: Any = evaluation.eval
         scores[task] = _scores(results["precision"][..., 0], list(category_number))
     return {task: scores[task] for task in tasks}
+
+
+def _require_valid_masks(dataset: Mapping) -> None:
+    sizes = {image["id"]: (image["height"], image["width"]) for image in dataset["images"]}
+    known = [a for a in dataset.get("annotations", []) if a["image_id"] in sizes]
+    require_valid_masks(
+        (a.get("segmentation") for a in known),
+        (sizes[a["image_id"]] for a in known),
+        lambda i: f"annotation {known[i].get('id')!r} of image {known[i]['image_id']!r}",
+    )
 
 
 def _numbers(entries: Sequence[Mapping]) -> dict:

@@ -16,13 +16,13 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 
 from flash_internimage.coco_format import contents_of, is_registered_in_code
 from flash_internimage.data.categories import Categories
 from flash_internimage.errors import UserError
+from flash_internimage.path_manager import PathManager
 
 from .average_precision import MAX_DETECTIONS, average_precision
 from .saved import EVALUATION_FILE, GROUND_TRUTH_FILE, PREDICTIONS_FILE, evaluation_to_json, read_json, write_json

@@ -13,7 +13,6 @@ import torch
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
-from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -24,6 +23,7 @@ from flash_internimage.engine.config import load_config
 from flash_internimage.engine.distributed import resolve_device
 from flash_internimage.errors import UserError
 from flash_internimage.images import read_rgb, to_rgb
+from flash_internimage.path_manager import PathManager
 from flash_internimage.solver.ema import ema_of_run
 from flash_internimage.structures import select
 
@@ -41,6 +41,7 @@ class Predictor:
             downloaded on first use, or ``train.init_checkpoint`` of a config.
         min_score: score threshold of detections. A higher one saves the time and memory for their masks.
         device: "cpu", "cuda", …; None: ``train.device`` of the config, by default the GPU if there is one.
+        trust_config: whether a ``config.yaml`` may call any function, like a ``.py`` config.
 
     Attributes:
         class_names: class names stored in the checkpoint; if it has none, COCO's if their number is that of the model,
@@ -60,8 +61,9 @@ class Predictor:
         *,
         min_score: float = 0.0,
         device: str | None = None,
+        trust_config: bool = False,
     ) -> None:
-        cfg = _load(config)
+        cfg = _load(config, trust_config)
         if checkpoint is None:
             named = not isinstance(config, DictConfig) and str(config) in model_zoo.list()
             checkpoint = model_zoo.get_checkpoint(str(config)) if named else cfg.train.init_checkpoint
@@ -117,11 +119,11 @@ class Predictor:
         return {**output, "instances": select(instances, kept).to("cpu")}
 
 
-def _load(config: str | os.PathLike[str] | DictConfig) -> DictConfig:
+def _load(config: str | os.PathLike[str] | DictConfig, trust_config: bool) -> DictConfig:
     if isinstance(config, DictConfig):
         return copy.deepcopy(config)
     if Path(config).suffix in (".py", ".yaml", ".yml"):
-        return load_config(os.fspath(config), eval_only=True)
+        return load_config(os.fspath(config), eval_only=True, trust_config=trust_config)
     return model_zoo.get_config(os.fspath(config))
 
 

@@ -225,3 +225,45 @@ def test_after_a_failed_save_the_previous_checkpoint_is_the_last(tmp_path, monke
     Checkpointer(resumed, str(tmp_path)).resume_or_load("", resume=True)
     assert_equal(resumed, saved)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.pth", "last_checkpoint"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(7, "got one int"), ("cat", "got one str"), (torch.ones(2), "got one Tensor"), (["a", 1], "one int")]
+)
+@pytest.mark.parametrize("published", [False, True], ids=["classes", "CLASSES"])
+def test_class_names_of_another_type_are_refused(trained, tmp_path, value, message, published):
+    names = {"meta": {"CLASSES": value}} if published else {"classes": value}
+    with pytest.raises(CheckpointError, match=f"file.pth: the checkpoint's class names should be a list of text, .*{message}"):
+        load(Named(DETECTOR), {"model": trained, **names}, tmp_path)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [(torch.int64, "whole"), (torch.bool, "whole"), (torch.complex64, "complex")])
+def test_weights_that_are_no_floating_point_numbers_are_refused(trained, tmp_path, dtype, kind):
+    name = "backbone.fpn_lateral2.weight"
+    trained[name] = trained[name].to(dtype)
+    with pytest.raises(CheckpointError, match=f"{name} holds {kind} numbers .*, the model has floating-point numbers"):
+        load(Named(DETECTOR), {"model": trained}, tmp_path)
+
+
+def test_half_precision_weights_are_loaded(trained, tmp_path):
+    halves = {name: tensor.bfloat16() for name, tensor in trained.items()}
+    model = Named(DETECTOR)
+    load(model, {"model": halves}, tmp_path)
+    assert_equal(model, {name: tensor.float() for name, tensor in halves.items()})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_loaded_with_a_warning(trained, tmp_path, caplog, value):
+    trained["backbone.fpn_lateral2.weight"][1, 0] = value
+    with caplog.at_level(logging.WARNING):
+        load(Named(DETECTOR), {"model": trained}, tmp_path)
+    assert "1 tensors hold NaN or infinite values (backbone.fpn_lateral2.weight)" in caplog.text
+
+
+@pytest.mark.parametrize("state", [3, [1, 2], {"a": 1}, None], ids=repr)
+def test_a_training_state_of_another_type_is_described(trained, tmp_path, state):
+    torch.save({"model": trained, "optimizer": state}, tmp_path / "file.pth")
+    model = Named(DETECTOR)
+    checkpointer = Checkpointer(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(CheckpointError, match="its training state is damaged or of another version"):
+        checkpointer.load(str(tmp_path / "file.pth"))

@@ -194,3 +194,12 @@ def test_missing_repositories_files_and_revisions_are_named(fetch):
     lines = result.stderr.splitlines()
     assert [message for message in messages.values() if not any(message in line for line in lines)] == []
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["org/repo/../weights.pth", "../repo/weights.pth", "org/../weights.pth", "org/repo@../a.pth", "org/repo//a.pth"],
+)
+def test_a_path_that_leads_out_of_the_cache_is_refused(path):
+    with pytest.raises(CheckpointError, match="expected hf://organization/repository/file"):
+        client.HubFile.parse(f"hf://{path}")

@@ -1,8 +1,11 @@
 """Reading untrusted files: damaged files get a message, and files that could run code are refused."""
 
+import io
 import os
 import pickle
+import zipfile
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -70,6 +73,181 @@ def test_only_harmless_types_can_be_allowed(tmp_path):
     torch.save({"b": RunsCode(tmp_path / "ran")}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="posix.mkdir cannot be allowed"):
         read_checkpoint(tmp_path / "a.pth", allow=["posix.mkdir"])
+
+
+def test_the_printed_command_quotes_the_name_of_the_file(tmp_path):
+    torch.save({"a": np.float64(0.5)}, tmp_path / "a; touch b.pth")
+    with pytest.raises(CheckpointError, match=r"convert '.*/a; touch b.pth' OUT.pth --allow"):
+        read_checkpoint(tmp_path / "a; touch b.pth")
+
+
+class Named:
+    """Pickled as the name of a function or type."""
+
+    def __init__(self, module: str, name: str):
+        self.module, self.name = module, name
+
+
+class Call:
+    """Pickled as a call of :class:`Named` with arguments, and perhaps a state."""
+
+    def __init__(self, function: Named, *arguments: object, state: object = None):
+        self.function, self.arguments, self.state = function, arguments, state
+
+
+class _Writer(pickle._Pickler):
+    """Writes pickles that Python's own pickler would refuse to write."""
+
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
+
+    def save_named(self, named: Named) -> None:
+        self.write(pickle.GLOBAL + f"{named.module}\n{named.name}\n".encode())
+
+    def save_call(self, call: Call) -> None:
+        self.save(call.function)
+        self.save(call.arguments)
+        self.write(pickle.REDUCE)
+        for state in call.state if isinstance(call.state, list) else []:
+            self.save(state)
+            self.write(pickle.BUILD)
+
+    dispatch[Named], dispatch[Call] = save_named, save_call
+
+
+def write_archive(path: Path, contents: object = None, entries: dict[str, bytes] | None = None, **settings: int) -> Path:
+    """Write an archive like torch.save's, with any contents or entries."""
+    buffer = io.BytesIO()
+    _Writer(buffer, protocol=2).dump(contents)
+    with zipfile.ZipFile(path, "w", **settings) as archive:
+        for name, data in {"a/data.pkl": buffer.getvalue(), "a/version": b"3\n", **(entries or {})}.items():
+            archive.writestr(name, data)
+    return path
+
+
+NUMPY = "numpy.core.multiarray"
+NDARRAY = Named("numpy", "ndarray")
+ALL_OF_NUMPY = [f"{NUMPY}._reconstruct", f"{NUMPY}.scalar", "numpy.dtype", "numpy.ndarray"]
+
+
+def dtype(code: object, *states: tuple) -> Call:
+    return Call(Named("numpy", "dtype"), code, False, True, state=list(states))
+
+
+def array(*states: tuple) -> Call:
+    return Call(Named(NUMPY, "_reconstruct"), NDARRAY, (0,), b"b", state=list(states))
+
+
+LITTLE = (3, "<", None, None, None, -1, -1, 0)
+
+
+def test_arrays_of_numpy_are_copied(tmp_path):
+    found = array((1, (2, 3), dtype("i2", LITTLE), False, np.arange(6, dtype="<i2").tobytes()))
+    last = array((1, (2, 2), dtype("f8", (3, ">", None, None, None, -1, -1, 0)), True, np.arange(4, dtype=">f8").tobytes()))
+    path = write_archive(tmp_path / "a.pth", {"seen": [found, (last,)], "type": dtype("f4", LITTLE)})
+    contents = read_checkpoint(path, allow=ALL_OF_NUMPY)
+    np.testing.assert_array_equal(contents["seen"][0], [[0, 1, 2], [3, 4, 5]])
+    np.testing.assert_array_equal(contents["seen"][1][0], [[0, 2], [1, 3]])
+    assert contents["seen"][0].flags.writeable, "a view of the file's bytes"
+    assert contents["type"] == np.float32
+
+
+BAD_NUMPY = {
+    "the state of an array of bytes set again with an object dtype": (
+        array((1, (16,), dtype("u1", LITTLE), False, bytes(16)), (1, (2,), dtype("O8", LITTLE), False, bytes(16))),
+        "dtype 'O8'",
+    ),
+    "a number's dtype that becomes a structure": (
+        array((1, (1,), dtype("u8", (3, "|", None, ("a",), {"a": (dtype("u8"), 0)}, 8, 8, 0)), False, bytes(8))),
+        "more than a number's",
+    ),
+    "more values than bytes": (array((1, (1 << 40,), dtype("u1"), False, bytes(8))), "expected 1099511627776 bytes"),
+    "a negative shape": (array((1, (-1, -8), dtype("u1"), False, bytes(8))), r"shape \(-1, -8\)"),
+    "a shape of floats": (array((1, (8.0,), dtype("u1"), False, bytes(8))), r"shape \(8.0,\)"),
+    "contents that are no bytes": (array((1, (8,), dtype("u1"), False, [0] * 8)), "in list, expected 8 bytes"),
+    "an array without a state": (array(), "a NumPy array without contents"),
+    "a dtype that is none": (array((1, (8,), 3, False, bytes(8))), "without a dtype"),
+    "a subclass": (Call(Named(NUMPY, "_reconstruct"), Named("numpy", "dtype"), (0,), b"b"), "a subclass of NumPy's array"),
+    "a scalar of too few bytes": (Call(Named(NUMPY, "scalar"), dtype("f8"), bytes(4)), "expected 8 bytes"),
+    "a scalar of objects": (Call(Named(NUMPY, "scalar"), dtype("O"), bytes(8)), "dtype 'O'"),
+    "the type itself": (NDARRAY, "NumPy's type of arrays"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_NUMPY)
+def test_values_of_numpy_are_checked(tmp_path, name):
+    value, message = BAD_NUMPY[name]
+    path = write_archive(tmp_path / "a.pth", {"a": value})
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(path, allow=ALL_OF_NUMPY)
+
+
+@pytest.mark.parametrize("name", ["bytearray", "FloatTensor", "UntypedStorage"])
+def test_names_that_torch_allows_beyond_plain_data_are_refused(tmp_path, name):
+    module = {"bytearray": "builtins", "UntypedStorage": "torch.storage"}.get(name, "torch")
+    path = write_archive(tmp_path / "a.pth", {"a": Call(Named(module, name), 1 << 24)})
+    with pytest.raises(CheckpointError, match=f"would construct {module}.{name}"):
+        read_checkpoint(path)
+
+
+OTHER_TENSORS = {
+    "sparse tensors": lambda: torch.eye(3).to_sparse(),
+    "meta tensors": lambda: torch.empty(3, device="meta"),
+    "quantized tensors": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+    "tensors of 8-bit floats": lambda: torch.ones(3).to(torch.float8_e4m3fn),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", OTHER_TENSORS)
+def test_only_dense_tensors_are_read(tmp_path, kind):
+    torch.save({"a": OTHER_TENSORS[kind]()}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=f"it holds {kind}.*, expected plain dense tensors"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_tensor_larger_than_the_file_is_refused(tmp_path):
+    torch.save({"a": torch.zeros(1).expand(1 << 30)}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="more bytes than the file"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_an_opcode_that_torch_does_not_know_is_named(tmp_path):
+    path = write_archive(tmp_path / "a.pth", entries={"a/data.pkl": pickle.dumps({"a": 1}, protocol=4)})
+    with pytest.raises(CheckpointError, match=r"its pickle has the opcode FRAME \(protocol 4\)"):
+        read_checkpoint(path)
+
+
+def test_compressed_entries_are_refused_before_they_are_read(tmp_path):
+    zeros = {"a/data.pkl": bytes(1 << 24)}
+    path = write_archive(tmp_path / "a.pth", entries=zeros, compression=zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 1 << 16
+    with pytest.raises(
+        CheckpointError, match="its entry 'a/data.pkl' is compressed, but torch.save stores entries as they are"
+    ):
+        read_checkpoint(path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", ["a/data.pkl", "A/Data.pkl"])
+def test_entries_that_are_listed_twice_are_refused(tmp_path, name):
+    path = write_archive(tmp_path / "a.pth")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, b"other")
+    with pytest.raises(CheckpointError, match=f"it holds the entry '{name}' twice"):
+        read_checkpoint(path)
+
+
+def test_an_archive_of_something_else_is_described(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("paper.txt", "text")
+    with pytest.raises(CheckpointError, match="not one of torch.save, which has one folder with an entry data.pkl"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_keys_that_are_no_names_are_refused(tmp_path):
+    torch.save({1: torch.zeros(1)}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="expected names as its keys, got a key of type int"):
+        read_checkpoint(tmp_path / "a.pth")
 
 
 def broken_files() -> dict[str, tuple[bytes, str]]:

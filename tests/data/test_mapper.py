@@ -260,3 +260,11 @@ def test_a_thousand_small_objects_take_little_memory(dataset_dict, tmp_path):
     masks = TrainingMapper([ResizeToFit([800], 1333)])(dataset_dict)["instances"].gt_masks
     assert len(masks) == 1000
     assert masks.pixels.numel() < 1000 * 32 * 22
+
+
+@pytest.mark.parametrize("counts", [[5, 10], "52"], ids=["counts", "compressed"])
+@pytest.mark.parametrize("augmentations", [[], [RandomRotation([3, 4])]], ids=["windows", "whole masks"])
+def test_a_mask_with_fewer_pixels_than_its_image_is_refused(dataset_dict, counts, augmentations):
+    dataset_dict["annotations"][1]["segmentation"] = {"size": [40, 60], "counts": counts}
+    with pytest.raises(UserError, match=r"of an image of 60 x 40 pixels has an RLE mask whose counts should sum to 2400"):
+        TrainingMapper(augmentations)(dataset_dict)

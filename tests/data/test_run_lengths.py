@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flash_internimage.data.run_lengths import crop_columns, problem_of_counts, problems_of_strings
+from flash_internimage.data.run_lengths import crop_columns, problem_of_counts, problems_of_strings, require_valid_masks
+from flash_internimage.errors import UserError
 
 
 def random_mask(random: np.random.RandomState) -> np.ndarray:
@@ -80,3 +81,30 @@ def test_cropping_removes_columns_of_zeros():
 def test_cropping_of_unusual_runs_is_noticed():
     counts = mask_util.frPyObjects({"size": [4, 5], "counts": [8, 4, 8, 0]}, 4, 5)["counts"]  # ends with no ones
     assert len(list(problems_of_strings([crop_columns(counts, 4, 2, 2)], [4]))) == 1
+
+
+WHOLE = {"size": [4, 5], "counts": [3, 17]}
+BAD_MASKS = {
+    "too few runs": ({"size": [4, 5], "counts": [3, 16]}, "should sum to 20 .*, but sum to 19"),
+    "too few runs, compressed": ({"size": [4, 5], "counts": "3`0"}, "should sum to 20 .*, but sum to 19"),
+    "too many runs": ({"size": [4, 5], "counts": [3, 18]}, "should sum to 20 .*, but sum to 21"),
+    "swapped size": ({"size": [5, 4], "counts": [3, 17]}, r"size should be \[4, 5\], but is \[5, 4\]"),
+    "no size": ({"counts": [3, 17]}, r"size should be \[4, 5\], but is None"),
+    "no counts": ({"size": [4, 5]}, "counts are neither a list nor text: None"),
+    "text among the counts": ({"size": [4, 5], "counts": [3, "17"]}, "include '17'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MASKS)
+def test_masks_that_do_not_fill_their_image_are_refused(name):
+    mask, message = BAD_MASKS[name]
+    with pytest.raises(UserError, match=f"mask 2 has an RLE mask whose .*{message}"):
+        require_valid_masks([WHOLE, [[0, 0, 1, 1, 0, 1]], mask], [(4, 5)] * 3)
+    require_valid_masks([WHOLE, None, {"size": (4, 5), "counts": b"3a0"}], [(4, 5)] * 3)
+
+
+def test_masks_are_validated_in_batches(monkeypatch):
+    monkeypatch.setattr("flash_internimage.data.run_lengths._BATCH", 7)
+    masks = [{"size": [4, 5], "counts": "3a0"}] * 5 + [{"size": [4, 5], "counts": "3`0"}]
+    with pytest.raises(UserError, match="mask 5 has an RLE mask"):
+        require_valid_masks(masks, [(4, 5)] * 6)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from flash_internimage.errors import UserError
 from flash_internimage.evaluation.average_precision import average_precision
 from tests.evaluation.ellipses import ground_truth, perfect, predictions
 
@@ -208,3 +209,14 @@ def test_two_thousand_objects_of_a_class_in_an_image():
     # With the first 100 of 2000 found, precision is 1 up to a recall of 0.05: 6 of 101 points.
     assert average_precision(dataset, results, ["bbox"])["bbox"].metrics["AP"] == pytest.approx(100 * 6 / 101)
     assert average_precision(dataset, results, ["bbox"], 2000)["bbox"].metrics["AP"] == pytest.approx(100)
+
+
+def test_a_mask_with_fewer_pixels_than_its_image_is_refused():
+    random = np.random.RandomState(2)
+    dataset = ground_truth(random, images=8)
+    results = perfect(dataset)
+    broken = dataset["annotations"][3]
+    height, width = next((i["height"], i["width"]) for i in dataset["images"] if i["id"] == broken["image_id"])
+    broken["segmentation"] = {"size": [height, width], "counts": [5, 10]}
+    with pytest.raises(UserError, match=f"annotation {broken['id']} of image .* has an RLE mask whose counts should sum to"):
+        average_precision(dataset, results, ["segm"])
