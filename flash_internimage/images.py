@@ -100,6 +100,26 @@ def has_exif_rotation(file_name: str | os.PathLike[str]) -> bool:
             return False
 
 
+def read_size(file_name: str | os.PathLike[str]) -> tuple[int, int]:
+    """Read the size of an image file from its header, without decoding its pixels.
+
+    Returns:
+        ``(height, width)`` in pixels, with the EXIF orientation applied.
+
+    Raises:
+        OSError: the file does not exist or cannot be opened.
+        UnreadableImage: the file is not an image, or its header is corrupt.
+    """
+    file_name = os.fspath(file_name)
+    with PathManager.open(file_name, "rb") as file, _decoding(file_name):
+        image = _open(file, file_name)
+        width, height = image.size
+        # For a PNG without EXIF data in its header, getexif would decode the whole image.
+        if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
+            return height, width
+    return (width, height) if has_exif_rotation(file_name) else (height, width)
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
         image.getexif()

@@ -12,7 +12,15 @@ from PIL import Image
 
 from flash_internimage.data.mapper import read_image
 from flash_internimage.errors import UserError
-from flash_internimage.images import MAX_PIXELS_VARIABLE, decode_rgb, has_exif_rotation, read_rgb, to_rgb
+from flash_internimage.images import (
+    MAX_PIXELS_VARIABLE,
+    UnreadableImage,
+    decode_rgb,
+    has_exif_rotation,
+    read_rgb,
+    read_size,
+    to_rgb,
+)
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (12, 20, 3)).astype(np.uint8)
 
@@ -126,3 +134,23 @@ def test_swapped_sides_blame_exif_only_if_there_is_an_orientation(tmp_path, orie
 def test_folder_instead_of_an_image(tmp_path):
     with pytest.raises(UserError, match=r"cannot be opened \(Is a directory\)"):
         read_image({"file_name": str(tmp_path)})
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_size_without_decoding_is_that_of_the_decoded_image(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / f"image.{suffix}"
+    Image.new("RGB", (30, 20)).save(file, exif=exif)
+    assert read_size(file) == read_rgb(file).shape[:2] == ((30, 20) if orientation == 6 else (20, 30))
+    Image.new("RGB", (30, 20)).save(file)
+    assert read_size(str(file)) == (20, 30)
+
+
+def test_size_of_what_is_no_image(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(UnreadableImage, match="not a readable image"):
+        read_size(tmp_path / "a.jpg")
+    with pytest.raises(FileNotFoundError):
+        read_size(tmp_path / "b.jpg")

@@ -47,10 +47,10 @@ def add_threshold(parser: argparse.ArgumentParser, effect: str) -> None:
     parser.add_argument("--threshold", type=score, default=0.5, metavar="SCORE", help=f"lowest score that is {effect} (0.5)")
 
 
-def add_own_data(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+def add_own_data(parser: argparse.ArgumentParser) -> None:
     """Add ``--json`` and ``--images``, a dataset in COCO format."""
-    parser.add_argument("--json", required=required, metavar="FILE", help="annotation file in COCO format")
-    parser.add_argument("--images", required=required, metavar="FOLDER", help="folder of its images")
+    parser.add_argument("--json", metavar="FILE", help="annotation file in COCO format")
+    parser.add_argument("--images", metavar="FOLDER", help="folder of its images")
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:

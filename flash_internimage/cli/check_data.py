@@ -1,4 +1,4 @@
-"""Check a dataset in COCO format and print what it contains, before hours are spent on training.
+"""Check a dataset and print what it contains, before hours are spent on training.
 
 Examples:
 
@@ -7,6 +7,11 @@ Examples:
 
   also draw images with their objects, in check/grid.png:
     flash-internimage check-data --json train.json --images train --output check --limit 50
+
+  the validation split of a YOLO dataset, of a Pascal VOC dataset or of a folder that an annotation tool has exported:
+    flash-internimage check-data --yolo data.yaml --split val
+    flash-internimage check-data --voc VOC2007 --split val
+    flash-internimage check-data --root export --split val
 
 Training checks the annotations in the same way. This command also opens every image: a corrupt file, or one whose size is not
 the annotated size, would stop the training when it is reached.
@@ -20,23 +25,31 @@ import argparse
 from collections.abc import Iterable
 
 from flash_internimage.analysis.dataset import draw_examples, image_dataset_dicts, unreadable_images
-from flash_internimage.data.check import OBJECT_SIZES, DatasetReport, check_dataset, read_json
+from flash_internimage.data.check import OBJECT_SIZES, DatasetReport, check_contents, check_dataset, read_json
+from flash_internimage.data.formats import Contents
+from flash_internimage.data.given import choose_split, source_of
+from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 
 from .arguments import add_output, add_own_data, positive
+from .errors import UsageError
 
 _MOST_SHOWN = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_own_data(parser, required=True)
+    add_own_data(parser)
+    parser.add_argument("--yolo", metavar="FILE", help="data.yaml of a YOLO dataset")
+    parser.add_argument("--voc", metavar="FOLDER", help="folder of a Pascal VOC dataset")
+    parser.add_argument("--root", metavar="FOLDER", help="folder in COCO, YOLO or Pascal VOC format, which is recognized")
+    parser.add_argument("--split", metavar="NAME", help="split of a dataset that has several: train, val or test (train)")
     add_output(parser, "grid.png, images with their objects (default: none is drawn)")
     parser.add_argument("--limit", type=positive, default=25, metavar="N", help="number of images in grid.png (25)")
 
 
 def run(args: argparse.Namespace) -> int:
-    report = check_dataset(args.json, args.images)
-    dataset_dicts = image_dataset_dicts(read_json(args.json), report) if report.categories else []
+    report, content = read_dataset(args)
+    dataset_dicts = image_dataset_dicts(content, report) if report.categories else []
     unreadable = unreadable_images(dataset_dicts) if dataset_dicts else {}
     if report.categories:
         print(f"{summary(report)}\n")
@@ -53,6 +66,23 @@ def run(args: argparse.Namespace) -> int:
         print(f"{min(args.limit, len(readable))} images with their objects: {file}")
     print(f"{len(errors)} errors, {len(report.warnings)} warnings")
     return 1 if errors else 0
+
+
+def read_dataset(args: argparse.Namespace) -> tuple[DatasetReport, dict]:
+    """Read and check the dataset that the arguments name; return the report, and the contents of its annotation file."""
+    if all(value is None for value in (args.json, args.images, args.yolo, args.voc, args.root)):
+        raise UsageError("expected --json and --images, --yolo, --voc or --root")
+    source = source_of("--", args.json, args.images, args.yolo, args.voc, args.root)
+    assert source is not None
+    split = choose_split(source, "train", args.split, "--split")
+    if split is None:
+        raise UserError(f"--split: expected a split of {source.description} ({', '.join(source.splits)}), got none")
+    files = source.files(split)
+    if files is not None:
+        report = check_dataset(*files)
+        return report, read_json(report.annotation_file) if report.categories else {}
+    contents: Contents = source.read(split)
+    return check_contents(contents.content, contents.image_root, source.description), contents.content
 
 
 def summary(report: DatasetReport) -> str:

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     cfg = load_config(config_path(args.config_file), args.overrides, trust_config=args.trust_config)
+    cfg.train.output_dir = str(args.output)  # where datasets are converted
     categories = categories_of_data(cfg, "train")
     names = [] if categories is None else categories.names
     use_augmentation_preset(cfg)

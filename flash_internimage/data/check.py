@@ -197,6 +197,19 @@ def check_dataset(annotation_file: str, image_root: str) -> DatasetReport:
     return report
 
 
+def check_contents(content: Mapping, image_root: str, source: str) -> DatasetReport:
+    """Validate a dataset that was converted from another format, and check that its image files exist.
+
+    Args:
+        content: contents of an annotation file in COCO format.
+        image_root: folder to which the file names in it are relative.
+        source: subject of the sentences, such as ``YOLO dataset data.yaml``.
+    """
+    report = DatasetReport(source, image_root, source=source)
+    _fill(report, content)
+    return report
+
+
 def check_registered_in_code(name: str) -> DatasetReport:
     """Validate a dataset that is registered as a function, without an annotation file.
 

@@ -1,10 +1,10 @@
-"""Custom datasets: annotation files and image folders given on the command line, without code to register them."""
+"""Custom datasets: files and folders given on the command line, without code to register them."""
 
 from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -15,6 +15,7 @@ from flash_internimage.errors import UserError
 
 from .categories import Categories
 from .check import DatasetReport, check_dataset_once, require_sound, require_valid
+from .given import Dataset, given_datasets
 
 logger = logging.getLogger(__name__)
 
@@ -31,42 +32,48 @@ def register_in_place(name: str, annotation_file: str, image_root: str) -> None:
     register_coco_instances(name, {}, annotation_file, image_root)
 
 
-def use_custom_data(cfg: DictConfig) -> Categories | None:
+def use_custom_data(cfg: DictConfig, parts: Collection[str] = ("train", "test")) -> Categories | None:
     """Apply ``cfg.data`` to a config, if it is set: point the loaders at the datasets and set the number of classes.
 
-    ``cfg.data.train.json``, ``cfg.data.train.images`` and the same of ``cfg.data.test`` name the files. The datasets are
-    validated and registered with detectron2, ``dataloader`` is pointed at them, and every literal ``num_classes`` in
-    ``cfg.model`` becomes the number of their categories. Category ids may be any integers: the classes of the model are
-    the categories in ascending order of ids.
+    ``cfg.data`` names annotation files in COCO format with image folders, or datasets in other formats, which are converted.
+    The datasets are validated and registered with detectron2, ``dataloader`` is pointed at them, and every literal
+    ``num_classes`` in ``cfg.model`` becomes the number of their categories. Category ids may be any integers: the classes of
+    the model are the categories in ascending order of ids.
 
     Args:
         cfg: a whole config; changed in place.
+        parts: the datasets that are needed, ``train`` and ``test``; others are not converted.
 
     Returns:
         The categories; None if ``cfg.data`` is not set.
 
     Raises:
-        UserError: a dataset has errors, the categories of training and test data differ, or there is training data
-            without test data.
+        UserError: a dataset cannot be read or has errors, the categories of training and test data differ, or there is
+            training data without test data.
     """
-    train, test = _checked(cfg, "train"), _checked(cfg, "test")
-    if train is None and test is None:
+    given = given_datasets(cfg, parts)
+    train, test = _checked(given["train"]), _checked(given["test"])
+    reports = [report for report in (test, train) if report is not None]
+    if not reports:
         return None
-    if test is None:
+    if test is None and "test" in parts:
         raise UserError(
-            "data.train is given, but data.test is not; set data.test.json and data.test.images to the data on which "
-            "the model is evaluated"
+            "data.train is given, but data.test is not; set data.test.json and data.test.images (or data.test.yolo, "
+            "data.test.voc) to the data on which the model is evaluated, or data.val_fraction=0.1 to hold out a tenth"
         )
     if train is not None:
-        _require_same_categories(train, test)
+        if test is not None:
+            _require_same_categories(train, test)
         register_in_place(TRAIN_NAME, train.annotation_file, train.image_root)
         cfg.dataloader.train.dataset.names = TRAIN_NAME
-    register_in_place(TEST_NAME, test.annotation_file, test.image_root)
-    cfg.dataloader.test.dataset.names = TEST_NAME
-    cfg.dataloader.evaluator.dataset_name = TEST_NAME
+    if test is not None:
+        register_in_place(TEST_NAME, test.annotation_file, test.image_root)
+        cfg.dataloader.test.dataset.names = TEST_NAME
+        cfg.dataloader.evaluator.dataset_name = TEST_NAME
+    categories = reports[0].categories
     for node in literal_num_classes(cfg.model):
-        node.num_classes = len(test.categories)
-    return test.categories
+        node.num_classes = len(categories)
+    return categories
 
 
 def require_registered(dataset_name: str) -> None:
@@ -134,22 +141,15 @@ def literal_num_classes(model: DictConfig | ListConfig) -> Iterator[DictConfig]:
             yield model
 
 
-def _checked(cfg: DictConfig, split: str) -> DatasetReport | None:
-    """The report on the dataset given for a split; None if none is given.
+def _checked(given: Dataset | None) -> DatasetReport | None:
+    """The report on a dataset; None if none is given.
 
     Raises:
         UserError: the annotation file or the image folder is missing, or the dataset has errors.
     """
-    given = cfg.data[split]
-    if given.json is None and given.images is None:
+    if given is None:
         return None
-    if given.json is None or given.images is None:
-        missing, present = ("json", "images") if given.json is None else ("images", "json")
-        raise UserError(
-            f"data.{split}.{present} is given, but data.{split}.{missing} is not; "
-            "both are needed: an annotation file in COCO format, and the folder of its images"
-        )
-    report = check_dataset_once(str(given.json), str(given.images))
+    report = check_dataset_once(*given)
     require_sound(report)
     for sentence in report.warnings:
         logger.warning(sentence)

@@ -464,6 +464,8 @@ class _Annotations:
 
 
 def _label(annotation: dict) -> str:
+    if _is_text(place := annotation.get("place")):  # of a dataset that was converted to COCO format: file and line
+        return f"object {place}"
     return f"annotation {short_repr(annotation['id'])} of image {short_repr(annotation['image_id'])}"
 
 

@@ -259,7 +259,7 @@ def categories_of_data(cfg: DictConfig, *splits: str) -> Categories | None:
     Returns:
         The categories of the datasets; None if a dataset does not name them.
     """
-    categories = use_custom_data(cfg) if "data" in cfg else None
+    categories = use_custom_data(cfg, splits) if "data" in cfg else None
     if categories is not None:
         return categories
     given = [OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") for split in splits]

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.formats.written import write_coco, write_voc, write_yolo
+
 SQUARE = [[10, 10, 40, 10, 40, 40, 10, 40]]
 
 
@@ -170,3 +172,51 @@ def test_deep_image_is_an_error(run, content, tmp_path):
     assert code == 1
     assert "1.png, referenced by image 5 of" in output
     assert "has one channel of 16 bits" in output
+
+
+@pytest.fixture
+def other_formats(tmp_path: Path) -> Path:
+    """Folder with the same shapes as ``yolo`` and ``voc``, three for training and two for validation."""
+    write_coco(tmp_path / "coco", 3, 2)
+    write_yolo(tmp_path / "coco", tmp_path / "yolo")
+    write_voc(tmp_path / "coco", tmp_path / "voc")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("flag", "path"), [("--yolo", "yolo/data.yaml"), ("--voc", "voc"), ("--root", "yolo"), ("--root", "coco")]
+)
+def test_other_formats(flash_internimage, other_formats, flag, path):
+    done = flash_internimage("check-data", flag, other_formats / path, "--output", other_formats / "check")
+    assert done.returncode == 0
+    assert done.stdout.startswith("images       3, ")
+    assert (other_formats / "check/grid.png").is_file()
+    done = flash_internimage("check-data", flag, other_formats / path, "--split", "valid")
+    assert done.stdout.startswith("images       2, ")
+
+
+def test_damaged_image_of_a_yolo_dataset(flash_internimage, other_formats):
+    image = next((other_formats / "yolo/images/train").iterdir())
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    done = flash_internimage("check-data", "--yolo", other_formats / "yolo/data.yaml")
+    assert done.returncode == 1
+    assert (
+        f"error: {image}, referenced by image 1 of YOLO dataset {other_formats}/yolo/data.yaml, is not a readable"
+        in done.stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "expected --json and --images, --yolo, --voc or --root"),
+        (["--yolo", "a.yaml", "--voc", "b"], "--yolo and --voc are given; expected one dataset, so remove one of them"),
+        (["--json", "a.json"], "--json is given, but --images is not"),
+        (["--root", "gone"], "expected an existing folder, got gone"),
+    ],
+)
+def test_which_dataset(flash_internimage, flags, message):
+    done = flash_internimage("check-data", *flags)
+    assert done.returncode != 0
+    assert message in done.stderr

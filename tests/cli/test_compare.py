@@ -89,3 +89,20 @@ def test_a_folder_without_an_evaluation(flash_internimage, tmp_path):
         f"flash-internimage compare: error: {tmp_path}: holds no evaluation.json; give the output folder of an evaluation "
         "(flash-internimage eval)\n"
     )
+
+
+def test_copies_of_the_annotations_are_the_same_data(compare, tmp_path):
+    """Each run converts a YOLO or VOC dataset to an annotation file of its own."""
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file in files:
+        file.write_text("{}")
+    code, _, err = compare(*(record({"bbox": 1.0}, {"mug": 3.0}, str(file)) for file in files))
+    assert (code, err) == (0, "")
+
+
+def test_annotations_of_the_same_size_differ(compare, tmp_path):
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file, text in zip(files, ("{}", "[]"), strict=True):
+        file.write_text(text)
+    _, _, err = compare(*(record({"bbox": 1.0}, {"mug": 3.0}, str(file)) for file in files))
+    assert f"the annotations differ: {files[0]} and {files[1]}" in err

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from flash_internimage.data.shapes import annotation_file, write_split
+from tests.data.formats.written import write_coco, write_voc, write_yolo
 from tests.e2e.conftest import data_overrides
 
 CONFIG = "configs/shapes/mask_rcnn_flash_internimage_nano.py"
@@ -61,3 +62,18 @@ def test_mistakes_are_told_and_nothing_written(show):
     assert code == 1
     assert "data.augmentation must be one of none, flip" in err
     assert not page.parent.exists()
+
+
+def test_every_format_gives_the_same_batch(flash_internimage, tmp_path):
+    write_coco(tmp_path / "coco", 6, 1)
+    yolo = write_yolo(tmp_path / "coco", tmp_path / "yolo")
+    write_voc(tmp_path / "coco", tmp_path / "voc")
+    pages = []
+    for data in ([f"data.root={tmp_path / 'coco'}"], [f"data.train.yolo={yolo}"], [f"data.train.voc={tmp_path / 'voc'}"]):
+        folder = tmp_path / f"batch {len(pages)}"
+        flags = ["--config-file", CONFIG, "--output", folder, "dataloader.train.mapper.with_masks=false"]
+        done = flash_internimage("show-batch", *flags, *data)
+        assert done.returncode == 0
+        pages.append(np.array(Image.open(folder / "batch.png")))
+    assert (pages[1] == pages[0]).all()
+    assert (pages[2] == pages[0]).all()

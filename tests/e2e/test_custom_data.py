@@ -15,6 +15,7 @@ from detectron2.config import LazyConfig, instantiate
 
 from flash_internimage.checkpoint.published import to_published
 from flash_internimage.data.shapes import annotation_file
+from tests.data.formats.written import write_coco, write_yolo
 from tests.e2e.conftest import REPOSITORY, data_overrides
 
 FAMILIES = {
@@ -120,3 +121,31 @@ def count(pattern: str, line: str) -> int:
     """The number in a part of the log line; 0 if the line has no such part."""
     found = re.search(pattern, line)
     return int(found[1]) if found else 0
+
+
+@pytest.fixture(scope="module")
+def yolo(tmp_path_factory) -> Path:
+    """``data.yaml`` of six training images, without a validation split."""
+    root = tmp_path_factory.mktemp("yolo")
+    write_coco(root / "coco", 6, 1)
+    file = write_yolo(root / "coco", root / "yolo")
+    file.write_text(file.read_text().replace("val:", "# val:"))
+    return file
+
+
+def test_held_out_images_stay_the_same_in_a_resumed_run(train_net, yolo, tmp_path):
+    output, config = tmp_path / "output", f"configs/shapes/{FAMILIES['DINO']}.py"
+    first = train_net(
+        "--config-file", config, *SHORT, f"data.train.yolo={yolo}", "data.val_fraction=0.3", f"train.output_dir={output}"
+    )
+    assert first.returncode == 0, first.stderr[-2000:]
+    test = json.loads((output / "dataset/test.json").read_text())
+    assert len(test["images"]) == 2
+
+    for name in ("later.jpg", "latest.jpg"):  # new images are for training; another draw would hold out others
+        shutil.copy(yolo.parent / "images/val/000000100001.jpg", yolo.parent / f"images/train/{name}")
+    resumed = train_net("--config-file", output / "config.yaml", "--resume", "train.max_iter=2")
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    assert len(json.loads((output / "dataset/train.json").read_text())["images"]) == 6
+    names = {image["file_name"] for image in json.loads((output / "dataset/test.json").read_text())["images"]}
+    assert names == {image["file_name"] for image in test["images"]}
