@@ -1,7 +1,7 @@
 """Image resizing with OpenCV, with which the published models were trained and tested.
 
-On ``uint8`` OpenCV's bilinear filter uses 11-bit fixed-point arithmetic and, unlike PIL's, no antialiasing, so that a model gets
-exactly the pixels that MMDetection gives it.
+On ``uint8`` OpenCV's bilinear filter uses 11-bit fixed-point arithmetic and, unlike PIL's, no antialiasing. A model gets the
+pixels that MMDetection gives it.
 """
 
 import cv2
