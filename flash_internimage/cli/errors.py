@@ -14,7 +14,7 @@ SHOW_TRACEBACK = "FLASH_INTERNIMAGE_TRACEBACK"
 """Environment variable: when set to anything but 0, every error is shown with its traceback."""
 
 _HOW_TO_INSTALL = {
-    "cv2": "detectron2 draws with OpenCV: pip install opencv-python-headless",
+    "cv2": "images are resized and drawn with OpenCV: pip install opencv-python-headless",
     "detectron2": "see https://detectron2.readthedocs.io/tutorials/install.html",
     "torch": "see https://pytorch.org/get-started",
     "torchvision": "see https://pytorch.org/get-started",

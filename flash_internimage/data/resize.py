@@ -1,14 +1,14 @@
-"""Image resizing that is bit-exact with OpenCV, with which the published models were trained and tested.
+"""Image resizing with OpenCV, with which the published models were trained and tested.
 
-On ``uint8`` OpenCV's bilinear filter uses 11-bit fixed-point arithmetic and, unlike PIL's, no antialiasing. Both are
-reproduced here in integer arithmetic, so that a model gets exactly the pixels that MMDetection gives it, without OpenCV.
+On ``uint8`` OpenCV's bilinear filter uses 11-bit fixed-point arithmetic and, unlike PIL's, no antialiasing. A model gets the
+pixels that MMDetection gives it.
 """
 
+import cv2
 import numpy as np
+from torch.utils.data import get_worker_info
 
 from flash_internimage.errors import UserError
-
-_COEFFICIENT_BITS = 11
 
 
 def fit_size(height: int, width: int, short_side: float, long_side: float) -> tuple[int, int]:
@@ -29,25 +29,8 @@ def fit_size(height: int, width: int, short_side: float, long_side: float) -> tu
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
-def _sampling_positions(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the index of each new pixel's left neighbor (not clipped), and the float32 distance to it."""
-    # The ratio is inverted twice, as in OpenCV: the result may differ from old / new in the last bit.
-    position = ((np.arange(new) + 0.5) * (1.0 / (new / old)) - 0.5).astype(np.float32)
-    left = np.floor(position)
-    return left.astype(np.int64), position - left
-
-
-def _coefficients(fraction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    one = np.float32(1 << _COEFFICIENT_BITS)
-    left = np.rint((np.float32(1) - fraction) * one).astype(np.int32)
-    right = np.rint(fraction * one).astype(np.int32)
-    return left, right
-
-
 def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize bilinearly, bit-exact with ``cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)``.
-
-    Pixel centers are at half-integers, and there is no antialiasing.
+    """Resize bilinearly: pixel centers are at half-integers, and there is no antialiasing.
 
     Args:
         image: (H, W, C) ``uint8`` array.
@@ -58,31 +41,16 @@ def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
         (height, width, C) ``uint8`` array.
 
     Raises:
-        UserError: the image is not ``uint8``; the fixed-point arithmetic is defined for no other dtype.
+        UserError: the image is not ``uint8``, the only dtype with OpenCV's fixed-point arithmetic.
     """
     if image.dtype != np.uint8:
         raise UserError(f"resize_bilinear: image must be of dtype uint8, got {image.dtype}; convert it first")
-    old_height, old_width = image.shape[:2]
-    if (old_height, old_width) == (height, width):
+    if image.shape[:2] == (height, width):
         return image
-
-    column, fraction = _sampling_positions(old_width, width)
-    # At the left and right border OpenCV uses the border pixel alone; at the top and bottom it uses the border row
-    # with both weights, which rounds differently.
-    fraction = np.where((column < 0) | (column >= old_width - 1), np.float32(0), fraction)
-    left, right = _coefficients(fraction)
-    pixels = image.astype(np.int32)
-    rows = pixels[:, column.clip(0, old_width - 1)] * left[:, None]
-    rows += pixels[:, (column + 1).clip(0, old_width - 1)] * right[:, None]
-    rows >>= 4  # keeps the products below within 32 bits, and matches OpenCV's 16-bit multiplications
-
-    row, fraction = _sampling_positions(old_height, height)
-    upper, lower = _coefficients(fraction)
-    result = (rows[row.clip(0, old_height - 1)] * upper[:, None, None]) >> 16
-    result += (rows[(row + 1).clip(0, old_height - 1)] * lower[:, None, None]) >> 16
-    result += 2
-    result >>= 2
-    return result.astype(np.uint8)
+    if get_worker_info() is not None and cv2.getNumThreads() > 1:
+        cv2.setNumThreads(1)  # each loader process would start a thread per core
+    resized = cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_LINEAR)
+    return resized.reshape(height, width, image.shape[2])  # OpenCV drops an axis of one channel
 
 
 def resize_nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:

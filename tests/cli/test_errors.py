@@ -65,7 +65,7 @@ def load_in_a_process(function):
         ),
         pytest.param(
             module_that_is_not_installed("cv2"),
-            "cv2 is not installed; detectron2 draws with OpenCV: pip install opencv-python-headless",
+            "cv2 is not installed; images are resized and drawn with OpenCV: pip install opencv-python-headless",
             id="package that the user installs",
         ),
     ],

@@ -1,15 +1,17 @@
-"""Resizing: bit-exact comparison with OpenCV, and cases computed by hand.
+"""Resizing: the bits of one version of OpenCV, and cases computed by hand.
 
 ``opencv_resize.npz`` contains OpenCV 5.0.0's results for the images that ``RandomState(number)`` draws.
 """
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flash_internimage.data import resize
 from flash_internimage.data.resize import fit_size, resize_bilinear, resize_nearest
 from flash_internimage.errors import UserError
 
@@ -30,12 +32,12 @@ def opencv() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("number", range(len(SIZES)), ids=["{}x{} to {}x{}".format(*size) for size in SIZES])
-@pytest.mark.parametrize(("kind", "resize"), [("bilinear", resize_bilinear), ("nearest", resize_nearest)])
-def test_equals_opencv(opencv, number, kind, resize):
+@pytest.mark.parametrize(("kind", "function"), [("bilinear", resize_bilinear), ("nearest", resize_nearest)])
+def test_equals_opencv(opencv, number, kind, function):
     height, width, new_height, new_width = SIZES[number]
     image = np.random.RandomState(number).randint(0, 256, (height, width, 3)).astype(np.uint8)
     expected = opencv[f"{kind}/{height}x{width}-{new_height}x{new_width}"]
-    np.testing.assert_array_equal(resize(image, new_height, new_width), expected)
+    np.testing.assert_array_equal(function(image, new_height, new_width), expected)
 
 
 def test_bilinear_by_hand():
@@ -49,6 +51,26 @@ def test_bilinear_downsampling_is_not_antialiased():
     image = np.zeros((1, 10, 1), dtype=np.uint8)
     image[0, [0, 9]] = 255
     assert resize_bilinear(image, 1, 1).item() == 0
+
+
+def test_bilinear_of_a_flipped_view_equals_that_of_its_copy():
+    image = np.random.RandomState(0).randint(0, 256, (20, 30, 3)).astype(np.uint8)
+    for view in (image[:, ::-1], image[::-1, ::2], image.transpose(1, 0, 2)):
+        np.testing.assert_array_equal(resize_bilinear(view, 25, 35), resize_bilinear(view.copy(), 25, 35))
+
+
+def test_loader_processes_resize_on_one_thread(monkeypatch):
+    threads = cv2.getNumThreads()
+    image = np.zeros((4, 4, 3), dtype=np.uint8)
+    try:
+        cv2.setNumThreads(2)
+        resize_bilinear(image, 8, 8)
+        assert cv2.getNumThreads() == 2
+        monkeypatch.setattr(resize, "get_worker_info", object)
+        resize_bilinear(image, 8, 8)
+        assert cv2.getNumThreads() == 1
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def test_bilinear_rejects_other_dtypes():

@@ -40,7 +40,7 @@ def image() -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize("size", ["t", "b"])
+@pytest.mark.parametrize("size", ["t", pytest.param("b", marks=pytest.mark.slow)])
 def test_stages_equal_the_published_backbone(
     size: str, dtype: torch.dtype, repository: Path, reference: Reference, image: Tensor
 ):
