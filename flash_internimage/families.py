@@ -10,14 +10,27 @@ same integer plus two, and a final ``*`` is the rest of the name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from flash_internimage.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flash_internimage.structures import DetectionTensors
+
 Part = Literal["neck", "proposals", "heads"]
 """The parts of a detector that ``flash-internimage analyze`` reports, beside its backbone."""
+
+DetectTensors: TypeAlias = "Callable[[Any, Tensor, Tensor, int | None], DetectionTensors]"
+"""Function (model, images, sizes, max_detections) -> detections.
+
+``images`` (N, 3, H, W) are pixels on the scale of 0..255, ``sizes`` (N, 2) the (height, width) of each image within H and W.
+At most ``max_detections`` are returned per image; None is the model's own maximum. The function must be traceable by
+``torch.export`` with dynamic H and W: no branch and no size may depend on the values of tensors.
+"""
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,7 @@ class DetectorFamily:
         parts: path of a module -> the part to which the analysis counts it. The backbone, and a feature pyramid around it,
             need no entry.
         compiled: paths of modules that ``analyze --compile`` compiles, beside the backbone: functions of tensors alone.
+        detect: the detector as a function of tensors, for export; None if it has no such form.
     """
 
     title: str
@@ -65,6 +79,7 @@ class DetectorFamily:
     parameters: ParameterRules = ParameterRules()
     parts: Mapping[str, Part] = field(default_factory=dict)
     compiled: tuple[str, ...] = ()
+    detect: DetectTensors | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,63 @@
+"""A detector as a function of tensors alone, which exporters can record."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from flash_internimage.errors import UserError
+from flash_internimage.families import DetectTensors
+from flash_internimage.family_lookup import detector_families, detector_family
+
+
+class ExportableDetector(nn.Module):
+    """A detector as a function of tensors: padded images and their sizes -> detections, padded to a fixed number per image.
+
+    Args:
+        model: the detector.
+        detect: the function of its family.
+        max_detections: number of rows K of the result; None for the model's own maximum.
+    """
+
+    def __init__(self, model: nn.Module, detect: DetectTensors, max_detections: int | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.detect = detect
+        self.max_detections = max_detections
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+        """Detect objects.
+
+        Args:
+            images: (N, 3, H, W) pixels on the scale of 0..255, in the channel order of the model; ``uint8`` or floating point.
+                Each image is at the top left; pixels beyond its size are ignored.
+            sizes: (N, 2) int64 (height, width) of each image.
+
+        Returns:
+            The fields of :class:`~flash_internimage.structures.DetectionTensors` in float32 and int64: boxes (N, K, 4) XYXY
+            in pixels of ``images``, scores (N, K), classes (N, K), counts (N,) and, if the model predicts masks, their
+            probabilities (N, K, S, S) within the boxes.
+        """
+        found = self.detect(self.model, images, sizes, self.max_detections)
+        return tuple(field.float() if field.is_floating_point() else field for field in found if field is not None)
+
+
+def exportable_detector(model: nn.Module, *, max_detections: int | None = None) -> ExportableDetector:
+    """Return a detector as a function of tensors alone, in evaluation mode. It shares the parameters of ``model``.
+
+    Args:
+        model: a detector whose family describes its form for export. It is set to evaluation mode.
+        max_detections: number of detections per image to return; None for the model's own maximum.
+
+    Raises:
+        UserError: the family of the model is unknown, or has no form for export.
+    """
+    family = detector_family(model.state_dict())
+    if family is None or family.detect is None:
+        known = ", ".join(sorted(known.title for known in detector_families() if known.detect is not None))
+        raise UserError(
+            f"export: the model should be of a family that can be exported ({known}), got {type(model).__name__}; "
+            "set detect in its DetectorFamily"
+        )
+    return ExportableDetector(model.eval(), family.detect, max_detections)
