@@ -285,9 +285,7 @@ def _points(
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """The points of a window in DCNv4's order: their (column, row) in the regular grid, and (x, y) from its center in pixels."""
     height, width = kernel_size
-    order = [
-        (i, j) for i in range(width) for j in range(height) if not (remove_center and (i, j) == (width // 2, height // 2))
-    ]
+    order = [(i, j) for i in range(width) for j in range(height) if not (remove_center and (i, j) == (width // 2, height // 2))]
     center_x, center_y = dilation[1] * (width - 1) // 2, dilation[0] * (height - 1) // 2
     return order, [(i * dilation[1] - center_x, j * dilation[0] - center_y) for i, j in order]
 
