@@ -83,7 +83,6 @@ def run(args: argparse.Namespace) -> int:
     )
     size = "any size" if metadata.height is None else f"{metadata.height} x {metadata.width} pixels"
     megabytes = args.output.stat().st_size / 1e6
-    print(
-        f"{args.output}: {metadata.family}, {len(metadata.class_names)} classes, {size}, {metadata.precision}, {megabytes:.1f} MB"
-    )
+    classes = f"{len(metadata.class_names)} classes"
+    print(f"{args.output}: {metadata.family}, {classes}, {size}, {metadata.precision}, {megabytes:.1f} MB")
     return 0

@@ -3,10 +3,10 @@
 Each operator is a sum of modulated bilinear samples, which ONNX can express in three forms. Runtimes differ in which form they
 compute correctly, and fast:
 
-- ``deform_conv``: ``DeformConv`` with a depthwise weight of ones, for DCNv4. One node; the fastest form in onnxruntime. OpenVINO
-  has no rule for it.
-- ``grid_sample``: ``GridSample``, for both operators. The fastest form in OpenVINO. TensorRT computes it wrong without an error
-  in some versions (10.13 to 11.1).
+- ``deform_conv``: ``DeformConv`` with a depthwise weight of ones, for DCNv4. One node; the fastest form in onnxruntime.
+  OpenVINO has no rule for it.
+- ``grid_sample``: ``GridSample``, for both operators. The fastest form in OpenVINO. TensorRT computes it wrong without an
+  error in some versions (10.13 to 11.1).
 - ``gather``: four gathers of the corners from a padded feature map, for both operators. Only elementary operators: the slowest
   form, which every runtime computes correctly.
 
@@ -283,7 +283,11 @@ def _sample_with_gather(value: Any, locations: Any, weights: Any, sizes: _Sample
 def _points(
     kernel_size: Sequence[int], dilation: Sequence[int], remove_center: bool
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """The points of a window in DCNv4's order: their (column, row) in the regular grid, and (x, y) from its center in pixels."""
+    """The points of a window in DCNv4's order.
+
+    Returns:
+        (column, row) of each in the regular grid, and (x, y) from the center of the grid in pixels.
+    """
     height, width = kernel_size
     order = [(i, j) for i in range(width) for j in range(height) if not (remove_center and (i, j) == (width // 2, height // 2))]
     center_x, center_y = dilation[1] * (width - 1) // 2, dilation[0] * (height - 1) // 2

@@ -94,16 +94,14 @@ class ExportedDetector(nn.Module):
         """One batch of the size that the file takes, and the sizes of its images; missing images repeat the last one."""
         images = [*images, *[images[-1]] * (batch - len(images))]
         sizes = torch.tensor([image.shape[-2:] for image in images], dtype=torch.int64)
-        height, width = (
-            -(-int(side) // self.metadata.size_divisibility) * self.metadata.size_divisibility for side in sizes.amax(0)
-        )
-        if self.metadata.height is not None and self.metadata.width is not None:
-            if height > self.metadata.height or width > self.metadata.width:
-                raise UserError(
-                    f"{self.path}: images must fit its fixed size of {self.metadata.height} x {self.metadata.width} pixels, got "
-                    f"{int(sizes[:, 0].max())} x {int(sizes[:, 1].max())}; resize them to fit, or export with --dynamic"
-                )
-            height, width = self.metadata.height, self.metadata.width
+        largest = sizes.amax(dim=0).tolist()
+        divisor, fixed = self.metadata.size_divisibility, (self.metadata.height, self.metadata.width)
+        height, width = (side or -(-needed // divisor) * divisor for side, needed in zip(fixed, largest, strict=True))
+        if largest[0] > height or largest[1] > width:
+            raise UserError(
+                f"{self.path}: images must fit its fixed size of {height} x {width} pixels, got {largest[0]} x {largest[1]}; "
+                "resize them to fit, or export with --dynamic"
+            )
         padded = torch.zeros((batch, 3, height, width), dtype=torch.uint8)
         for target, image in zip(padded, images, strict=True):
             target[:, : image.shape[1], : image.shape[2]] = image
@@ -133,8 +131,8 @@ def _load_onnxruntime(path: Path, device: torch.device) -> tuple[Detect, Metadat
     if device.type == "cuda":
         if "CUDAExecutionProvider" not in available:
             raise UserError(
-                f"{path}: running an ONNX file on {device} needs onnxruntime-gpu, got an onnxruntime with {', '.join(available)}; "
-                "install it, or choose the device cpu"
+                f"{path}: running an ONNX file on {device} needs onnxruntime-gpu, got an onnxruntime with "
+                f"{', '.join(available)}; install it, or choose the device cpu"
             )
         providers.insert(0, "CUDAExecutionProvider")
     try:
