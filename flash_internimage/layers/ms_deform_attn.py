@@ -42,6 +42,17 @@ def sampling_locations(offsets: Tensor, reference_points: Tensor, spatial_shapes
     return reference_points[..., :2] + offsets / num_points * reference_points[..., 2:] * 0.5
 
 
+def shapes_tensor(spatial_shapes: Sequence[tuple[int, int]] | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The (height, width) of each level as a tensor (L, 2)."""
+    if isinstance(spatial_shapes, Tensor) or not any(
+        isinstance(size, torch.SymInt) for shape in spatial_shapes for size in shape
+    ):
+        return torch.as_tensor(spatial_shapes, dtype=dtype, device=device)
+    # torch.as_tensor would make constants of the symbolic sizes of an export with dynamic shapes.
+    sizes = [torch.full((), size, dtype=dtype, device=device) for shape in spatial_shapes for size in shape]
+    return torch.stack(sizes).unflatten(0, (-1, 2))
+
+
 class MSDeformAttn(nn.Module):
     """Attention in which each query reads a few points per feature level, at locations predicted from the query."""
 
@@ -124,7 +135,7 @@ class MSDeformAttn(nn.Module):
         # bfloat16 has 8 significant bits: in a row of 300 pixels a location would be off by one. Dividing the offsets by
         # float32 shapes promotes them.
         shapes_dtype = torch.promote_types(reference_points.dtype, torch.float32)
-        shapes = torch.as_tensor(spatial_shapes, dtype=shapes_dtype, device=query.device)
+        shapes = shapes_tensor(spatial_shapes, shapes_dtype, query.device)
         locations = sampling_locations(offsets, reference_points, shapes)
 
         return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))

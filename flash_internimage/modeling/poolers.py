@@ -56,7 +56,7 @@ class RoIPooler(nn.Module):
         Returns:
             (R, C, output_size, output_size), in the order of the images and their boxes.
         """
-        dtype = torch.promote_types(features[0].dtype, torch.float32)
+        dtype = _pooling_dtype(features)
         corners = torch.cat([image_boxes.tensor for image_boxes in boxes]).to(dtype)
         # The numbers of boxes are read from shapes: len() would be a constant in a trace.
         numbers = torch.cat([corners.new_full((image_boxes.tensor.shape[0], 1), n) for n, image_boxes in enumerate(boxes)])
@@ -67,8 +67,38 @@ class RoIPooler(nn.Module):
         pooled = features[0].new_zeros(rois.shape[0], channels, self.output_size, self.output_size)
         for level, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
             members = (levels == level).nonzero().flatten()
-            # As in MMDetection: an adaptive number of samples (sampling_ratio 0) and the half-pixel shift (aligned).
-            region = roi_align(feature.to(dtype), rois[members], self.output_size, 1 / stride, 0, aligned=True)
+            region = self._pool_level(feature.to(dtype), rois[members], stride)
             # Levels without boxes are pooled too, so that they stay in the autograd graph.
             pooled.index_put_((members,), region.to(pooled.dtype))
         return pooled
+
+    def pool_batch(self, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """Equivalent of :meth:`forward` in which no size depends on the boxes, for export.
+
+        Args:
+            features: (N, C, H, W) for each level.
+            boxes: (N, R, 4) XYXY in pixels; a fixed number of boxes per image.
+
+        Returns:
+            (N * R, C, output_size, output_size).
+        """
+        dtype = _pooling_dtype(features)
+        corners = boxes.flatten(0, 1).to(dtype)
+        numbers = torch.arange(boxes.shape[0], dtype=dtype, device=boxes.device).repeat_interleave(boxes.shape[1])[:, None]
+        levels = assign_levels(corners, len(self.strides), self.finest_size)[:, None]
+        pooled = features[0].new_zeros((), dtype=dtype)
+        for level, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
+            # The boxes of other levels are replaced by empty ones, for which RoIAlign takes no samples and hardly any time.
+            rois = torch.cat([numbers, torch.where(levels == level, corners, 0)], dim=1)
+            region = self._pool_level(feature.to(dtype), rois, stride)
+            pooled = torch.where((levels == level)[..., None, None], region, pooled)
+        return pooled.to(features[0].dtype)
+
+    def _pool_level(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
+        # As in MMDetection: an adaptive number of samples (sampling_ratio 0) and the half-pixel shift (aligned).
+        return roi_align(feature, rois, self.output_size, 1 / stride, 0, aligned=True)
+
+
+def _pooling_dtype(features: Sequence[Tensor]) -> torch.dtype:
+    """Half-precision features are pooled in float32."""
+    return torch.promote_types(features[0].dtype, torch.float32)

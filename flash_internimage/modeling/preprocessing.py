@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 import torch.nn.functional as F
 from detectron2.modeling import Backbone
 from detectron2.structures import ImageList
@@ -29,15 +30,51 @@ def normalize_and_pad(images: Sequence[Tensor], pixel_mean: Tensor, pixel_std: T
     Raises:
         UserError: an image is larger than ``square_size``.
     """
-    mean, std = pixel_mean.float(), pixel_std.float()
-    normalized = [((image.to(mean.device) - mean) / std).to(pixel_mean.dtype) for image in images]
-    # detectron2 0.6 has no such attribute.
-    constraints: Mapping[str, int] = getattr(backbone, "padding_constraints", {})
-    divisor = constraints.get("size_divisibility", backbone.size_divisibility)
-    square_size = constraints.get("square_size", 0)
+    normalized = [_normalize(image.to(pixel_mean.device), pixel_mean, pixel_std) for image in images]
+    divisor, square_size = padding_rule(backbone)
     if square_size > 0:
         return _pad_to_square(normalized, square_size, divisor)
     return ImageList.from_tensors(normalized, divisor)
+
+
+def normalize_and_pad_batch(images: Tensor, sizes: Tensor, pixel_mean: Tensor, pixel_std: Tensor, backbone: Backbone) -> Tensor:
+    """Equivalent of :func:`normalize_and_pad` for images in one tensor and sizes that only the device knows.
+
+    Args:
+        images: (N, C, H, W) on the scale of 0..255, each image at the top left. What lies beyond its size is ignored.
+        sizes: (N, 2) integers (height, width).
+        pixel_mean, pixel_std, backbone: as for :func:`normalize_and_pad`.
+
+    Returns:
+        The padded batch.
+    """
+    height, width = images.shape[-2:]
+    outside = padding_mask(sizes, (height, width))[:, None]
+    normalized = _normalize(images, pixel_mean, pixel_std).masked_fill(outside, 0.0)
+    divisor, square_size = padding_rule(backbone)
+    divisor = max(divisor, 1)
+    if square_size > 0:
+        side = -(-square_size // divisor) * divisor
+        return F.pad(normalized, (0, side - width, 0, side - height))
+    return F.pad(normalized, (0, -width % divisor, 0, -height % divisor))
+
+
+def padding_rule(backbone: Backbone) -> tuple[int, int]:
+    """Divisor of the size of padded batches, at most 1 for any size; and side of square batches, 0 for any size."""
+    # detectron2 0.6 has no such attribute.
+    constraints: Mapping[str, int] = getattr(backbone, "padding_constraints", {})
+    return constraints.get("size_divisibility", backbone.size_divisibility), constraints.get("square_size", 0)
+
+
+def padding_mask(sizes: Tensor, padded_size: tuple[int, int]) -> Tensor:
+    """(N, H, W) bool, true outside each image; ``sizes`` are (N, 2) (height, width), ``padded_size`` is (H, W)."""
+    rows = torch.arange(padded_size[0], device=sizes.device)
+    columns = torch.arange(padded_size[1], device=sizes.device)
+    return (rows[None, :, None] >= sizes[:, :1, None]) | (columns[None, None, :] >= sizes[:, 1:, None])
+
+
+def _normalize(image: Tensor, pixel_mean: Tensor, pixel_std: Tensor) -> Tensor:
+    return ((image - pixel_mean.float()) / pixel_std.float()).to(pixel_mean.dtype)
 
 
 def _pad_to_square(images: list[Tensor], square_size: int, divisor: int) -> ImageList:

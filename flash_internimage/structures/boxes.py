@@ -40,19 +40,25 @@ class PreciseBoxes(Boxes):
         return cls(torch.cat([boxes.tensor for boxes in boxes_list]))
 
 
-def clip_boxes(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Clip boxes to an image.
+def clip_boxes(boxes: Tensor, image_size: tuple[int, int] | Tensor) -> Tensor:
+    """Clip boxes to an image, or the boxes of a batch to their images.
 
     Args:
         boxes: (..., 4) XYXY boxes in absolute pixels.
-        image_size: (height, width) in pixels, without padding.
+        image_size: (height, width) in pixels, without padding. A tensor (2,), or (N, 2) for boxes (N, R, 4), is not read by the
+            host.
 
     Returns:
         A new tensor of the same shape, with x in 0..width and y in 0..height. NaN stays NaN.
     """
-    height, width = image_size
-    x = boxes[..., 0::2].clamp(0, width)
-    y = boxes[..., 1::2].clamp(0, height)
+    if isinstance(image_size, Tensor):
+        y_end, x_end = image_size.to(boxes.dtype)[..., None, :].split(1, dim=-1)
+        x = boxes[..., 0::2].clamp(min=0).minimum(x_end)
+        y = boxes[..., 1::2].clamp(min=0).minimum(y_end)
+    else:
+        height, width = image_size
+        x = boxes[..., 0::2].clamp(0, width)
+        y = boxes[..., 1::2].clamp(0, height)
     return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1)
 
 

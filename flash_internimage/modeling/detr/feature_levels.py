@@ -12,13 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
-def padding_mask(image_sizes: Sequence[tuple[int, int]], padded_size: tuple[int, int], device: torch.device) -> Tensor:
-    """(N, H, W) bool, true outside each image's (height, width); ``padded_size`` is (H, W). All in pixels."""
-    sizes = torch.tensor([(int(height), int(width)) for height, width in image_sizes], device=device)
-    rows = torch.arange(padded_size[0], device=device)
-    columns = torch.arange(padded_size[1], device=device)
-    return (rows[None, :, None] >= sizes[:, :1, None]) | (columns[None, None, :] >= sizes[:, 1:, None])
+from flash_internimage.layers.ms_deform_attn import shapes_tensor
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
@@ -45,7 +39,7 @@ def valid_sizes(masks: Sequence[Tensor]) -> Tensor:
 
 def valid_ratios(valid: Tensor, spatial_shapes: Sequence[tuple[int, int]], dtype: torch.dtype) -> Tensor:
     """The fraction of each level that is not padding, (N, L, 2) as (x, y); ``valid`` is from :func:`valid_sizes`."""
-    return valid.to(dtype) / torch.tensor(spatial_shapes, dtype=dtype, device=valid.device).flip(-1)
+    return valid.to(dtype) / shapes_tensor(spatial_shapes, dtype, valid.device).flip(-1)
 
 
 def flatten_levels(levels: Sequence[Tensor]) -> Tensor:

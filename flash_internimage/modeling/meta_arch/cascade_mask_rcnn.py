@@ -5,6 +5,7 @@ from __future__ import annotations
 from flash_internimage.families import DetectorFamily, register
 
 from .mask_rcnn import FPN_NAMES, RPN_NAMES, TWO_STAGE_OPTIONAL, TWO_STAGE_PARTS
+from .rcnn import RCNN
 
 # {s} is the stage.
 CASCADE_MASK_RCNN = register(
@@ -31,5 +32,6 @@ CASCADE_MASK_RCNN = register(
         ),
         optional=TWO_STAGE_OPTIONAL,
         parts=TWO_STAGE_PARTS,
+        detect=RCNN.detect,
     )
 )

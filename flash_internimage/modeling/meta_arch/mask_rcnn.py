@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from flash_internimage.families import DetectorFamily, Part, register
 
+from .rcnn import RCNN
+
 # MMDetection counts the levels of a pyramid from 0, detectron2 from log2(stride) = 2.
 # The narrower template comes first: "fpn_lateral2.*" would also match "fpn_lateral2.norm.weight".
 FPN_NAMES = (
@@ -49,5 +51,6 @@ MASK_RCNN = register(
         ),
         optional=TWO_STAGE_OPTIONAL,
         parts=TWO_STAGE_PARTS,
+        detect=RCNN.detect,
     )
 )

@@ -5,6 +5,7 @@ Source: Ren et al., "Faster R-CNN", 2015.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +21,7 @@ from flash_internimage.modeling.box_regression import BoxTransform
 from flash_internimage.modeling.matcher import IGNORED, NEGATIVE, POSITIVE, IoUMatcher
 from flash_internimage.modeling.nms import batched_nms
 from flash_internimage.modeling.sampling import sample_labels
+from flash_internimage.modeling.selection import highest, select_highest
 from flash_internimage.structures.boxes import PreciseBoxes, clip_boxes
 
 
@@ -85,11 +87,15 @@ def select_proposals(
         ``proposal_boxes`` and ``objectness_logits``, by descending score.
     """
     boxes = clip_boxes(boxes, image_size)
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    keep = (sizes > min_size).all(dim=1) & boxes.isfinite().all(dim=1) & logits.isfinite()
+    keep = _is_proposal(boxes, logits, min_size)
     boxes, logits, levels = boxes[keep], logits[keep], levels[keep]
     keep = batched_nms(boxes, logits.sigmoid(), levels, nms_threshold)[:max_proposals]
     return Instances(image_size, proposal_boxes=PreciseBoxes(boxes[keep]), objectness_logits=logits[keep])
+
+
+def _is_proposal(boxes: Tensor, logits: Tensor, min_size: float) -> Tensor:
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    return (sizes > min_size).all(dim=1) & boxes.isfinite().all(dim=1) & logits.isfinite()
 
 
 class RPN(nn.Module):
@@ -168,12 +174,7 @@ class RPN(nn.Module):
             ``loss_rpn_loc`` in training, otherwise no losses.
         """
         feature_list = [features[name] for name in self.in_features]
-        anchors = self.anchor_generator(feature_list)
-        logits, deltas = self.rpn_head(feature_list)
-        # In the order of the anchors: (N, A, H, W) -> (N, H * W * A), (N, A * 4, H, W) -> (N, H * W * A, 4).
-        logits = [level.permute(0, 2, 3, 1).flatten(1) for level in logits]
-        deltas = [level.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)) for level in deltas]
-
+        anchors, logits, deltas = self._predict(feature_list)
         losses = {}
         if self.training:
             if gt_instances is None:
@@ -182,6 +183,38 @@ class RPN(nn.Module):
             classification, regression = self.losses_by_level(anchors, logits, deltas, labels, matched_boxes)
             losses = {"loss_rpn_cls": torch.stack(classification).sum(), "loss_rpn_loc": torch.stack(regression).sum()}
         return self.predict_proposals(anchors, logits, deltas, images.image_sizes), losses
+
+    @torch.no_grad()
+    def propose(self, features: dict[str, Tensor], sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Equivalent of :meth:`forward` in evaluation with a fixed number of proposals P per image, for export.
+
+        Args:
+            features: name -> (N, C, H, W).
+            sizes: (N, 2) integers (height, width) of the images without padding.
+
+        Returns:
+            (N, P, 4) XYXY boxes by descending score; (N, P) bool, false for rows beyond the number of proposals.
+        """
+        boxes, logits, levels = self._best_anchors(*self._predict([features[name] for name in self.in_features]))
+        boxes = clip_boxes(boxes, sizes)
+        count = min(self.post_nms_topk[self.training], boxes.shape[1])
+        proposals, valid = [], []
+        for image_boxes, image_logits in zip(boxes, logits, strict=True):
+            eligible = _is_proposal(image_boxes, image_logits, self.min_box_size)
+            scores = image_logits.sigmoid()
+            order, kept = select_highest(image_boxes, scores, levels, eligible, self.nms_thresh, count)
+            proposals.append(torch.where(kept[:, None], image_boxes[order], 0))
+            valid.append(kept)
+        return torch.stack(proposals), torch.stack(valid)
+
+    def _predict(self, features: list[Tensor]) -> tuple[list[PreciseBoxes], list[Tensor], list[Tensor]]:
+        """Anchors, logits and deltas of each level; the last two in the order of the anchors."""
+        anchors = self.anchor_generator(features)
+        logits, deltas = self.rpn_head(features)
+        # (N, A, H, W) -> (N, H * W * A), (N, A * 4, H, W) -> (N, H * W * A, 4)
+        logits = [level.permute(0, 2, 3, 1).flatten(1) for level in logits]
+        deltas = [level.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)) for level in deltas]
+        return anchors, logits, deltas
 
     def eligible_anchors(self, features: list[Tensor], anchors: PreciseBoxes, image_size: tuple[int, int]) -> Tensor:
         """(R,) boolean mask of the anchors used in training for an image of (height, width) pixels."""
@@ -269,29 +302,41 @@ class RPN(nn.Module):
         Returns:
             ``proposal_boxes`` and ``objectness_logits`` of each image, by descending score.
         """
-        topk = self.pre_nms_topk[self.training]
-        boxes, scores, levels = [], [], []
-        for level, (level_anchors, level_logits, level_deltas) in enumerate(zip(anchors, logits, deltas, strict=True)):
-            level_logits = level_logits.to(level_anchors.tensor.dtype)
-            # Rank by score, as MMDetection does: saturated logits have equal scores, and ties are broken by position, here
-            # and in NMS.
-            best = level_logits.sigmoid().argsort(dim=1, descending=True, stable=True)[:, :topk]
-            best_deltas = level_deltas.gather(1, best[..., None].expand(-1, -1, 4))
-            decoded = self.box2box_transform.apply_deltas(best_deltas.reshape(-1, 4), level_anchors.tensor[best.flatten()])
-            boxes.append(decoded.reshape(best_deltas.shape))
-            scores.append(level_logits.gather(1, best))
-            levels.append(torch.full_like(best[0], level))
+        boxes, logits_of_boxes, levels = self._best_anchors(anchors, logits, deltas)
         return [
             select_proposals(
                 image_boxes,
                 image_logits,
-                torch.cat(levels),
+                levels,
                 image_size,
                 self.nms_thresh,
                 self.post_nms_topk[self.training],
                 self.min_box_size,
             )
-            for image_boxes, image_logits, image_size in zip(
-                torch.cat(boxes, dim=1), torch.cat(scores, dim=1), image_sizes, strict=True
-            )
+            for image_boxes, image_logits, image_size in zip(boxes, logits_of_boxes, image_sizes, strict=True)
         ]
+
+    def _best_anchors(
+        self, anchors: list[PreciseBoxes], logits: list[Tensor], deltas: list[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode the ``pre_nms_topk`` highest-scoring anchors of each level.
+
+        Returns:
+            (N, R, 4) XYXY boxes, (N, R) logits and (R,) levels. Rows beyond the number of anchors of a level have the logit
+            -inf: with a fixed number of rows, no size depends on that of the image.
+        """
+        topk = self.pre_nms_topk[self.training]
+        boxes, scores, levels = [], [], []
+        for level, (level_anchors, level_logits, level_deltas) in enumerate(zip(anchors, logits, deltas, strict=True)):
+            level_boxes = F.pad(level_anchors.tensor, (0, 0, 0, topk))
+            level_logits = F.pad(level_logits.to(level_boxes.dtype), (0, topk), value=-math.inf)
+            level_deltas = F.pad(level_deltas, (0, 0, 0, topk))
+            # Rank by score, as MMDetection does: saturated logits have equal scores, and ties are broken by position, here
+            # and in NMS.
+            best = highest(level_logits.sigmoid(), topk)
+            best_deltas = level_deltas.gather(1, best[..., None].expand(-1, -1, 4))
+            decoded = self.box2box_transform.apply_deltas(best_deltas.reshape(-1, 4), level_boxes[best.flatten()])
+            boxes.append(decoded.reshape(best_deltas.shape))
+            scores.append(level_logits.gather(1, best))
+            levels.append(torch.full_like(best[0], level))
+        return torch.cat(boxes, dim=1), torch.cat(scores, dim=1), torch.cat(levels)

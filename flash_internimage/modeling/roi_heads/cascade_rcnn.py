@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from flash_internimage.errors import UserError
 from flash_internimage.modeling.box_regression import BoxTransform
 from flash_internimage.modeling.matcher import IoUMatcher
+from flash_internimage.structures import DetectionTensors
 from flash_internimage.structures.boxes import PreciseBoxes, clip_boxes
 
 from .fast_rcnn import class_deltas, in_precision_of
-from .roi_heads import log_samples, sample_proposals
+from .roi_heads import log_samples, sample_proposals, with_masks
 
 
 def refine_boxes(
-    boxes: Tensor, deltas: Tensor, classes: Tensor, transform: BoxTransform, image_size: tuple[int, int]
+    boxes: Tensor, deltas: Tensor, classes: Tensor, transform: BoxTransform, image_size: tuple[int, int] | Tensor
 ) -> Tensor:
     """Apply to each box its deltas for one class and clip it to the image, without gradients.
 
@@ -207,6 +208,33 @@ class CascadeRoIHeads(StandardROIHeads):
             )
             for image, image_logits, image_deltas in zip(proposals, logits.split(sizes), deltas.split(sizes), strict=True)
         ]
+
+    @torch.no_grad()
+    def detect(
+        self,
+        features: dict[str, Tensor],
+        proposals: Tensor,
+        valid: Tensor,
+        sizes: Tensor,
+        max_detections: int | None = None,
+    ) -> DetectionTensors:
+        """See :meth:`RoIHeads.detect`."""
+        levels = [features[name] for name in self.box_in_features]
+        total: Any = 0
+        for stage in range(self.num_stages):
+            regions = self.box_pooler.pool_batch(levels, proposals)
+            logits, deltas = self.box_predictor[stage](self.box_head[stage](regions))
+            total = total + logits.to(torch.promote_types(logits.dtype, proposals.dtype))
+            if stage + 1 < self.num_stages:
+                outputs = (output.unflatten(0, proposals.shape[:2]) for output in (deltas, refinement_classes(logits)))
+                transform = self.box_predictor[stage].box2box_transform
+                images = zip(proposals, *outputs, sizes, strict=True)
+                proposals = torch.stack([refine_boxes(boxes, *of_boxes, transform, size) for boxes, *of_boxes, size in images])
+        predictions = (total / self.num_stages, deltas)
+        detections = self.box_predictor[-1].detect(predictions, proposals, valid, sizes, max_detections)
+        if not self.mask_on:
+            return detections
+        return with_masks(detections, features, self.mask_in_features, self.mask_pooler, list(self.mask_head))
 
     def _detect(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
         """Compute detections from the mean logits of all stages and the boxes of the last stage."""

@@ -9,6 +9,7 @@ import functools
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Instances
@@ -18,7 +19,13 @@ from torch import Tensor
 from flash_internimage.errors import UserError
 from flash_internimage.modeling.box_regression import BoxTransform
 from flash_internimage.modeling.nms import batched_nms
+from flash_internimage.modeling.selection import compact, highest, select_highest, stack_images
+from flash_internimage.structures import DetectionTensors
 from flash_internimage.structures.boxes import PreciseBoxes, clip_boxes, generalized_iou
+
+# Exported detectors consider a fixed number of (region, class) pairs per image, those with the highest scores; TensorRT can
+# sort at most 3840.
+MAX_CANDIDATES = 3072
 
 
 def select_detections(
@@ -42,18 +49,58 @@ def select_detections(
     Returns:
         ``pred_boxes``, ``scores`` and ``pred_classes``, by descending score; and the index of the region of each detection.
     """
-    scores = scores[:, :-1]
-    num_classes = scores.shape[1]
-    boxes = clip_boxes(boxes.unflatten(1, (-1, 4)), image_size).expand(-1, num_classes, 4)
-    # Non-finite boxes and scores give no detections.
-    finite = boxes.isfinite().all(dim=-1) & scores.isfinite()
-    regions, classes = ((scores > score_threshold) & finite).nonzero(as_tuple=True)
+    boxes, scores, candidates = _candidates(boxes, scores, image_size, score_threshold)
+    regions, classes = candidates.nonzero(as_tuple=True)
     boxes, scores = boxes[regions, classes], scores[regions, classes]
     keep = batched_nms(boxes, scores, classes, nms_threshold)
     if max_detections >= 0:
         keep = keep[:max_detections]
     detections = Instances(image_size, pred_boxes=PreciseBoxes(boxes[keep]), scores=scores[keep], pred_classes=classes[keep])
     return detections, regions[keep]
+
+
+def select_fixed_number(
+    boxes: Tensor,
+    scores: Tensor,
+    valid: Tensor,
+    image_size: Tensor,
+    score_threshold: float,
+    nms_threshold: float,
+    max_detections: int,
+) -> DetectionTensors:
+    """Equivalent of :func:`select_detections` in which no size depends on the scores, for export.
+
+    Args:
+        boxes, scores, score_threshold, nms_threshold: as for :func:`select_detections`.
+        valid: (R,) bool; other regions are ignored.
+        image_size: (2,) integers (height, width).
+        max_detections: maximum number of detections, and number of rows of the result.
+
+    Returns:
+        Detections of one image, without the dimension N. Boxes without area are dropped, as detectron2's postprocessing does.
+    """
+    boxes, scores, candidates = _candidates(boxes, scores, image_size, score_threshold)
+    num_classes = scores.shape[1]
+    scores = torch.where(candidates & valid[:, None], scores, -1).flatten()
+    # A maximum of detections beyond the number of pairs needs padding.
+    scores = F.pad(scores, (0, max(max_detections - scores.shape[0], 0)), value=-1)
+    best = highest(scores, min(max(MAX_CANDIDATES, max_detections), scores.shape[0]))
+    scores = scores[best]
+    regions, classes = best // num_classes, best % num_classes
+    boxes = boxes[regions.clamp(max=boxes.shape[0] - 1), classes]
+    order, kept = select_highest(boxes, scores, classes, scores >= 0, nms_threshold, max_detections)
+    return compact(boxes[order], scores[order], classes[order], kept)
+
+
+def _candidates(
+    boxes: Tensor, scores: Tensor, image_size: tuple[int, int] | Tensor, score_threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(R, K, 4) clipped boxes, (R, K) scores without background, and the mask of the pairs that may be detections."""
+    scores = scores[:, :-1]
+    boxes = clip_boxes(boxes.unflatten(1, (-1, 4)), image_size).expand(-1, scores.shape[1], 4)
+    # Non-finite boxes and scores give no detections.
+    finite = boxes.isfinite().all(dim=-1) & scores.isfinite()
+    return boxes, scores, (scores > score_threshold) & finite
 
 
 class BoxPredictor(FastRCNNOutputLayers):
@@ -142,6 +189,42 @@ class BoxPredictor(FastRCNNOutputLayers):
             for image_boxes, image_scores, image in zip(boxes, scores, proposals, strict=True)
         ]
         return [detections for detections, _ in results], [regions for _, regions in results]
+
+    def detect(
+        self,
+        predictions: tuple[Tensor, Tensor],
+        proposals: Tensor,
+        valid: Tensor,
+        sizes: Tensor,
+        max_detections: int | None = None,
+    ) -> DetectionTensors:
+        """Equivalent of :meth:`inference` on a fixed number of proposals P per image, for export.
+
+        Args:
+            predictions: (N * P, K + 1) logits and (N * P, K * 4) deltas.
+            proposals: (N, P, 4) XYXY boxes.
+            valid: (N, P) bool; other proposals are ignored.
+            sizes: (N, 2) integers (height, width) of the images.
+            max_detections: number of rows of the result; None for ``test_topk_per_image``.
+
+        Returns:
+            The results of :func:`select_fixed_number` for each image.
+
+        Raises:
+            UserError: neither ``max_detections`` nor ``test_topk_per_image`` is a positive number.
+        """
+        count = self.test_topk_per_image if max_detections is None else max_detections
+        if count <= 0:
+            raise UserError(
+                f"export: max_detections should be positive, got {count}; an exported model has a fixed number of rows"
+            )
+        logits, deltas = predictions
+        boxes = self.box2box_transform.apply_deltas(deltas, proposals.flatten(0, 1)).unflatten(0, proposals.shape[:2])
+        scores = logits.to(torch.promote_types(logits.dtype, boxes.dtype)).softmax(dim=-1).unflatten(0, proposals.shape[:2])
+        thresholds = self.test_score_thresh, self.test_nms_thresh
+        return stack_images(
+            [select_fixed_number(*image, *thresholds, count) for image in zip(boxes, scores, valid, sizes, strict=True)]
+        )
 
     def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> list[Tensor]:
         """Compute the (R, K + 1) probabilities of each image, in at least the precision of its boxes.

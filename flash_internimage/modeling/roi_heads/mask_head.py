@@ -28,6 +28,12 @@ def mask_loss(logits: Tensor, classes: Tensor, targets: Tensor) -> Tensor:
     return loss / max(targets.numel(), 1)
 
 
+def class_probabilities(logits: Tensor, classes: Tensor) -> Tensor:
+    """Mask probabilities of one class per region: (R, K, S, S) logits, or (R, 1, S, S) for all classes -> (R, S, S)."""
+    rows = torch.arange(logits.shape[0], device=logits.device)
+    return logits[rows, 0 if logits.shape[1] == 1 else classes].sigmoid()
+
+
 class MaskHead(MaskRCNNConvUpsampleHead):
     """Extends detectron2's ``MaskRCNNConvUpsampleHead`` with the loss :func:`mask_loss`.
 

@@ -14,9 +14,13 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from flash_internimage.modeling.matcher import POSITIVE, IoUMatcher
+from flash_internimage.modeling.poolers import RoIPooler
 from flash_internimage.modeling.sampling import sample_labels
+from flash_internimage.structures import DetectionTensors
 from flash_internimage.structures.boxes import PreciseBoxes
 from flash_internimage.structures.masks import SharedMasks
+
+from .mask_head import MaskHead, class_probabilities
 
 
 def sample_proposals(
@@ -85,6 +89,31 @@ def log_samples(sampled: list[Instances], num_classes: int, prefix: str = "roi_h
     storage.put_scalar(f"{prefix}/num_bg_samples", (total - positives) / len(sampled))
 
 
+def with_masks(
+    detections: DetectionTensors,
+    features: dict[str, Tensor],
+    in_features: Sequence[str],
+    pooler: RoIPooler,
+    heads: Sequence[MaskHead],
+) -> DetectionTensors:
+    """Add mask probabilities, averaged over the heads, to detections; for export.
+
+    Args:
+        detections: N * K boxes.
+        features: name -> (N, C, H, W).
+        in_features: names of the feature levels that masks are pooled from.
+        pooler: pools region features from these levels.
+        heads: predict masks.
+    """
+    regions = pooler.pool_batch([features[name] for name in in_features], detections.boxes)
+    classes = detections.classes.flatten()
+    total = torch.stack([class_probabilities(head.layers(regions), classes) for head in heads]).sum(dim=0)
+    masks = (total / len(heads)).unflatten(0, detections.classes.shape)
+    rows = torch.arange(masks.shape[1], device=masks.device)
+    exists = rows < detections.counts[:, None]
+    return detections._replace(masks=torch.where(exists[..., None, None], masks, 0))
+
+
 class RoIHeads(StandardROIHeads):
     """Extends detectron2's ``StandardROIHeads`` with MMDetection's sampling of proposals.
 
@@ -133,6 +162,31 @@ class RoIHeads(StandardROIHeads):
             mask_head=mask_head,
         )
         self.size_divisibility = size_divisibility
+
+    @torch.no_grad()
+    def detect(
+        self,
+        features: dict[str, Tensor],
+        proposals: Tensor,
+        valid: Tensor,
+        sizes: Tensor,
+        max_detections: int | None = None,
+    ) -> DetectionTensors:
+        """Equivalent of :meth:`forward` in evaluation on a fixed number of proposals P per image, for export.
+
+        Args:
+            features: name -> (N, C, H, W).
+            proposals: (N, P, 4) XYXY boxes.
+            valid: (N, P) bool; other proposals are ignored.
+            sizes: (N, 2) integers (height, width) of the images.
+            max_detections: see :meth:`BoxPredictor.detect`.
+        """
+        regions = self.box_pooler.pool_batch([features[name] for name in self.box_in_features], proposals)
+        predictions = self.box_predictor(self.box_head(regions))
+        detections = self.box_predictor.detect(predictions, proposals, valid, sizes, max_detections)
+        if not self.mask_on:
+            return detections
+        return with_masks(detections, features, self.mask_in_features, self.mask_pooler, [self.mask_head])
 
     @torch.no_grad()
     def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:

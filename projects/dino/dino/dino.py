@@ -18,10 +18,11 @@ from flash_internimage.errors import UserError
 from flash_internimage.modeling.detr.box_ops import to_corners
 from flash_internimage.modeling.detr.channel_mapper import ChannelMapper
 from flash_internimage.modeling.detr.denoising import DenoisingQueries
-from flash_internimage.modeling.detr.feature_levels import padding_mask, resize_mask
+from flash_internimage.modeling.detr.feature_levels import resize_mask
 from flash_internimage.modeling.detr.position_encoding import SinePositionEncoding
 from flash_internimage.modeling.detr.targets import Target, target_of
-from flash_internimage.modeling.preprocessing import normalize_and_pad
+from flash_internimage.modeling.preprocessing import normalize_and_pad, normalize_and_pad_batch, padding_mask
+from flash_internimage.structures import DetectionTensors
 from flash_internimage.structures.boxes import PreciseBoxes, clip_boxes
 
 from .criterion import DINOCriterion
@@ -116,6 +117,16 @@ class DINO(nn.Module):
         images = [inputs["image"] for inputs in batched_inputs]
         return normalize_and_pad(images, self.pixel_mean, self.pixel_std, self.backbone)
 
+    @torch.no_grad()
+    def detect(self, images: Tensor, sizes: Tensor, max_detections: int | None = None) -> DetectionTensors:
+        """Equivalent of :meth:`forward` as a function of tensors, for export; see ``flash_internimage.families``."""
+        batch = normalize_and_pad_batch(images, sizes, self.pixel_mean, self.pixel_std, self.backbone)
+        output = self._predict(batch, sizes)
+        count = self.detections_per_image if max_detections is None else max_detections
+        scores, classes, boxes = best_pairs(output.logits[-1].to(output.boxes.dtype), output.boxes[-1], count)
+        boxes = clip_boxes(boxes * sizes.flip(1).repeat(1, 2)[:, None], sizes)
+        return DetectionTensors(boxes, scores, classes, torch.full_like(sizes[:, 0], scores.shape[1]))
+
     def targets(self, batched_inputs: list[dict[str, Any]]) -> list[Target]:
         """The targets of a batch, one per image.
 
@@ -132,15 +143,20 @@ class DINO(nn.Module):
         Raises:
             UserError: the call is recorded by ``torch.jit.trace``.
         """
+        sizes = torch.tensor([(int(height), int(width)) for height, width in images.image_sizes], device=self.device)
+        return self._predict(images.tensor, sizes, denoising)
+
+    def _predict(self, batch: Tensor, sizes: Tensor, denoising: DenoisingQueries | None = None) -> TransformerOutput:
+        """:meth:`predict` for a padded batch (N, C, H, W) of images of (N, 2) ``sizes`` (height, width)."""
         if torch.jit.is_tracing() and not _is_inspected():
             raise UserError(
                 "DINO: torch.jit.trace would keep the sizes of this image in the graph and give wrong boxes for images of any "
-                "other size; use torch.compile(model), or for one fixed size torch.export.export around DINO.predict"
+                "other size; use torch.compile(model), or torch.export.export with flash_internimage.export.exportable_detector"
             )
-        levels = self.neck(self.backbone(images.tensor))  # (N, C, H, W) each
-        padded = padding_mask(images.image_sizes, images.tensor.shape[-2:], self.device)  # (N, H, W)
+        levels = self.neck(self.backbone(batch))  # (N, C, H, W) each
+        padded = padding_mask(sizes, batch.shape[-2:])  # (N, H, W)
         masks = [resize_mask(padded, level.shape[-2:]) for level in levels]
-        positions = [self.position_encoding(mask, images.tensor.dtype) for mask in masks]
+        positions = [self.position_encoding(mask, batch.dtype) for mask in masks]
         return self.transformer(levels, masks, positions, denoising)
 
 
@@ -149,25 +165,35 @@ def _is_inspected() -> bool:
     return any(frame.f_code.co_name == "_get_trace_graph" for frame, _ in traceback.walk_stack(None))
 
 
-def detect(logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]], detections_per_image: int) -> list[Instances]:
+def best_pairs(logits: Tensor, boxes: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """The (query, class) pairs of each image with the highest scores; a query may be detected as several classes.
 
     Args:
         logits: (N, Q, K).
         boxes: (N, Q, 4) as (cx, cy, w, h), relative to the image.
-        image_sizes: (height, width) of each image, in pixels.
+        count: number of pairs D; all pairs if there are fewer.
+
+    Returns:
+        (N, D) scores in descending order, (N, D) classes and (N, D, 4) boxes as (x1, y1, x2, y2), relative to the image.
     """
     num_classes = logits.shape[2]
-    count = min(detections_per_image, logits.shape[1] * num_classes)
-    scores, pairs = logits.sigmoid().flatten(1).topk(count, dim=1)
+    scores, pairs = logits.sigmoid().flatten(1).topk(min(count, logits.shape[1] * num_classes), dim=1)
+    queries = (pairs // num_classes)[..., None].expand(-1, -1, 4)
+    return scores, pairs % num_classes, to_corners(boxes.gather(1, queries))
+
+
+def detect(logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]], detections_per_image: int) -> list[Instances]:
+    """The results of :func:`best_pairs` with boxes in pixels of images of ``image_sizes`` (height, width)."""
     results = []
-    for image, (height, width) in enumerate(image_sizes):
-        corners = to_corners(boxes[image, pairs[image] // num_classes])
-        corners = corners * corners.new_tensor([width, height, width, height])
+    for image_scores, classes, corners, (height, width) in zip(
+        *best_pairs(logits, boxes, detections_per_image), image_sizes, strict=True
+    ):
         instances = Instances((height, width))
-        instances.pred_boxes = PreciseBoxes(clip_boxes(corners, (height, width)))
-        instances.scores = scores[image]
-        instances.pred_classes = pairs[image] % num_classes
+        instances.pred_boxes = PreciseBoxes(
+            clip_boxes(corners * corners.new_tensor([width, height, width, height]), (height, width))
+        )
+        instances.scores = image_scores
+        instances.pred_classes = classes
         results.append(instances)
     return results
 

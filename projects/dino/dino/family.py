@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from flash_internimage.families import DetectorFamily, ParameterRules, register
 
+from .dino import DINO
+
 # {l} is the layer. MLPs count their activations too, as nn.Sequential does.
 DINO_FAMILY = register(
     DetectorFamily(
@@ -46,6 +48,7 @@ DINO_FAMILY = register(
             "transformer.query_selection": "proposals",
             "transformer.decoder": "heads",
         },
+        detect=DINO.detect,
         compiled=("neck", "transformer.encoder", "transformer.decoder"),
     )
 )
