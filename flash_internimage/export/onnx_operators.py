@@ -75,9 +75,17 @@ def translation_table(dcnv4_form: Form, ms_deform_attn_form: Form) -> dict[Calla
         "gather": _ms_deform_attn_with(_sample_with_gather),
     }
     return {
+        torch.ops.aten.amax.default: _amax,
         torch.ops.flash_internimage.dcnv4.default: dcnv4[dcnv4_form],
         torch.ops.flash_internimage.ms_deform_attn.default: attention[ms_deform_attn_form],
     }
+
+
+def _amax(tensor: Any, dim: Sequence[int] = (), keepdim: bool = False) -> Any:
+    """``Tensor.amax``; the exporter's own rule needs ``dim``."""
+    if not dim:
+        return op.ReduceMax(tensor, keepdims=int(keepdim))
+    return op.ReduceMax(tensor, _ints([dim] if isinstance(dim, int) else dim), keepdims=int(keepdim))
 
 
 def _dcnv4_as_deform_conv(
