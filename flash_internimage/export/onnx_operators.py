@@ -75,17 +75,21 @@ def translation_table(dcnv4_form: Form, ms_deform_attn_form: Form) -> dict[Calla
         "gather": _ms_deform_attn_with(_sample_with_gather),
     }
     return {
-        torch.ops.aten.amax.default: _amax,
+        torch.ops.aten.amax.default: _reduction(op.ReduceMax),
+        torch.ops.aten.amin.default: _reduction(op.ReduceMin),
         torch.ops.flash_internimage.dcnv4.default: dcnv4[dcnv4_form],
         torch.ops.flash_internimage.ms_deform_attn.default: attention[ms_deform_attn_form],
     }
 
 
-def _amax(tensor: Any, dim: Sequence[int] = (), keepdim: bool = False) -> Any:
-    """``Tensor.amax``; the exporter's own rule needs ``dim``."""
-    if not dim:
-        return op.ReduceMax(tensor, keepdims=int(keepdim))
-    return op.ReduceMax(tensor, _ints([dim] if isinstance(dim, int) else dim), keepdims=int(keepdim))
+def _reduction(reduce: Callable[..., Any]) -> Callable[..., Any]:
+    """``Tensor.amax`` or ``amin``, of which the exporter's own rules need ``dim``."""
+
+    def reduction(tensor: Any, dim: Sequence[int] | int = (), keepdim: bool = False) -> Any:
+        axes = [dim] if isinstance(dim, int) else list(dim)
+        return reduce(tensor, _ints(axes), keepdims=int(keepdim)) if axes else reduce(tensor, keepdims=int(keepdim))
+
+    return reduction
 
 
 def _dcnv4_as_deform_conv(

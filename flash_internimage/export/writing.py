@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,8 @@ def write(program: torch.export.ExportedProgram, path: str | os.PathLike[str], m
         configs = {"aot_inductor.metadata": {KEY: metadata.to_json()}}
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=configs)
     else:
-        _write_onnx(program, path, metadata)
+        properties = {KEY: metadata.to_json()}
+        to_onnx(program, path, OPERATOR_FORMS[metadata.target], INPUTS, metadata.output_names, properties)
 
 
 def require_packages(format_: str, target: str) -> None:
@@ -112,32 +113,39 @@ def require_packages(format_: str, target: str) -> None:
             require("openvino", "export: verifying a file for OpenVINO")
 
 
-def _write_onnx(program: torch.export.ExportedProgram, path: Path, metadata: Metadata) -> None:
+def to_onnx(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    forms: tuple[Any, Any],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    properties: Mapping[str, str],
+) -> None:
+    """Translate a program into an ONNX file.
+
+    Args:
+        forms: of DCNv4 and of multi-scale deformable attention, as in :data:`OPERATOR_FORMS`.
+        properties: metadata of the file.
+    """
     onnx = require("onnx", "export: the format onnx")
     require("onnxscript", "export: the format onnx")
     from .onnx_operators import OPSET, translation_table
 
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.onnx.export(
             program,
-            input_names=list(INPUTS),
-            output_names=list(metadata.output_names),
+            input_names=list(input_names),
+            output_names=list(output_names),
             opset_version=OPSET,
-            custom_translation_table=translation_table(*OPERATOR_FORMS[metadata.target]),
+            custom_translation_table=translation_table(*forms),
             verbose=False,
         )
-        assert exported is not None
-        exported.model.metadata_props[KEY] = metadata.to_json()
-        _describe_nodes(exported.model)
-        written = Path(folder) / "model.onnx"
-        exported.save(str(written), external_data=False)
-        onnx.checker.check_model(str(written), full_check=True)
-        os.replace(written, path)
-
-
-def _describe_nodes(model: Any) -> None:
-    """Remove what the exporter writes beside each node: stack traces with the paths of this machine."""
-    for node in model.graph.all_nodes():
+    assert exported is not None
+    exported.model.metadata_props.update(properties)
+    for node in exported.model.graph.all_nodes():
+        # The exporter writes stack traces, with paths of this machine, beside each node.
         node.metadata_props.clear()
         node.doc_string = None
+    exported.save(str(path), external_data=False)
+    onnx.checker.check_model(str(path), full_check=True)

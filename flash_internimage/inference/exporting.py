@@ -18,6 +18,7 @@ from flash_internimage.data import ResizeToFit, TestMapper
 from flash_internimage.errors import UserError
 from flash_internimage.export import exportable_detector
 from flash_internimage.export.metadata import Metadata
+from flash_internimage.export.operator_check import check_operators
 from flash_internimage.export.verification import verify
 from flash_internimage.export.writing import program_of, require_packages, write
 from flash_internimage.family_lookup import detector_family
@@ -92,6 +93,8 @@ def export(
         weights_sha256=_sha256(local),
         versions=_versions(),
     )
+    if format == "onnx":
+        report(f"operators for {target}: largest difference {check_operators(target):.1e}")
     program = program_of(detector, metadata)
     metadata = Metadata(**{**vars(metadata), "has_masks": len(program.graph_signature.user_outputs) == 5})
 
