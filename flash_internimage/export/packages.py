@@ -19,5 +19,8 @@ def require(name: str, purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        source = "'flash-internimage[export]'" if name in ("onnx", "onnxscript", "onnxruntime") else name
-        raise UserError(f"{purpose} needs {name}, which is not installed; pip install {source}") from None
+        others = "onnx onnxscript onnxruntime" if name in ("onnx", "onnxscript", "onnxruntime") else name
+        raise UserError(
+            f"{purpose} needs {name}, which is not installed; pip install {others}"
+            + (", the packages of the extra [export]" if others != name else "")
+        ) from None
