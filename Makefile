@@ -97,6 +97,13 @@ train-shapes: install ## Train the small Cascade, DINO and RetinaNet on the shap
 	$(program) train --config-file dino_flash_internimage_nano train.output_dir=output/shapes-dino
 	$(program) train --config-file retinanet_flash_internimage_nano train.output_dir=output/shapes-retinanet
 
+CONFIGS ?= $(shell $(python) -c "from flash_internimage import model_zoo; print(*model_zoo.list())")
+
+.PHONY: export-published
+export-published: install ## Export the published detectors to verified ONNX files (downloads, hours); CONFIGS="..." selects some.
+	mkdir -p output/export
+	$(foreach config,$(CONFIGS),$(program) export --config-file $(config) --output output/export/$(config).onnx && ):
+
 .PHONY: parity
 parity: install ## Compare every stage of the models with MMDetection's stored outputs; prints the differences.
 	$(python) -m pytest tests/golden --parity $(ARGS)

@@ -11,10 +11,15 @@ from flash_internimage import model_zoo
 _CONFIG = "a LazyConfig file (.py), the config.yaml of a run, or the name of a config in the package"
 
 
-def add_config(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """Add ``--config-file``, whose value :func:`config_path` turns into the path of a file, and ``--trust-config``."""
+def add_config(parser: argparse.ArgumentParser, *, several: bool = False, unless: str = "") -> None:
+    """Add ``--config-file``, whose value :func:`config_path` turns into the path of a file, and ``--trust-config``.
+
+    Args:
+        unless: what makes it unnecessary; by default it is required.
+    """
     count = {"nargs": "+"} if several else {}
-    parser.add_argument("--config-file", required=True, metavar="CONFIG", help=_CONFIG, **count)
+    text = f"{_CONFIG}; not needed {unless}" if unless else _CONFIG
+    parser.add_argument("--config-file", required=not unless, metavar="CONFIG", help=text, **count)
     parser.add_argument(
         "--trust-config",
         action="store_true",
@@ -32,8 +37,8 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="CHECKPOINT",
-        help="a file, hf://ORG/REPO/FILE or https://... (default: train.init_checkpoint; with the name of a "
-        "published detector as CONFIG, its published checkpoint)",
+        help="a file (eval, predict: also an exported one), hf://ORG/REPO/FILE or https://... (default: "
+        "train.init_checkpoint; with the name of a published detector as CONFIG, its published checkpoint)",
     )
 
 

@@ -8,6 +8,9 @@ Examples:
   a published detector on COCO, with its published checkpoint:
     flash-internimage eval --config-file mask_rcnn_flash_intern_image_t_fpn_1x_coco
 
+  an exported file, on the data of a config:
+    flash-internimage eval --config-file output/config.yaml --weights model.onnx train.output_dir=output/exported
+
   the last checkpoint of a run:
     flash-internimage eval --config-file output/config.yaml --resume
 

@@ -9,6 +9,9 @@ Examples:
     flash-internimage predict --config-file output/config.yaml --weights output/model_final.pth --threshold 0.7 \\
         --source photos 'more/**/*.png' clip.mp4 --output found
 
+  an exported file:
+    flash-internimage predict --weights model.onnx --source street.jpg --output found
+
   an image from standard input:
     cat street.jpg | flash-internimage predict --config-file mask_rcnn_flash_intern_image_t_fpn_1x_coco \\
         --source - --output found
@@ -29,6 +32,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from flash_internimage.engine.config import load_config
+from flash_internimage.export.runtime import is_exported
 from flash_internimage.images import UnreadableImage
 from flash_internimage.inference import Predictor
 from flash_internimage.inference.sources import find_sources
@@ -45,12 +49,13 @@ from .arguments import (
     config_path,
     overrides_with_weights,
 )
+from .errors import UsageError
 
 _OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)+=.*", re.DOTALL)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser)
+    add_config(parser, unless="with an exported file as --weights")
     parser.add_argument(
         "--source", required=True, nargs="+", metavar="PATH", help="images, videos, folders, patterns, or - for standard input"
     )
@@ -65,10 +70,15 @@ def run(args: argparse.Namespace) -> int:
     args.overrides += [text for text in args.source if _OVERRIDE.fullmatch(text) and not Path(text).exists()]
     sources, ignored = find_sources(text for text in args.source if text not in args.overrides)
     require_separate_output(args.output, sources)
-    cfg = load_config(
-        config_path(args.config_file), overrides_with_weights(args), eval_only=True, trust_config=args.trust_config
-    )
-    predictor = Predictor(cfg, min_score=args.threshold)
+    if args.config_file is not None:
+        cfg = load_config(
+            config_path(args.config_file), overrides_with_weights(args), eval_only=True, trust_config=args.trust_config
+        )
+        predictor = Predictor(cfg, min_score=args.threshold)
+    elif args.weights is not None and is_exported(args.weights) and not args.overrides:
+        predictor = Predictor(args.weights, min_score=args.threshold)
+    else:
+        raise UsageError("--config-file: needed, except with an exported file as --weights and without overrides")
     args.output.mkdir(parents=True, exist_ok=True)
     writer = DetectionWriter(predictor, args.output)
     skipped = 0

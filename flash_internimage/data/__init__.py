@@ -1,6 +1,6 @@
 """Datasets and their validation, augmentations, and data loaders that resume exactly."""
 
-from .augmentations import CropRange, ExactResizeTransform, OneOf, ResizeToFit, ScaleJitter
+from .augmentations import CropRange, ExactResizeTransform, FitWithin, OneOf, ResizeToFit, ScaleJitter
 from .categories import Categories
 from .check import DatasetReport, check_dataset, require_valid
 from .custom import dataset_categories, literal_num_classes, require_num_classes, require_registered, use_custom_data
@@ -21,6 +21,7 @@ __all__ = [
     "CropRange",
     "DatasetReport",
     "ExactResizeTransform",
+    "FitWithin",
     "OneOf",
     "ResizeToFit",
     "ScaleJitter",

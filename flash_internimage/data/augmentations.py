@@ -60,6 +60,21 @@ class ResizeToFit(Augmentation):
         return ExactResizeTransform(height, width, *fit_size(height, width, short_side, self.long_side))
 
 
+class FitWithin(Augmentation):
+    """Resizes an image, keeping its aspect ratio, so that it fits a fixed height and width, in pixels."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.height = height
+        self.width = width
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        height, width = image.shape[:2]
+        scale = min(self.height / height, self.width / width)
+        new_size = max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+        return ExactResizeTransform(height, width, *new_size)
+
+
 class ScaleJitter(Augmentation):
     """Resizes an image to fit a square of random size: the first step of large-scale jitter, which a crop completes.
 

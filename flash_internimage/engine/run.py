@@ -37,6 +37,7 @@ from flash_internimage.evaluation import FastCOCOEvaluator
 from flash_internimage.evaluation.report import REPORT_FILE, write_report
 from flash_internimage.evaluation.saved import remove_evaluation
 from flash_internimage.evaluation.validation_visualizations import ValidationVisualizer
+from flash_internimage.export.runtime import ExportedDetector, is_exported
 from flash_internimage.solver.ema import ema_of_run
 from flash_internimage.solver.resume import OptimizerLayout, resumed_state
 
@@ -44,6 +45,7 @@ from .batch_size import fit_to_batch_size
 from .config import load_config, save_config
 from .distributed import distribute
 from .evaluation import evaluate
+from .exported import mapper_node
 from .hooks import BestCheckpoint, periodic_checkpoints
 from .output import RunLog, check_writable, require_state_of_run
 from .seeding import seed_everything
@@ -199,19 +201,31 @@ def build_hooks(cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, r
 def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool) -> None:
     """Evaluate ``train.init_checkpoint``, or the last checkpoint in ``train.output_dir`` if ``last`` is set.
 
-    The averaged weights are evaluated if ``train.ema.enabled`` is set.
+    ``train.init_checkpoint`` may be an exported file, which resizes images as it was exported. The averaged weights are
+    evaluated if ``train.ema.enabled`` is set.
     """
     categories = categories_of_data(cfg, "test")
+    if not last and is_exported(cfg.train.init_checkpoint):
+        model: nn.Module = ExportedDetector(cfg.train.init_checkpoint, device)
+        names = model.metadata.class_names
+        cfg.dataloader.test.mapper = mapper_node(model.metadata)
+    else:
+        model, names = _load_complete(cfg, device, last)
+    if categories is not None:
+        categories.require_names(names)
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    results = evaluate_and_replace(cfg, model, [evaluator])
+    if comm.is_main_process() and isinstance(evaluator, FastCOCOEvaluator) and evaluator.output_dir is not None:
+        report_evaluation(cfg, evaluator.output_dir, results)
+
+
+def _load_complete(cfg: DictConfig, device: torch.device, last: bool) -> tuple[nn.Module, Sequence[str] | None]:
+    """The model to evaluate, and the class names in its checkpoint; None if it has none."""
     model = instantiate(cfg.model).to(device)
     checkpointer = Checkpointer(model, cfg.train.output_dir)
     state = checkpointer.load_complete(checkpointer.get_checkpoint_file() if last else cfg.train.init_checkpoint)
-    if categories is not None:
-        categories.require_names(state.get("classes"))
     average = ema_of_run(cfg.train.ema, model, state)
-    evaluator = instantiate(cfg.dataloader.evaluator)
-    results = evaluate_and_replace(cfg, model if average is None else average.module, [evaluator])
-    if comm.is_main_process() and isinstance(evaluator, FastCOCOEvaluator) and evaluator.output_dir is not None:
-        report_evaluation(cfg, evaluator.output_dir, results)
+    return (model if average is None else average.module), state.get("classes")
 
 
 def evaluate_and_replace(cfg: DictConfig, model: nn.Module, evaluators: Sequence[DatasetEvaluator]) -> dict[str, Any]:

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import instantiate
-from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from torch import nn
 
-from flash_internimage import model_zoo
-from flash_internimage.checkpoint import Checkpointer, class_names_of, read_checkpoint
-from flash_internimage.data import Categories, TestMapper, literal_num_classes
-from flash_internimage.engine.config import load_config
+from flash_internimage.data import Categories, TestMapper
 from flash_internimage.engine.distributed import resolve_device
+from flash_internimage.engine.exported import mapper_node
 from flash_internimage.errors import UserError
+from flash_internimage.export.runtime import ExportedDetector, is_exported
 from flash_internimage.images import read_rgb, to_rgb
-from flash_internimage.path_manager import PathManager
-from flash_internimage.solver.ema import ema_of_run
 from flash_internimage.structures import select
+
+from .loading import config_and_checkpoint, load_model, mapper_of_config
 
 ImageLike = np.ndarray | str | os.PathLike[str] | Image.Image
 """(H, W, 3) ``uint8`` array in RGB, path of an image file, or PIL image."""
@@ -36,9 +33,10 @@ class Predictor:
 
     Args:
         config: name of a published detector (``model_zoo.list()``), config file (``.py``, or the ``config.yaml`` of a run),
-            or loaded config, which is not modified.
-        checkpoint: checkpoint to load: a file, ``hf://…`` or ``https://…``. None: the published checkpoint for a name,
-            downloaded on first use, or ``train.init_checkpoint`` of a config.
+            or loaded config, which is not modified; or a file that ``flash-internimage export`` wrote (``.onnx``, ``.pt2``).
+        checkpoint: checkpoint to load: a file, ``hf://…`` or ``https://…``; or an exported file, for which nothing of the
+            config is used but ``train.device``. None: the published checkpoint for a name, downloaded on first use, or
+            ``train.init_checkpoint`` of a config.
         min_score: score threshold of detections. A higher one saves the time and memory for their masks.
         device: "cpu", "cuda", …; None: ``train.device`` of the config, by default the GPU if there is one.
         trust_config: whether a ``config.yaml`` may call any function, like a ``.py`` config.
@@ -47,10 +45,11 @@ class Predictor:
         class_names: class names stored in the checkpoint; if it has none, COCO's if their number is that of the model,
             otherwise "class 0", "class 1", ….
         categories: the same names, with the category ids of saved detections.
-        model: the detector, in evaluation mode.
+        model: the detector, in evaluation mode; an ``ExportedDetector`` for an exported file.
 
     Raises:
-        UserError: the name or the device does not exist, or the config is invalid.
+        UserError: the name or the device does not exist, the config is invalid, or a package that runs an exported file is
+            missing.
         CheckpointError: the checkpoint cannot be downloaded or read, or does not match the model.
     """
 
@@ -63,28 +62,23 @@ class Predictor:
         device: str | None = None,
         trust_config: bool = False,
     ) -> None:
-        cfg = _load(config, trust_config)
-        if checkpoint is None:
-            named = not isinstance(config, DictConfig) and str(config) in model_zoo.list()
-            checkpoint = model_zoo.get_checkpoint(str(config)) if named else cfg.train.init_checkpoint
-        checkpoint = os.fspath(checkpoint)
-        names = _fit_to_classes_of(checkpoint, cfg.model)
-        self.device = resolve_device(device or cfg.train.device)
         self.min_score = min_score
-        mapper = instantiate(cfg.dataloader.test.mapper)
-        if not isinstance(mapper, TestMapper):
-            raise UserError(
-                f"Predictor: dataloader.test.mapper should be a TestMapper, which can resize an image without a file, got "
-                f"{type(mapper).__name__}"
-            )
-        self._mapper = mapper
-        model = instantiate(cfg.model)
-        state = Checkpointer(model).load_complete(checkpoint)
-        average = ema_of_run(cfg.train.ema, model, state) if "ema" in state else None
-        self.model = (model if average is None else average.module).to(self.device).eval()
-        _raise_score_thresholds(self.model, min_score)
-        num_classes = next((node.num_classes for node in literal_num_classes(cfg.model)), 0)
-        self.categories = Categories.from_names(names) if names is not None else _default_categories(num_classes)
+        if not isinstance(config, DictConfig) and is_exported(config):
+            config, checkpoint = OmegaConf.create({"train": {"device": "cpu"}}), config
+        else:
+            config, checkpoint = config_and_checkpoint(config, checkpoint, trust_config)
+        self.device = resolve_device(device or config.train.device)
+        if is_exported(checkpoint):
+            exported = ExportedDetector(checkpoint, self.device)
+            names = exported.metadata.class_names
+            self._mapper: TestMapper = instantiate(mapper_node(exported.metadata))
+            self.model: nn.Module = exported.eval()
+        else:
+            self._mapper = mapper_of_config(config)
+            model, names = load_model(config, checkpoint)
+            self.model = model.to(self.device)
+            _raise_score_thresholds(self.model, min_score)
+        self.categories = Categories.from_names(names)
         self.class_names: list[str] = self.categories.names
 
     def __call__(self, images: ImageLike | Iterable[ImageLike]) -> dict[str, Any] | list[dict[str, Any]]:
@@ -117,36 +111,6 @@ class Predictor:
         order = instances.scores.argsort(descending=True, stable=True)
         kept = order[instances.scores[order] >= self.min_score]
         return {**output, "instances": select(instances, kept).to("cpu")}
-
-
-def _load(config: str | os.PathLike[str] | DictConfig, trust_config: bool) -> DictConfig:
-    if isinstance(config, DictConfig):
-        return copy.deepcopy(config)
-    if Path(config).suffix in (".py", ".yaml", ".yml"):
-        return load_config(os.fspath(config), eval_only=True, trust_config=trust_config)
-    return model_zoo.get_config(os.fspath(config))
-
-
-def _fit_to_classes_of(checkpoint: str, model: DictConfig) -> list[str] | None:
-    """Set the number of classes in a model's config to that of its checkpoint; return their names, None if it has none.
-
-    With a custom dataset a run sets the number of classes when it starts, so that the config file has another number.
-    """
-    if not checkpoint:
-        return None  # Checkpointer raises the error
-    path = PathManager.get_local_path(checkpoint)
-    names = class_names_of(read_checkpoint(path))
-    if names is None:
-        return None
-    for node in literal_num_classes(model):
-        node.num_classes = len(names)
-    return names
-
-
-def _default_categories(number: int) -> Categories:
-    """COCO's categories if there are as many classes, otherwise "class 0", "class 1", …."""
-    coco = MetadataCatalog.get("coco_2017_val").thing_classes
-    return Categories.from_names(coco if number == len(coco) else [f"class {i}" for i in range(number)])
 
 
 def _raise_score_thresholds(model: torch.nn.Module, min_score: float) -> None:

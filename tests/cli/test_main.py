@@ -59,7 +59,7 @@ def test_examples_are_valid_commands(command, monkeypatch, nano_run):
     for words in found:
         assert words[0] == command
         args = command_parser(command).parse_intermixed_args(words[1:])
-        names = getattr(args, "config_file", [])
+        names = getattr(args, "config_file", None) or []
         for name in [names] if isinstance(names, str) else names:
             overrides = overrides_with_weights(args) if "weights" in args else getattr(args, "overrides", [])
             load_config(config_path(name), overrides)

@@ -1,0 +1,188 @@
+"""Comparison of an exported file with its model: every output, at two sizes, one image and two."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flash_internimage.errors import UserError
+
+from .metadata import Metadata
+from .runtime import Detect, load
+
+
+class VerificationError(UserError):
+    """Raised for a file whose detections are not those of its model."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest differences between the detections of a file and of its model.
+
+    Attributes:
+        box: in pixels of the resized image.
+        score: of scores.
+        mask: of mask probabilities.
+        unmatched: fraction of the detections that may have no partner: those at a threshold of scores or of IoU.
+    """
+
+    box: float
+    score: float
+    mask: float
+    unmatched: float
+
+
+TOLERANCES = {
+    "fp32": Tolerance(box=0.1, score=1e-3, mask=0.01, unmatched=0.01),
+    # Half precision changes which of two similar boxes is suppressed.
+    "fp16": Tolerance(box=2.0, score=0.02, mask=0.1, unmatched=0.1),
+    "bf16": Tolerance(box=8.0, score=0.1, mask=0.4, unmatched=0.3),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Differences of one batch.
+
+    Attributes:
+        images: its shape, as text.
+        detections: number of detections of the model.
+        unmatched: detections of either without a partner in the other.
+        box, score, mask: largest differences of matched detections; mask is None without masks.
+    """
+
+    images: str
+    detections: int
+    unmatched: int
+    box: float
+    score: float
+    mask: float | None
+
+    def __str__(self) -> str:
+        mask = "" if self.mask is None else f", masks {self.mask:.1e}"
+        return (
+            f"{self.images}: {self.detections} detections, {self.unmatched} without a partner; largest differences: "
+            f"boxes {self.box:.1e} px, scores {self.score:.1e}{mask}"
+        )
+
+    def is_within(self, tolerance: Tolerance) -> bool:
+        return (
+            self.box <= tolerance.box
+            and self.score <= tolerance.score
+            and (self.mask is None or self.mask <= tolerance.mask)
+            and self.unmatched <= tolerance.unmatched * max(self.detections, 1)
+        )
+
+
+@torch.no_grad()
+def verify(detector: nn.Module, path: str | os.PathLike[str], runtime: str | None = None) -> Iterator[Comparison]:
+    """Compare a file with its detector, batch by batch.
+
+    Args:
+        detector: function of images and sizes, as :func:`.detector.exportable_detector` returns it.
+        path: the file.
+        runtime: "openvino", or None for the usual runtime of the format.
+
+    Yields:
+        The comparison of each batch, also of one that exceeds the tolerance.
+
+    Raises:
+        VerificationError: after the last batch, if one exceeds the tolerance or there were no detections to compare.
+    """
+    run, metadata = load(path, runtime=runtime)
+    tolerance = TOLERANCES[metadata.precision]
+    failed, total = [], 0
+    for images, sizes in example_batches(metadata):
+        comparison = compare(detector(images, sizes), run(images, sizes), " x ".join(map(str, images.shape)), tolerance)
+        yield comparison
+        total += comparison.detections
+        if not comparison.is_within(tolerance):
+            failed.append(comparison.images)
+    if failed:
+        raise VerificationError(
+            f"export: the detections of the file should be those of the model within {tolerance}, but differ for images of "
+            f"{' and '.join(failed)}; no file was written"
+        )
+    if total == 0:
+        raise VerificationError(
+            "export: the model finds nothing in the images of the verification, so that there is nothing to compare; "
+            "lower its score threshold (for instance model.roi_heads.box_predictor.test_score_thresh=0.0)"
+        )
+
+
+def example_batches(metadata: Metadata) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of synthetic images: two sizes if it is dynamic, two images and one if their number is dynamic.
+
+    Images have blobs of colors, edges and noise. All but the first are smaller than their batch.
+    """
+    divisor = metadata.size_divisibility
+    if metadata.height is not None and metadata.width is not None:
+        shapes = [(metadata.height, metadata.width)]
+    else:
+        # Smaller than the model's own size, which saves time; landscape and portrait.
+        short, middle = (-(-metadata.short_side * part // (4 * divisor)) * divisor for part in (2, 3))
+        shapes = [(short, middle), (max(middle, short + divisor), short)]
+    batches = [metadata.batch] if metadata.batch else [2, 1]
+    generator = np.random.RandomState(0)
+    for number, (height, width) in enumerate(shapes):
+        for batch in batches if number == 0 else batches[:1]:
+            images = np.stack([_image(generator, height, width) for _ in range(batch)])
+            sizes = [(height - 7 * i - (divisor // 2 if i else 0), width - 5 * i) for i in range(batch)]
+            sizes = [(max(h, divisor // 2), max(w, divisor // 2)) for h, w in sizes]
+            yield torch.from_numpy(images), torch.tensor(sizes)
+
+
+def compare(expected: Sequence[Tensor], given: Sequence[Tensor], images: str, tolerance: Tolerance) -> Comparison:
+    """Match the detections of each image one to one, by class, score and box, and return the largest differences."""
+    detections = unmatched = 0
+    largest = np.zeros(3)
+    for row in range(len(expected[0])):
+        ours, theirs = ([x[row].float().numpy() for x in outputs] for outputs in (expected, given))
+        ours, theirs = (_cut(arrays) for arrays in (ours, theirs))
+        pairs = match(ours, theirs, tolerance)
+        detections += len(ours[0])
+        unmatched += len(ours[0]) + len(theirs[0]) - 2 * len(pairs)
+        for i, j in pairs:
+            for number, k in enumerate((0, 1, 4)[: len(ours) - 2]):
+                largest[number] = max(largest[number], float(np.abs(ours[k][i] - theirs[k][j]).max()))
+    mask = float(largest[2]) if len(expected) > 4 else None
+    return Comparison(images, detections, unmatched, float(largest[0]), float(largest[1]), mask)
+
+
+def match(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], tolerance: Tolerance) -> list[tuple[int, int]]:
+    """Pairs of indices of detections that agree, each used once: the nearest boxes of a class first."""
+    boxes = np.abs(ours[0][:, None] - theirs[0][None]).max(axis=2)
+    scores = np.abs(ours[1][:, None] - theirs[1][None])
+    possible = (boxes <= tolerance.box) & (scores <= tolerance.score) & (ours[2][:, None] == theirs[2][None])
+    pairs = []
+    for i, j in sorted(np.argwhere(possible).tolist(), key=lambda pair: boxes[tuple(pair)] + scores[tuple(pair)]):
+        if possible[i, j]:
+            pairs.append((i, j))
+            possible[i] = False
+            possible[:, j] = False
+    return pairs
+
+
+def _cut(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The rows of an image without padding, all outputs but the counts in place."""
+    count = int(arrays[3])
+    return [array if array.ndim == 0 else array[:count] for array in arrays]
+
+
+def _image(generator: np.random.RandomState, height: int, width: int) -> np.ndarray:
+    """(3, height, width) ``uint8``: a coarse color pattern, rectangles and noise."""
+    coarse = generator.randint(0, 256, (3, height // 16 + 1, width // 16 + 1))
+    image = coarse.repeat(16, axis=1).repeat(16, axis=2)[:, :height, :width].astype(float) * 0.3 + 60
+    for _ in range(6):
+        top, left = generator.randint(0, height * 3 // 4), generator.randint(0, width * 3 // 4)
+        tall, wide = generator.randint(height // 8, height // 2), generator.randint(width // 8, width // 2)
+        image[:, top : top + tall, left : left + wide] = generator.randint(0, 256, (3, 1, 1))
+    return (image + generator.normal(0, 8, image.shape)).clip(0, 255).astype(np.uint8)
+
+
+__all__ = ["Comparison", "Detect", "Tolerance", "VerificationError", "compare", "example_batches", "match", "verify"]

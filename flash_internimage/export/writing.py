@@ -1,0 +1,151 @@
+"""Writing a detector as a ``torch.export`` program, an AOTInductor package or an ONNX file."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flash_internimage.errors import UserError
+
+from .metadata import INPUTS, KEY, Metadata
+from .packages import require
+from .runtime import METADATA_FILE
+
+FORMATS = ("onnx", "pt2", "aot")
+PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+OPERATOR_FORMS: dict[str, tuple[Any, Any]] = {
+    "onnxruntime": ("deform_conv", "grid_sample"),
+    "openvino": ("grid_sample", "grid_sample"),
+    "tensorrt": ("gather", "gather"),
+}
+"""Forms of DCNv4 and of multi-scale deformable attention for each runtime, of those in :mod:`.onnx_operators`.
+
+- onnxruntime runs ``DeformConv`` on the CPU from 1.25, finite at NaN offsets from 1.26, in a third of the time of
+  ``GridSample``, which takes a third of the time of gathers.
+- OpenVINO has no rule for ``DeformConv``, and its ``GridSample`` is faster than its own deformable convolution.
+- TensorRT 10.13 to 11.1 computes ``GridSample`` wrong without an error, and has no ``DeformConv``.
+"""
+
+
+class _Autocast(nn.Module):
+    """A detector under autocast: norms, softmax and sampling locations stay in float32."""
+
+    def __init__(self, detector: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.detector = detector
+        self.dtype = dtype
+
+    def forward(self, images: Tensor, sizes: Tensor) -> Any:
+        with torch.autocast(images.device.type, self.dtype, cache_enabled=False):
+            return self.detector(images, sizes)
+
+
+def program_of(detector: nn.Module, metadata: Metadata) -> torch.export.ExportedProgram:
+    """Record a detector with ``torch.export``, with the sizes and the precision that the metadata describes.
+
+    Args:
+        detector: function of images and sizes, as :func:`.detector.exportable_detector` returns it.
+
+    Raises:
+        UserError: a size that should be dynamic is fixed by the detector.
+    """
+    dtype = PRECISIONS[metadata.precision]
+    module = detector if dtype is None else _Autocast(detector, dtype)
+    batch = metadata.batch or 2
+    height, width = metadata.height, metadata.width
+    if height is None or width is None:
+        divisor = metadata.size_divisibility
+        height, width = (-(-side // divisor) * divisor for side in (metadata.short_side, metadata.long_side))
+    images = torch.zeros((batch, 3, height, width), dtype=torch.uint8)
+    sizes = torch.tensor([[height, width]] * batch)
+    dynamic: dict[int, Any] = {} if metadata.batch else {0: torch.export.Dim.AUTO}
+    if metadata.height is None:
+        dynamic |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(
+            module.eval(), (images, sizes), dynamic_shapes=(dynamic, {axis: dynamic[axis] for axis in dynamic if axis == 0})
+        )
+    recorded = next(node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name == INPUTS[0])
+    fixed = [f"axis {axis} ({recorded.shape[axis]})" for axis in dynamic if isinstance(recorded.shape[axis], int)]
+    if fixed:
+        raise UserError(
+            f"export: {metadata.family} should take images of any size, but torch.export has fixed {', '.join(fixed)} of "
+            f"(N, 3, height, width); export one size with --size and --batch"
+        )
+    return program
+
+
+def write(program: torch.export.ExportedProgram, path: str | os.PathLike[str], metadata: Metadata) -> None:
+    """Write a recorded detector with its metadata, in the format that the metadata says.
+
+    Raises:
+        UserError: a package of the extra ``[export]`` is missing.
+    """
+    path = Path(path)
+    if metadata.format == "pt2":
+        torch.export.save(program, path, extra_files={METADATA_FILE: metadata.to_json()})
+    elif metadata.format == "aot":
+        configs = {"aot_inductor.metadata": {KEY: metadata.to_json()}}
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=configs)
+    else:
+        properties = {KEY: metadata.to_json()}
+        to_onnx(program, path, OPERATOR_FORMS[metadata.target], INPUTS, metadata.output_names, properties)
+
+
+def require_packages(format_: str, target: str) -> None:
+    """Import what writing and verifying a format needs, so that a missing package is reported before the work starts.
+
+    Raises:
+        UserError: a package is missing.
+    """
+    if format_ == "onnx":
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            require(name, "export: the format onnx")
+        if target == "openvino":
+            require("openvino", "export: verifying a file for OpenVINO")
+
+
+def to_onnx(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    forms: tuple[Any, Any],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    properties: Mapping[str, str],
+) -> None:
+    """Translate a program into an ONNX file.
+
+    Args:
+        forms: of DCNv4 and of multi-scale deformable attention, as in :data:`OPERATOR_FORMS`.
+        properties: metadata of the file.
+    """
+    onnx = require("onnx", "export: the format onnx")
+    require("onnxscript", "export: the format onnx")
+    from .onnx_operators import OPSET, translation_table
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.onnx.export(
+            program,
+            input_names=list(input_names),
+            output_names=list(output_names),
+            opset_version=OPSET,
+            custom_translation_table=translation_table(*forms),
+            verbose=False,
+        )
+    assert exported is not None
+    exported.model.metadata_props.update(properties)
+    for node in exported.model.graph.all_nodes():
+        # The exporter writes stack traces, with paths of this machine, beside each node.
+        node.metadata_props.clear()
+        node.doc_string = None
+    exported.save(str(path), external_data=False)
+    onnx.checker.check_model(str(path), full_check=True)

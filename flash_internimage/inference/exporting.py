@@ -1,0 +1,147 @@
+"""Export of a config and its checkpoint to a file that is verified before it exists."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+import flash_internimage
+from flash_internimage.data import ResizeToFit, TestMapper
+from flash_internimage.errors import UserError
+from flash_internimage.export import exportable_detector
+from flash_internimage.export.metadata import Metadata
+from flash_internimage.export.operator_check import check_operators
+from flash_internimage.export.verification import verify
+from flash_internimage.export.writing import program_of, require_packages, write
+from flash_internimage.family_lookup import detector_family
+from flash_internimage.files import write_atomically
+from flash_internimage.path_manager import PathManager
+
+from .loading import config_and_checkpoint, load_model, mapper_of_config
+
+_PACKAGES = ("torch", "torchvision", "detectron2", "onnx", "onnxscript", "onnxruntime", "openvino")
+
+
+def export(
+    config: str | os.PathLike[str] | DictConfig,
+    checkpoint: str | os.PathLike[str] | None,
+    path: str | os.PathLike[str],
+    *,
+    format: str = "onnx",
+    target: str = "onnxruntime",
+    precision: str = "fp32",
+    size: tuple[int, int] | None = None,
+    batch: int | None = None,
+    max_detections: int | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Metadata:
+    """Export a trained detector, and compare the file with the model before it gets its name.
+
+    Args:
+        config, checkpoint: as for :class:`~flash_internimage.inference.Predictor`.
+        path: the file to write.
+        format: "onnx", "pt2" (``torch.export``) or "aot" (AOTInductor).
+        target: "onnxruntime", "openvino" or "tensorrt": the runtime for which an ONNX file is written.
+        precision: "fp32", or "fp16" or "bf16" for autocast.
+        size: (height, width) of all images, in pixels, padding included; None for any multiple of the model's stride.
+        batch: number of images; None for any number.
+        max_detections: rows per image; None for the model's own maximum.
+        report: called with each line of the verification.
+
+    Raises:
+        VerificationError: the detections of the file are not those of the model; no file is written.
+        UserError: the model cannot be exported, an argument does not fit it, or a package is missing.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise UserError(f"export: the folder of {path} should exist, got {path.parent}; create it")
+    require_packages(format, target)
+    cfg, checkpoint = config_and_checkpoint(config, checkpoint)
+    mapper = mapper_of_config(cfg)
+    model, names = load_model(cfg, checkpoint)
+    detector = exportable_detector(model, max_detections=max_detections)
+    short_side, long_side = _sides(mapper)
+    divisor = max(int(model.backbone.size_divisibility), 1)
+    if size is not None and any(side % divisor for side in size):
+        raise UserError(f"export: --size needs multiples of {divisor} for this model, got {size[0]} x {size[1]}")
+    local = PathManager.get_local_path(checkpoint)
+    metadata = Metadata(
+        format=format,
+        target=target if format == "onnx" else "torch",
+        precision=precision,
+        family=_title(model),
+        class_names=names,
+        channel_order=getattr(model, "input_format", None) or "RGB",
+        pixel_mean=model.pixel_mean.flatten().tolist(),
+        pixel_std=model.pixel_std.flatten().tolist(),
+        short_side=short_side,
+        long_side=long_side,
+        size_divisibility=divisor,
+        height=None if size is None else size[0],
+        width=None if size is None else size[1],
+        batch=batch,
+        has_masks=False,
+        config=_config_text(cfg),
+        weights=Path(checkpoint).name,
+        weights_sha256=_sha256(local),
+        versions=_versions(),
+    )
+    if format == "onnx":
+        report(f"operators for {target}: largest difference {check_operators(target):.1e}")
+    program = program_of(detector, metadata)
+    metadata = Metadata(**{**vars(metadata), "has_masks": len(program.graph_signature.user_outputs) == 5})
+
+    def write_and_verify(temporary: Path) -> None:
+        write(program, temporary, metadata)
+        for comparison in verify(detector, temporary, "openvino" if metadata.target == "openvino" else None):
+            report(str(comparison))
+
+    write_atomically(path, write_and_verify)
+    return metadata
+
+
+def _sides(mapper: TestMapper) -> tuple[int, int]:
+    """The short and the long side to which a mapper resizes."""
+    augmentations = mapper.augmentations.augs
+    if len(augmentations) != 1 or not isinstance(augmentations[0], ResizeToFit) or len(augmentations[0].short_sides) != 1:
+        raise UserError(
+            "export: dataloader.test.mapper.augmentations should be one ResizeToFit with one short side, so that the file can "
+            f"say how to resize images, got {augmentations}"
+        )
+    return int(augmentations[0].short_sides[0]), int(augmentations[0].long_side)
+
+
+def _title(model: nn.Module) -> str:
+    family = detector_family(model.state_dict())
+    return type(model).__name__ if family is None else family.title
+
+
+def _config_text(cfg: DictConfig) -> str:
+    """The parts of a config that describe the model. The others have paths of the machine that trained it."""
+    return OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["model"]))
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_of(file.read())
+
+
+def _sha256_of(contents: bytes) -> str:
+    return hashlib.sha256(contents).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    versions = {"flash_internimage": flash_internimage.__version__, "Python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
