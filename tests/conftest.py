@@ -1,12 +1,16 @@
 """Fixtures and markers shared by all tests.
 
-The marker ``gpu`` skips a test if there is no CUDA device. Every test starts from the same random seeds, and the states of
-the random number generators are restored after it.
+Tests marked ``gpu`` need a CUDA device: without one they are deselected, or skipped if they were asked for with ``-m gpu``.
+Every test starts from the same random seeds, and the states of the random number generators are restored after it.
+
+This file imports neither detectron2 nor what it needs, so that the operator tests run with torch, torchvision, pytest and
+hypothesis alone.
 """
 
 import os
 import random
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import hypothesis
@@ -30,14 +34,23 @@ DEVICES = [
 ]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked ``gpu`` if there is no CUDA device."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Accept the setting ``timeout`` of pyproject.toml where pytest-timeout, which reads it, is not installed."""
+    if find_spec("pytest_timeout") is None:
+        parser.addini("timeout", "seconds per test; without effect because pytest-timeout is not installed")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without a CUDA device, leave out the tests marked ``gpu``, most of which run on other kernels too."""
     if torch.cuda.is_available():
         return
-    skip = pytest.mark.skip(reason="needs a CUDA device")
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(skip)
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if "gpu" in config.option.markexpr.split():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    elif marked:
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=marked)
 
 
 @pytest.fixture(params=DEVICES)
