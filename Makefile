@@ -4,6 +4,7 @@
 # is newer. PYTHON is the interpreter that creates .venv; ARGS is passed to pytest.
 
 PYTHON ?= python3
+KIT_PYTHON ?= python3.12
 VENV := .venv
 python := $(VENV)/bin/python
 pip := $(python) -m pip --disable-pip-version-check
@@ -70,6 +71,23 @@ $(main_detectron2)/.unpacked: requirements/detectron2-main.txt $(VENV)/.requirem
 .PHONY: test-detectron2-main
 test-detectron2-main: install $(main_detectron2)/.unpacked ## Run the tests with a detectron2 close to upstream main.
 	PYTHONPATH=$(main_detectron2) $(python) -m pytest $(ARGS)
+
+VERSION ?= 2.11
+
+.PHONY: test-torch
+test-torch: ## Compile the CPU kernels for another PyTorch and run the operator tests; VERSION=2.8 PYTHON=python3.10.
+	$(PYTHON) tools/test_torch.py $(VERSION) $(ARGS)
+
+# Where there is no .venv, but a kit with what the machine lacks, nothing is installed.
+on_bare_machine := $(if $(wildcard $(VENV)/.python),,$(wildcard build/gpu-kit/kit.json))
+
+.PHONY: gpu
+gpu: $(if $(on_bare_machine),,install) ## Run all checks that need a GPU, in eight minutes; writes benchmarks/results/gpu_NAME.md.
+	$(if $(on_bare_machine),$(PYTHON),$(python)) tools/gpu_check.py $(ARGS)
+
+.PHONY: gpu-kit
+gpu-kit: ## Prepare build/gpu-kit for `make gpu` on a bare machine with Python 3.12 and torch 2.11; needs nvcc and python3.12.
+	$(KIT_PYTHON) tools/gpu_kit.py $(ARGS)
 
 program := $(VENV)/bin/flash-internimage
 demo := output/demo
