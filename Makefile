@@ -4,6 +4,7 @@
 # is newer. PYTHON is the interpreter that creates .venv; ARGS is passed to pytest.
 
 PYTHON ?= python3
+KIT_PYTHON ?= python3.12
 VENV := .venv
 python := $(VENV)/bin/python
 pip := $(python) -m pip --disable-pip-version-check
@@ -81,6 +82,37 @@ $(main_detectron2)/.unpacked: requirements/detectron2-main.txt $(VENV)/.requirem
 .PHONY: test-detectron2-main
 test-detectron2-main: install $(main_detectron2)/.unpacked ## Run the tests with a detectron2 close to upstream main.
 	PYTHONPATH=$(main_detectron2) $(pytest) $(ARGS)
+
+CLANG ?= clang++
+
+.PHONY: compile-clang
+compile-clang: install ## Check that Clang compiles the CPU part, in a minute; CLANG=clang++-14 names the compiler.
+	$(python) tools/compile_clang.py $(CLANG)
+
+.PHONY: test-aarch64
+test-aarch64: install ## Run the sanitized kernels compiled for AArch64; needs g++-aarch64-linux-gnu and qemu-user.
+	SANITIZED_TARGET=aarch64 $(python) -m pytest tests/sanitized/test_fuzz.py -k random $(ARGS)
+
+VERSION ?= 2.11
+
+.PHONY: test-torch
+test-torch: ## Compile the CPU kernels for another PyTorch and run the operator tests; VERSION=2.8 PYTHON=python3.10.
+	$(PYTHON) tools/test_torch.py $(VERSION) $(ARGS)
+
+# Where there is no .venv, but a kit with what the machine lacks, nothing is installed.
+on_bare_machine := $(if $(wildcard $(VENV)/.python),,$(wildcard build/gpu-kit/kit.json))
+
+.PHONY: gpu
+gpu: $(if $(on_bare_machine),,install) ## Run all checks that need a GPU, in eight minutes; writes benchmarks/results/gpu_NAME.md.
+	$(if $(on_bare_machine),$(PYTHON),$(python)) tools/gpu_check.py $(ARGS)
+
+.PHONY: gpu-kit
+gpu-kit: ## Prepare build/gpu-kit for `make gpu` on a bare machine with Python 3.12 and torch 2.11; needs nvcc and python3.12.
+	$(KIT_PYTHON) tools/gpu_kit.py $(ARGS)
+
+.PHONY: wheel
+wheel: install ## Build a wheel for this PyTorch into dist, and test it in a bare environment; FORCE_CUDA=1 adds CUDA kernels.
+	$(python) tools/build_wheel.py --test
 
 program := $(VENV)/bin/flash-internimage
 demo := output/demo

@@ -16,11 +16,15 @@ Peers get inputs in their own layout, so that only their operator is timed:
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from measuring import check_equal, machine, median_seconds, peak_megabytes, with_backward
+from problems import by_grid_sample as attention_by_grid_sample
+from problems import draw as draw_attention
+from problems import levels, pixel_centers
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
@@ -100,55 +104,21 @@ def grid_sample_inputs(value: Tensor, offset_mask: Tensor, groups: int) -> list[
     return [maps, locations.reshape(groups, height, width * POINTS, 2).to(value), points[..., 18:].contiguous()]
 
 
-LEVELS = ((100, 152), (50, 76), (25, 38), (13, 19))
-HEADS, HEAD_CHANNELS, LEVEL_POINTS = 8, 32, 4
+LEVELS = levels(800, 1216)
 
 
 def attention_case(name: str, reference_points: Tensor) -> Case:
-    """Build the case of one query per reference point; sampling locations are drawn from N(0, 2) pixels around the point.
-
-    Args:
-        name: name of the case.
-        reference_points: (Q, 2) points (x, y) in 0..1.
-    """
-    queries = len(reference_points)
-    value = torch.randn(1, sum(height * width for height, width in LEVELS), HEADS, HEAD_CHANNELS)
-    sizes = torch.tensor([[width, height] for height, width in LEVELS])
-    spread = 2 * torch.randn(1, queries, HEADS, len(LEVELS), LEVEL_POINTS, 2) / sizes[:, None]
-    locations = reference_points[None, :, None, None, None] + spread
-    weights = torch.rand(1, queries, HEADS, len(LEVELS), LEVEL_POINTS)
-    weights = weights / weights.sum(dim=(-1, -2), keepdim=True)
+    """Build the case of one query per reference point."""
+    inputs = draw_attention(LEVELS, reference_points)
 
     def ours(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
         return ms_deform_attn(value, LEVELS, locations, weights)
 
     return Case(
         f"attention, {name}",
-        Candidate(ours, [value, locations, weights]),
-        {"grid_sample": Candidate(attention_by_grid_sample, [value, locations, weights])},
+        Candidate(ours, inputs),
+        {"grid_sample": Candidate(partial(attention_by_grid_sample, LEVELS), inputs)},
     )
-
-
-def attention_by_grid_sample(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-    """Compute deformable attention for one image with grid_sample: sample all points, then sum them with their weights."""
-    queries = locations.shape[1]
-    samples = []
-    for level, tokens in enumerate(value.split([height * width for height, width in LEVELS], dim=1)):
-        maps = tokens[0].permute(1, 2, 0).unflatten(2, LEVELS[level])
-        grid = 2 * locations[0, :, :, level].transpose(0, 1) - 1
-        samples.append(F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
-    weights = weights[0].transpose(0, 1).reshape(HEADS, 1, queries, -1)
-    output = (torch.stack(samples, dim=-2).flatten(-2) * weights).sum(dim=-1)
-    return output.flatten(0, 1).t()[None]
-
-
-def pixel_centers() -> Tensor:
-    """Return the centers of all pixels of all levels, in 0..1: the reference points of DINO's encoder."""
-    centers = []
-    for height, width in LEVELS:
-        y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
-        centers.append(torch.stack([x, y], dim=-1).flatten(0, 1))
-    return torch.cat(centers)
 
 
 def copy(inputs: list[Tensor], output: Tensor) -> None:
@@ -173,7 +143,7 @@ def main() -> None:
     print(f"| shape | pass | this project | copy | {peers} | peak memory, this project | {peers} |")
     print("| --- | --- |" + " ---: |" * 7)
     cases = [dcnv4_case(stage) for stage in STAGES]
-    cases += [attention_case("encoder", pixel_centers()), attention_case("decoder", torch.rand(900, 2))]
+    cases += [attention_case("encoder", pixel_centers(LEVELS)), attention_case("decoder", torch.rand(900, 2))]
     for case in cases:
         peers = {} if options.no_peers else case.peers
         check_equal(case.ours.function(*case.ours.inputs), {n: p.function(*p.inputs) for n, p in peers.items()})

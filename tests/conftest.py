@@ -1,12 +1,16 @@
 """Fixtures and markers shared by all tests.
 
-The marker ``gpu`` skips a test if there is no CUDA device. Every test starts from the same random seeds, and the states of
-the random number generators are restored after it.
+Tests marked ``gpu`` need a CUDA device and are skipped without one.
+Every test starts from the same random seeds, and the states of the random number generators are restored after it.
+
+This file imports neither detectron2 nor what it needs, so that the operator tests run with torch, torchvision, pytest and
+hypothesis alone.
 """
 
 import os
 import random
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import hypothesis
@@ -39,6 +43,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | 
 
     config.option.loadscopereorder = False
     return UnitScheduling(config, log)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Accept the setting ``timeout`` of pyproject.toml where pytest-timeout, which reads it, is not installed."""
+    if find_spec("pytest_timeout") is None:
+        parser.addini("timeout", "seconds per test; without effect because pytest-timeout is not installed")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -70,3 +70,13 @@ def test_commit_hooks_run_the_tools_that_make_lint_runs(repository: Path) -> Non
     entries = re.findall(r"entry: (\S+)", (repository / ".pre-commit-config.yaml").read_text())
     assert len(entries) == 3
     assert set(entries) <= programs
+
+
+def test_gpu_check_installs_nothing_on_a_bare_machine_with_a_kit(repository: Path, tmp_path: Path) -> None:
+    """Without .venv, but with build/gpu-kit, the Python of the machine runs it; otherwise that of .venv."""
+    for name in ("Makefile", "csrc", "requirements", "setup.py", "pyproject.toml", "tools"):
+        (tmp_path / name).symlink_to(repository / name)
+    assert "-m venv" in make(tmp_path, "-n", "gpu")
+    (tmp_path / "build" / "gpu-kit").mkdir(parents=True)
+    (tmp_path / "build" / "gpu-kit" / "kit.json").touch()
+    assert make(tmp_path, "-n", "gpu", "PYTHON=python3.12").split() == ["python3.12", "tools/gpu_check.py"]

@@ -1,6 +1,7 @@
 """Every command works from an installed wheel, in a bare environment and outside the checkout."""
 
 import json
+import os
 import subprocess
 import sys
 import venv
@@ -10,39 +11,31 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
+import flash_internimage
+from flash_internimage import _C
 from flash_internimage.data.shapes import annotation_file, write_split
 from tests.programs import Result, clean_environment
 
 pytestmark = pytest.mark.slow
 
 NANO = "mask_rcnn_flash_internimage_nano"
-SETUP_OPTIONS = """
-[build]
-build_base = {folder}/build
-build_lib = {folder}/lib
-[egg_info]
-egg_base = {folder}
-[bdist_wheel]
-skip_build = 1
-bdist_dir = {folder}/bdist
-dist_dir = {folder}/dist
-"""
 
 
 @pytest.fixture(scope="module")
 def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of this checkout, built without compiling: the extension is the one that the tests use."""
+    """The wheel in FLASH_INTERNIMAGE_WHEEL, or one of this checkout, built without compiling: its extension is the tests'."""
+    if "FLASH_INTERNIMAGE_WHEEL" in os.environ:
+        return Path(os.environ["FLASH_INTERNIMAGE_WHEEL"])
     folder = tmp_path_factory.mktemp("wheel")
-    (folder / "lib" / "flash_internimage").mkdir(parents=True)
-    for extension in (repository / "flash_internimage").glob("_C*.so"):
-        (folder / "lib" / "flash_internimage" / extension.name).write_bytes(extension.read_bytes())
-    (folder / "setup.cfg").write_text(SETUP_OPTIONS.format(folder=folder))
-    environment = {**clean_environment(), "FORCE_CUDA": "0", "DIST_EXTRA_CONFIG": str(folder / "setup.cfg")}
-    command = [sys.executable, "setup.py", "-q", "build_py", "bdist_wheel"]
-    subprocess.run(command, cwd=repository, env=environment, capture_output=True, check=True)
-    (built,) = (folder / "dist").glob("*.whl")
-    return built
+    program = (
+        "import sys; sys.path.insert(0, 'tools'); from pathlib import Path; import build_wheel; "
+        "print(build_wheel.build(Path(sys.argv[1]), None, Path(sys.argv[2])))"
+    )
+    command = [sys.executable, "-c", program, str(folder), _C.__file__]
+    done = subprocess.run(command, cwd=repository, env=clean_environment(), capture_output=True, text=True, check=True)
+    return Path(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +96,11 @@ def evaluated(run: Callable[..., Result], trained: Path) -> Path:
     weights = ["--weights", "run/model_final.pth"]
     run("flash-internimage", "eval", "--config-file", "run/config.yaml", *weights, "train.output_dir=evaluation")
     return run.folder / "evaluation"
+
+
+def test_the_version_names_pytorch(wheel: Path) -> None:
+    minor = ".".join(torch.__version__.split(".")[:2])
+    assert wheel.name.startswith(f"flash_internimage-{flash_internimage.__version__}+pt{minor}.c")
 
 
 def test_the_wheel_has_configs_projects_and_the_template(repository: Path, wheel: Path) -> None:

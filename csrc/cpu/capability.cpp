@@ -2,9 +2,21 @@
 
 #include <ATen/Version.h>
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#endif
+
 namespace flash_internimage::cpu {
 
 namespace {
+
+#if defined(__x86_64__) && defined(__GNUC__)
+/// Whether the CPU converts float16. Clang 14 does not know this feature in __builtin_cpu_supports.
+bool has_f16c() {
+  unsigned int eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
 
 Capability detect() {
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -12,7 +24,7 @@ Capability detect() {
   // extensions that these kernels are compiled for, so the CPU is asked as well.
   const auto used_by_torch = at::get_cpu_capability();
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
   if (used_by_torch.rfind("AVX512", 0) == 0 && avx512) {

@@ -14,9 +14,7 @@ from tests.sanitized.process import program
 # The two emulated variants also differ in settings that must not change results: the first runs threads in another order,
 # the second uses 64-bit indices where 32 bits would suffice.
 EMULATED = {VARIANTS[0]: dict(order=1), VARIANTS[1]: dict(index_bits=64)}
-KERNELS = ["CPU", *EMULATED]
-if torch.cuda.is_available():  # not with the gpu marker, which would report many operator tests as skipped
-    KERNELS.append("CUDA")
+KERNELS = ["CPU", *EMULATED, pytest.param("CUDA", marks=pytest.mark.gpu, id="CUDA")]
 
 
 def _on_gpu(name: str) -> Callable:

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from fvcore.nn import FlopCountAnalysis
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,7 +22,8 @@ class Call(nn.Module):
 
 
 def count_flops(function, *tensors) -> int:
-    return FlopCountAnalysis(Call(function), tensors).set_op_handle(**FLOP_HANDLES).total()
+    fvcore = pytest.importorskip("fvcore.nn", reason="needs fvcore")
+    return fvcore.FlopCountAnalysis(Call(function), tensors).set_op_handle(**FLOP_HANDLES).total()
 
 
 def count_torch_flops(function, *tensors) -> int:

@@ -19,6 +19,12 @@ CSRC = REPOSITORY / "csrc"
 SOURCES = Path(__file__).resolve().parent
 OPERATORS = ["dcnv4", "ms_deform_attn"]
 
+# Another processor, such as aarch64: programs are compiled by its cross compiler and run under qemu-user.
+TARGET = os.environ.get("SANITIZED_TARGET", "")
+COMPILER = f"{TARGET}-linux-gnu-g++" if TARGET else os.environ.get("CXX", "g++")
+RUNNER = [f"qemu-{TARGET}", "-L", f"/usr/{TARGET}-linux-gnu"] if TARGET else []
+PROGRAMS = REPOSITORY / "build" / ("sanitized" + (f"-{TARGET}" if TARGET else ""))
+
 # The checks of -fsanitize=undefined that apply to kernels; the others would double the compile time.
 UNDEFINED = "alignment,bounds,bool,float-cast-overflow,integer-divide-by-zero,pointer-overflow,shift,signed-integer-overflow"
 CATCH_UNDEFINED = f"-fsanitize={UNDEFINED} -fno-sanitize-recover=all"
@@ -43,10 +49,9 @@ SHARED_OBJECTS = {name: (SOURCES / f"{name}.cpp", "-O1") for name in ("main", "r
 
 def obstacle() -> str | None:
     """The reason why programs cannot be built on this machine, or None."""
-    compiler = os.environ.get("CXX", "g++")
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
         return f"kernels under sanitizers are for Linux on x86-64 and AArch64, this is {sys.platform} on {platform.machine()}"
-    for tool in (compiler, "ninja"):
+    for tool in (COMPILER, "ninja", *RUNNER[:1]):
         if shutil.which(tool) is None:
             return f"{tool} was not found"
     return None
@@ -54,7 +59,6 @@ def obstacle() -> str | None:
 
 def ninja_file(recipe: Recipe, csrc: Path) -> str:
     """The contents of build.ninja for one program."""
-    compiler = os.environ.get("CXX", "g++")
     torch_includes = Path(torch.__file__).parent / "include"
     flags = [
         "-std=c++20 -g1 -fno-omit-frame-pointer -Wall -Wextra -Wno-unused-parameter -Wno-unknown-pragmas -Werror",
@@ -64,11 +68,11 @@ def ninja_file(recipe: Recipe, csrc: Path) -> str:
     lines = [
         f"flags = {' '.join(flags)}",
         "rule compile",
-        f"  command = {compiler} -MMD -MF $out.d $more $flags -c $in -o $out",
+        f"  command = {COMPILER} -MMD -MF $out.d $more $flags -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",
-        f"  command = {compiler} -fsanitize=undefined {recipe.flags} $in -o $out",
+        f"  command = {COMPILER} -fsanitize=undefined {recipe.flags} $in -o $out",
     ]
     objects = recipe.objects | SHARED_OBJECTS
     for name, (source, more) in objects.items():
@@ -85,7 +89,7 @@ def program_in(folder: Path, variant: Variant) -> Path:
 def build(
     variant: Variant,
     csrc: Path = CSRC,
-    folder: Path = REPOSITORY / "build" / "sanitized",
+    folder: Path = PROGRAMS,
     operators: list[str] = OPERATORS,
 ) -> Path:
     """Return the path of a program, after compiling what has changed.

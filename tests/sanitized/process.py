@@ -92,7 +92,11 @@ class KernelProcess:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
             environment = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1", "PATH": "/usr/bin:/bin"}
             self._process = subprocess.Popen(
-                [self.executable], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment
+                [*build.RUNNER, self.executable],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=environment,
             )
         return self._process
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..build import CATCH_UNDEFINED, SOURCES, Recipe
+from ..build import CATCH_UNDEFINED, SOURCES, TARGET, Recipe
 from ..process import Fields, KernelProcess
 
 HERE = SOURCES / "cpu"
@@ -96,7 +96,9 @@ class InstructionSet(NamedTuple):
 
 
 def names() -> list[str]:
-    """The instruction sets that this machine has and PyTorch uses."""
+    """The instruction sets that this machine has and PyTorch uses; of another processor, those of its compiler's default."""
+    if TARGET:
+        return ["generic"]
     capability = torch.backends.cpu.get_cpu_capability()
     return ["generic", *(["avx2"] if "AVX" in capability else []), *(["avx512"] if "AVX512" in capability else [])]
 

@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""Prepare build/gpu-kit: what a bare machine with a GPU, a Python and PyTorch lacks to run tools/gpu_check.py.
+
+    python3.12 tools/gpu_kit.py --torch 2.11 --architectures 9.0
+
+The folder gets the extension with CUDA kernels, the peer DCNv4 1.0.0.post2 as a wheel, and wheels of detectron2 and of what it
+needs, all for the Python that runs this file and for that PyTorch (Linux, x86-64). Neither a GPU nor an installed PyTorch is
+needed; a CUDA toolkit, or NVIDIA's compiler package in the environment .cache/torch-VERSION, is. Run it again after a change:
+it compiles only what has changed.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from torch_environment import ROOT, build_extension, copy_sources, folder, python_with_torch, run
+
+KIT = ROOT / "build" / "gpu-kit"
+LARGEST = 60 * 2**20
+PEER = "DCNv4==1.0.0.post2"
+
+# What detectron2 and the detectors import. torch and torchvision bring the packages in BROUGHT_BY_TORCH; hf-xet only speeds up
+# downloads.
+REQUIREMENTS = [
+    *("cloudpickle", "fvcore", "hotcoco", "huggingface_hub", "hydra-core", "iopath", "omegaconf", "portalocker"),
+    *("pycocotools", "PyYAML", "safetensors", "scipy", "tabulate", "termcolor", "tqdm", "yacs"),
+]
+BROUGHT_BY_TORCH = ["numpy", "pillow", "filelock", "fsspec", "typing_extensions", "packaging", "hf_xet"]
+
+# The peer's setup.py refuses to build unless a GPU answers.
+PRETEND_GPU = """\
+try:
+    import torch
+    torch.cuda.is_available = lambda: True
+except ImportError:
+    pass
+"""
+
+TOOLKIT = """\
+import json, sys
+from pathlib import Path
+sys.path.insert(0, "tools")
+import torch, cuda_toolkit
+link = Path(sys.argv[1])
+home, obstacle = cuda_toolkit.find(link)
+print(json.dumps({
+    "home": home, "obstacle": obstacle, "includes": cuda_toolkit.wheel_files("include"), "link": str(link),
+    "torch": torch.__version__, "cuda": torch.version.cuda,
+}))
+"""
+
+
+def describe(python: Path, scratch: Path) -> dict:
+    """The CUDA toolkit that the environment's PyTorch can use, and versions."""
+    printed = subprocess.run(
+        [str(python), "-c", TOOLKIT, str(scratch / "cuda-runtime")], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    ).stdout
+    found = json.loads(printed)
+    if found["obstacle"] is not None:
+        sys.exit(f"gpu_kit: no CUDA compiler for this PyTorch: {found['obstacle']}")
+    return found
+
+
+def build_peer(python: Path, scratch: Path, toolkit: dict, architectures: str) -> Path:
+    """The peer's wheel, built once per list of architectures."""
+    wheels = scratch / f"peer-{architectures.replace(';', '_')}"
+    if not list(wheels.glob("*.whl")):
+        pretend = scratch / "pretend-gpu"
+        pretend.mkdir(exist_ok=True)
+        (pretend / "sitecustomize.py").write_text(PRETEND_GPU, encoding="utf-8")
+        run(
+            *(python, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
+            *("--no-binary", ":all:", "--wheel-dir", wheels, PEER),
+            PYTHONPATH=str(pretend),
+            CUDA_HOME=toolkit["home"],
+            CPATH=":".join(toolkit["includes"]),
+            LIBRARY_PATH=toolkit["link"],
+            TORCH_CUDA_ARCH_LIST=architectures,
+        )
+    (wheel,) = wheels.glob("*.whl")
+    return wheel
+
+
+def collect_wheels(python: Path, scratch: Path) -> list[Path]:
+    """Wheels of detectron2 and of what it needs, without those that come with PyTorch."""
+    wheels = scratch / "wheels"
+    if not list(wheels.glob("detectron2-*.whl")):
+        run(python, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--wheel-dir", wheels, *REQUIREMENTS)
+        run(python, "tools/install_detectron2.py", "--wheel-dir", wheels)
+    return [path for path in sorted(wheels.glob("*.whl")) if path.name.partition("-")[0].lower() not in BROUGHT_BY_TORCH]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torch", default="2.11", help="version, such as 2.11 for the newest 2.11.x (default)")
+    parser.add_argument("--architectures", default="9.0", help="as TORCH_CUDA_ARCH_LIST; the default is 9.0 (H100, H200)")
+    parser.add_argument("--no-peer", action="store_true", help="leave out the peer, whose kernels take minutes to compile")
+    options = parser.parse_args()
+
+    python, scratch = python_with_torch(options.torch), folder(options.torch)
+    toolkit = describe(python, scratch)
+    sources = scratch / "sources-cuda"
+    copy_sources(sources)
+    extension = build_extension(python, sources, FORCE_CUDA="1", TORCH_CUDA_ARCH_LIST=options.architectures)
+    wheels = collect_wheels(python, scratch)
+    if not options.no_peer:
+        wheels.append(build_peer(python, scratch, toolkit, options.architectures))
+
+    shutil.rmtree(KIT, ignore_errors=True)
+    (KIT / "wheels").mkdir(parents=True)
+    shutil.copy2(extension, KIT)
+    for wheel in wheels:
+        shutil.copy2(wheel, KIT / "wheels")
+    about = {"python": sys.version.split()[0], "torch": toolkit["torch"], "architectures": options.architectures}
+    (KIT / "kit.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+    size = sum(path.stat().st_size for path in KIT.rglob("*") if path.is_file())
+    print(f"{KIT.relative_to(ROOT)}: {size / 2**20:.1f} MiB, {about}")
+    if size > LARGEST:
+        sys.exit(f"gpu_kit: the folder should have at most {LARGEST / 2**20:.0f} MiB, has {size / 2**20:.1f}")
+
+
+if __name__ == "__main__":
+    main()
