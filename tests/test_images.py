@@ -12,7 +12,7 @@ from PIL import Image
 
 from flash_internimage.data.mapper import read_image
 from flash_internimage.errors import UserError
-from flash_internimage.images import MAX_PIXELS_VARIABLE, decode_rgb, has_exif_rotation, read_rgb, to_rgb
+from flash_internimage.images import MAX_PIXELS_VARIABLE, decode_rgb, has_exif_rotation, read_rgb, require_inside, to_rgb
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (12, 20, 3)).astype(np.uint8)
 
