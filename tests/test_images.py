@@ -126,3 +126,16 @@ def test_swapped_sides_blame_exif_only_if_there_is_an_orientation(tmp_path, orie
 def test_folder_instead_of_an_image(tmp_path):
     with pytest.raises(UserError, match=r"cannot be opened \(Is a directory\)"):
         read_image({"file_name": str(tmp_path)})
+
+
+@pytest.mark.parametrize("name", ["/a.png", "../a.png", "a/../../b.png", "..", "a\0.png"])
+def test_file_names_outside_of_the_image_folder_are_refused_unless_allowed(monkeypatch, name):
+    with pytest.raises(UserError, match="is outside of the image folder; .*FLASH_INTERNIMAGE_IMAGES_ANYWHERE=1"):
+        require_inside(name, "val.json")
+    monkeypatch.setenv("FLASH_INTERNIMAGE_IMAGES_ANYWHERE", "1")
+    require_inside(name, "val.json")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a/b.png", "a/../b.png", "..a.png", "a/..b/c.png", "./a.png"])
+def test_file_names_in_the_image_folder_are_accepted(name):
+    require_inside(name, "val.json")
