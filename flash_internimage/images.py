@@ -22,6 +22,30 @@ MAX_PIXELS_VARIABLE = "FLASH_INTERNIMAGE_MAX_IMAGE_PIXELS"
 _UNSUPPORTED_MODES = {"I": "32-bit integers", "F": "32-bit floats"}  # beside I;16, I;16L, I;16B and I;16N
 
 
+IMAGES_ANYWHERE_VARIABLE = "FLASH_INTERNIMAGE_IMAGES_ANYWHERE"
+"""Environment variable: when set to anything but 0, annotation files may name images outside of their image folder."""
+
+
+def leads_outside(file_name: str) -> bool:
+    """Return whether a file name of an annotation file leads out of the image folder, and this is not allowed."""
+    if os.environ.get(IMAGES_ANYWHERE_VARIABLE, "0") != "0":
+        return False
+    return os.path.isabs(file_name) or os.path.normpath(file_name).split(os.sep)[0] == os.pardir or "\0" in file_name
+
+
+def require_inside(file_name: str, source: str) -> None:
+    """Raise an exception if a file name of an annotation file leads out of the image folder.
+
+    Raises:
+        UserError: it does, and :data:`IMAGES_ANYWHERE_VARIABLE` is not set.
+    """
+    if leads_outside(file_name):
+        raise UserError(
+            f"{source}: the image {file_name[:200]!r} is outside of the image folder; if you trust the file, set the "
+            f"environment variable {IMAGES_ANYWHERE_VARIABLE}=1"
+        )
+
+
 class UnreadableImage(UserError):
     """Raised for an image that cannot be used.
 

@@ -19,6 +19,7 @@ from flash_internimage.images import (
     has_exif_rotation,
     read_rgb,
     read_size,
+    require_inside,
     to_rgb,
 )
 
@@ -154,3 +155,16 @@ def test_size_of_what_is_no_image(tmp_path):
         read_size(tmp_path / "a.jpg")
     with pytest.raises(FileNotFoundError):
         read_size(tmp_path / "b.jpg")
+
+
+@pytest.mark.parametrize("name", ["/a.png", "../a.png", "a/../../b.png", "..", "a\0.png"])
+def test_file_names_outside_of_the_image_folder_are_refused_unless_allowed(monkeypatch, name):
+    with pytest.raises(UserError, match="is outside of the image folder; .*FLASH_INTERNIMAGE_IMAGES_ANYWHERE=1"):
+        require_inside(name, "val.json")
+    monkeypatch.setenv("FLASH_INTERNIMAGE_IMAGES_ANYWHERE", "1")
+    require_inside(name, "val.json")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a/b.png", "a/../b.png", "..a.png", "a/..b/c.png", "./a.png"])
+def test_file_names_in_the_image_folder_are_accepted(name):
+    require_inside(name, "val.json")

@@ -25,7 +25,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from flash_internimage.data import Categories, require_registered
+from flash_internimage.data.check import require_valid_contents
 from flash_internimage.data.custom import register_in_place
+from flash_internimage.data.validation import problem_of_annotation
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation.drawing import draw_annotations, side_by_side
 from flash_internimage.evaluation.saved import read_predictions
@@ -54,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         register_in_place(name, args.json, args.images)
     require_registered(name)
+    if MetadataCatalog.get(name).get("json_file") or MetadataCatalog.get(name).get("thing_classes"):
+        require_valid_contents(name)
     by_image = group_by_image(read_predictions(args.predictions), args.threshold)
     dataset_dicts = DatasetCatalog.get(name)[: args.limit]
     categories = Categories.from_metadata(MetadataCatalog.get(name))  # detectron2 sets them when it loads the dataset
@@ -61,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"dataset {name!r}: expected thing_classes in its metadata, got none; set them where it is registered")
     args.output.mkdir(parents=True, exist_ok=True)
     for dataset_dict in tqdm(dataset_dicts, desc="drawing", unit="image"):
-        drawn = ground_truth_and_detections(dataset_dict, by_image[dataset_dict["image_id"]], categories, args.scale)
+        predictions = by_image[dataset_dict["image_id"]]
+        require_drawable(predictions, dataset_dict, categories, args.predictions)
+        drawn = ground_truth_and_detections(dataset_dict, predictions, categories, args.scale)
         Image.fromarray(drawn).save(args.output / f"{Path(dataset_dict['file_name']).stem}.png")
     print(f"{len(dataset_dicts)} visualizations in {args.output}: ground truth on the left, detections on the right")
     return 0
@@ -74,6 +80,23 @@ def group_by_image(predictions: list[dict], threshold: float) -> dict[object, li
         if prediction["score"] >= threshold:
             groups[prediction["image_id"]].append(prediction)
     return groups
+
+
+def require_drawable(predictions: list[dict], dataset_dict: dict, categories: Categories, source: Path) -> None:
+    """Raise an exception if a prediction is not of the dataset, or has a box or a mask that is not of its image.
+
+    Raises:
+        UserError: one is; the message names it.
+    """
+    for prediction in predictions:
+        if prediction["category_id"] not in categories:
+            raise UserError(
+                f"{source}: a prediction of image {prediction['image_id']!r} has category {prediction['category_id']}, which "
+                "the dataset does not have; give the predictions of the same dataset"
+            )
+        problem = problem_of_annotation(prediction, dataset_dict["height"], dataset_dict["width"])
+        if problem is not None:
+            raise UserError(f"{source}: a prediction of image {prediction['image_id']!r} cannot be drawn: {problem}")
 
 
 def ground_truth_and_detections(

@@ -44,6 +44,7 @@ class DatasetReport:
         warnings: one sentence for each kind of annotation that is skipped or looks like a mistake.
         untrainable: a sentence if there are annotations, but none to train on; such a dataset can only be evaluated on.
         source: subject of the sentences; by default the annotation file.
+        in_code: whether the dataset is registered in code, whose images may be anywhere.
     """
 
     annotation_file: str
@@ -60,6 +61,7 @@ class DatasetReport:
     warnings: list[str] = field(default_factory=list)
     untrainable: str | None = None
     source: str = ""
+    in_code: bool = False
 
     def __post_init__(self) -> None:
         self.source = self.source or f"annotation file {self.annotation_file}"
@@ -161,7 +163,7 @@ def _check_crowds(report: DatasetReport, found: ValidatedContents) -> None:
 
 def _fill(report: DatasetReport, content: Mapping) -> None:
     """Validate the contents of a dataset and fill in its report."""
-    found = validate_contents(content)
+    found = validate_contents(content, in_folder=not report.in_code)
     report.categories = found.categories
     if found.categories:
         report.num_images, report.num_annotations = (
@@ -218,7 +220,7 @@ def check_registered_in_code(name: str) -> DatasetReport:
     Args:
         name: a dataset of detectron2's ``DatasetCatalog``.
     """
-    report = DatasetReport(name, "", source=f"dataset {name}")
+    report = DatasetReport(name, "", source=f"dataset {name}", in_code=True)
     try:
         content = contents_of(name)
     except UserError as error:
@@ -265,6 +267,22 @@ def require_sound(report: DatasetReport) -> None:
         raise UserError(report.errors[0])
     if report.errors:
         raise UserError(f"{len(report.errors)} kinds of errors in a dataset:\n  " + "\n  ".join(report.errors))
+
+
+def require_valid_contents(name: str) -> None:
+    """Raise an exception if the annotations of a registered dataset have errors; its images are not looked for.
+
+    Raises:
+        UserError: they have, or cannot be read.
+    """
+    in_code = is_registered_in_code(name)
+    metadata = MetadataCatalog.get(name)
+    source = f"dataset {name}" if in_code else f"annotation file {metadata.json_file}"
+    if not in_code and metadata.get("make_if_missing") is not None:
+        metadata.make_if_missing()
+    found = validate_contents(contents_of(name) if in_code else read_json(str(metadata.json_file)), in_folder=not in_code)
+    report = DatasetReport(name, "", errors=[f"{source}: {sentence}" for sentence in found.errors.sentences()])
+    require_sound(report)
 
 
 def require_valid(name: str) -> None:

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from flash_internimage.images import IMAGES_ANYWHERE_VARIABLE, leads_outside
+
 from .boxes import is_degenerate
 from .categories import Categories
 from .run_lengths import problem_of_counts, problems_of_strings
@@ -83,19 +85,20 @@ def short_repr(value: object) -> str:
     return text if len(text) <= _MAX_REPR else f"{text[: _MAX_REPR - 3]}..."
 
 
-def validate_contents(content: Mapping) -> ValidatedContents:
+def validate_contents(content: Mapping, *, in_folder: bool = True) -> ValidatedContents:
     """Validate the contents of an annotation file.
 
     Takes a few seconds per million annotations.
 
     Args:
         content: the JSON object; not modified.
+        in_folder: whether the images are those of a folder; False for a dataset that is registered in code.
     """
     found = ValidatedContents()
     _validate_categories(content, found)
     if found.errors.sentences():
         return found
-    invalid_images = _validate_images(content, found)
+    invalid_images = _validate_images(content, found, in_folder)
     _Annotations(found, invalid_images).validate(_entries(content, "annotations", found.errors))
     return found
 
@@ -103,12 +106,17 @@ def validate_contents(content: Mapping) -> ValidatedContents:
 def usable_images(content: Mapping) -> dict:
     """Return the valid images of an annotation file by id, even if the file has errors."""
     found = ValidatedContents()
-    _validate_images(content, found)
+    _validate_images(content, found, in_folder=True)
     return found.images
 
 
 def is_usable(annotation: Mapping, height: int, width: int) -> bool:
-    """Return whether a single annotation is without errors, apart from its ids, and can be drawn.
+    """Return whether a single annotation is without errors, apart from its ids, and can be drawn."""
+    return problem_of_annotation(annotation, height, width) is None
+
+
+def problem_of_annotation(annotation: Mapping, height: int, width: int) -> str | None:
+    """Return the first error of a single annotation, apart from its ids; None if it can be drawn.
 
     Args:
         annotation: an annotation in COCO format.
@@ -120,7 +128,7 @@ def is_usable(annotation: Mapping, height: int, width: int) -> bool:
         "annotations": [{**annotation, "id": 0, "image_id": 0, "category_id": 0}],
         "categories": [{"id": 0, "name": "category"}],
     }
-    return not validate_contents(content).errors.sentences()
+    return next(iter(validate_contents(content).errors.sentences()), None)
 
 
 def _entries(content: Mapping, key: str, errors: Findings) -> list[dict]:
@@ -171,7 +179,7 @@ def _is_id(value: object) -> bool:
     return type(value) is int or _is_text(value)
 
 
-def _validate_images(content: Mapping, found: ValidatedContents) -> set:
+def _validate_images(content: Mapping, found: ValidatedContents, in_folder: bool) -> set:
     """Fill in the valid images; return the ids of the invalid ones."""
     errors, images = found.errors, found.images
     invalid = set()
@@ -185,7 +193,7 @@ def _validate_images(content: Mapping, found: ValidatedContents) -> set:
         if not _is_id(id_):
             errors.add("image ids are neither whole numbers nor text", f"{short_repr(id_)} ({short_repr(name)})")
             continue
-        problems = list(_problems_of_image(image))
+        problems = list(_problems_of_image(image, in_folder))
         for kind, value in problems:
             errors.add(kind, f"{label}: {short_repr(value)}")
         if problems:
@@ -206,10 +214,13 @@ def _validate_images(content: Mapping, found: ValidatedContents) -> set:
     return invalid
 
 
-def _problems_of_image(image: dict) -> Iterator[tuple[str, object]]:
+def _problems_of_image(image: dict, in_folder: bool) -> Iterator[tuple[str, object]]:
     """Yield the kind and the value of each problem of an image that has an id."""
     if not _is_text(image["file_name"]):
         yield "image file names are not text", image["file_name"]
+    elif in_folder and leads_outside(image["file_name"]):
+        kind = f"image file names lead out of the image folder (if you trust the file, set {IMAGES_ANYWHERE_VARIABLE}=1)"
+        yield kind, image["file_name"]
     sides = [image["width"], image["height"]]
     for key, side in zip(("width", "height"), sides, strict=True):
         if type(side) is not int or side < 1:

@@ -19,12 +19,14 @@ import numpy as np
 from flash_internimage.data.categories import Categories
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
+from flash_internimage.images import require_inside
 
 from . import report_figures as figures
 from .average_precision import MAX_DETECTIONS
 from .report_images import Mistakes, count_mistakes, draw_mistakes, worst
 from .report_matching import MATCH_IOU, NEAR_IOU, Boxes, Kind, Matches, confusion, match
 from .saved import PREDICTIONS_FILE, read_evaluation, read_json, read_predictions, scores_of
+from .schema import GROUND_TRUTH, require
 from .scores import METRICS, TASK_NAMES, Scores
 
 REPORT_FILE = "report.html"
@@ -108,10 +110,18 @@ def load(evaluation: str | os.PathLike[str]) -> Evaluation:
     if saved["annotation_file"] is None:
         raise UserError(f"{folder}: the dataset {saved['dataset']} has no annotation file, so there is nothing to report")
     truth = read_json(Path(saved["annotation_file"]), "the annotations of the evaluated dataset")
+    require(truth, GROUND_TRUTH, saved["annotation_file"])
     predictions = read_predictions(folder / PREDICTIONS_FILE)
     image_number = {image["id"]: i for i, image in enumerate(truth["images"])}
     categories = Categories.from_coco(saved["categories"])
     root = Path(saved["image_root"] or "")
+    if saved["image_root"]:  # without, the annotations have absolute paths: the dataset was registered in code
+        for image in truth["images"]:
+            require_inside(image["file_name"], saved["annotation_file"])
+    for task, found in saved["tasks"].items():
+        shape = np.shape(found["precision"])
+        if shape != (10, 101, len(categories)):
+            raise UserError(f"{folder}: the precision of {task} should have shape {(10, 101, len(categories))}, got {shape}")
     return Evaluation(
         dataset=saved["dataset"],
         names=categories.names,

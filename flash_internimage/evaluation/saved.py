@@ -14,11 +14,13 @@ import numpy as np
 from detectron2.data import Metadata
 
 from flash_internimage.data.categories import Categories
+from flash_internimage.data.validation import short_repr
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 
 from .average_precision import MAX_DETECTIONS
-from .scores import METRICS, Scores
+from .schema import EVALUATION, PREDICTIONS, require
+from .scores import METRICS, TASK_NAMES, Scores
 
 PREDICTIONS_FILE = "coco_instances_results.json"
 EVALUATION_FILE = "evaluation.json"
@@ -86,13 +88,31 @@ def read_evaluation(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Path]
                 "did not finish; evaluate on data with annotations (flash-internimage eval)"
             )
         raise UserError(f"{path}: holds no {EVALUATION_FILE}; give the output folder of an evaluation (flash-internimage eval)")
+    evaluation = read_json(file, "the metrics of an evaluation")
     try:
-        evaluation = json.loads(file.read_text(encoding="utf-8"))
-        for task in evaluation["tasks"].values():
-            task["metrics"] = {name: _number(task["metrics"][name]) for name in METRICS}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: should be a file written by an evaluation ({error!r}); evaluate again") from error
+        require(evaluation, EVALUATION, file)
+        _require_consistent(evaluation, file)
+    except UserError as error:
+        raise UserError(f"{error}; should be a file written by an evaluation: evaluate again") from error
+    for task in evaluation["tasks"].values():
+        task["metrics"] = {name: _number(task["metrics"][name]) for name in METRICS}
     return evaluation, file.parent
+
+
+def _require_consistent(evaluation: Mapping[str, Any], file: Path) -> None:
+    """Raise an error unless the parts of an evaluation, whose types are right, belong together."""
+    ids = [str(category["id"]) for category in evaluation["categories"]]
+    if len(set(ids)) < len(ids) or not ids:
+        raise UserError(f"{file}: categories should have an id each, of their own, got {', '.join(ids[:10]) or 'none'}")
+    if not evaluation["tasks"] or not set(evaluation["tasks"]) <= set(TASK_NAMES):
+        raise UserError(f"{file}: tasks should be of {', '.join(TASK_NAMES)}, got {short_repr(list(evaluation['tasks']))}")
+    for name, task in evaluation["tasks"].items():
+        figures = [task["metrics"], *task["by_category"].values()]
+        if set(task["by_category"]) != set(ids) or not all(set(METRICS) <= set(found) for found in figures):
+            raise UserError(f"{file}: {name} should have {', '.join(METRICS)} for all categories and for each")
+        lengths = {len(row) for plane in task["precision"] for row in plane}
+        if len(lengths) > 1 or len({len(plane) for plane in task["precision"]}) > 1:
+            raise UserError(f"{file}: the precision of {name} should be a table for each IoU, all of the same size")
 
 
 def scores_of(task: Mapping[str, Any]) -> Scores:
@@ -114,6 +134,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
         raise UserError(
             f"{path}: should contain the predictions of an evaluation, a list, but contains a {type(predictions).__name__}"
         )
+    require(predictions, PREDICTIONS, path)
     return predictions
 
 
@@ -130,7 +151,7 @@ def read_json(path: Path, what: str) -> Any:
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"{path}: should contain {what}, but cannot be read ({reason})") from error
 

@@ -106,3 +106,46 @@ def test_annotations_of_the_same_size_differ(compare, tmp_path):
         file.write_text(text)
     _, _, err = compare(*(record({"bbox": 1.0}, {"mug": 3.0}, str(file)) for file in files))
     assert f"the annotations differ: {files[0]} and {files[1]}" in err
+
+
+def without(key):
+    return lambda content: content.pop(key)
+
+
+BAD_EVALUATIONS = {
+    "a list": (lambda c: [], "it should be an object, but is []"),
+    "no tasks": (without("tasks"), 'it lacks "tasks"'),
+    "empty tasks": (lambda c: c.update(tasks={}), "tasks should be of bbox, segm, got []"),
+    "another task": (lambda c: c.update(tasks={"pose": c["tasks"]["bbox"]}), "tasks should be of bbox, segm, got ['pose']"),
+    "a task of text": (lambda c: c.update(tasks={"bbox": "all"}), "tasks.'bbox' should be an object, but is 'all'"),
+    "a metric of text": (
+        lambda c: c["tasks"]["bbox"]["metrics"].update(AP="high"),
+        "tasks.'bbox'.metrics.'AP' should be a finite number or null, but is 'high'",
+    ),
+    "a missing metric": (lambda c: c["tasks"]["bbox"]["metrics"].pop("AP50"), "bbox should have AP, AP50, "),
+    "a missing category": (lambda c: c["tasks"]["bbox"]["by_category"].pop("1"), "bbox should have AP, AP50, "),
+    "precision of unequal rows": (
+        lambda c: c["tasks"]["bbox"].update(precision=[[[0.0], [0.0, 1.0]]]),
+        "the precision of bbox should be a table for each IoU",
+    ),
+    "categories by name": (lambda c: c.update(categories={"mug": 1}), "categories should be a list, but is {'mug': 1}"),
+    "a category without a name": (lambda c: c["categories"][1].pop("name"), 'categories[1] lacks "name"'),
+    "two categories of an id": (lambda c: c["categories"][1].update(id=1), "categories should have an id each"),
+    "a negative number of images": (lambda c: c.update(num_images=-1), "num_images should be a whole number of 0 or more"),
+    "a number as annotation file": (
+        lambda c: c.update(annotation_file=3),
+        "annotation_file should be text or",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_EVALUATIONS)
+def test_other_contents_are_one_sentence(compare, name):
+    change, message = BAD_EVALUATIONS[name]
+    content = json.loads(json.dumps(BEFORE))
+    content = [] if change(content) == [] else content
+    code, _, err = compare(content, AFTER)
+    assert code == 1
+    assert len(err.splitlines()) == 1
+    assert message in err
+    assert "should be a file written by an evaluation: evaluate again" in err

@@ -197,6 +197,14 @@ REFUSED = {
     "height of a float": (lambda c, a, i, k: i.update(height=60.0), '"height" that is not .*image 1: 60.0'),
     "enormous size": (lambda c, a, i, k: i.update(width=10**6, height=10**6), r"too large: .*\[1000000, 1000000\]"),
     "file name of null": (lambda c, a, i, k: i.update(file_name=None), "file names are not text: image 1: None"),
+    "file name above the folder": (
+        lambda c, a, i, k: i.update(file_name="a/../../1.png"),
+        "file names lead out of the image folder .*: image 1: 'a/../../1.png'",
+    ),
+    "absolute file name": (
+        lambda c, a, i, k: i.update(file_name="/1.png"),
+        "file names lead out of the image folder .*: image 1: '/1.png'",
+    ),
     "file name of a number": (lambda c, a, i, k: i.update(file_name=1), "file names are not text: image 1: 1"),
     "file name that is empty": (lambda c, a, i, k: i.update(file_name=""), "file names are not text: image 1: ''"),
     "image id of a list": (lambda c, a, i, k: i.update(id=[1]), r"image ids are neither .*\[1\] \('1.png'\)"),

@@ -5,10 +5,12 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flash_internimage.errors import UserError
 from flash_internimage.evaluation.report import load, write_report
 from flash_internimage.evaluation.report_images import Mistakes, count_mistakes, worst
 from flash_internimage.evaluation.report_matching import match
@@ -145,3 +147,61 @@ def test_missing_file_is_an_error_and_no_report_is_written(evaluated, tmp_path, 
 def test_mean_of_the_curves_is_ap(evaluated):
     scores = load(evaluated).scores["bbox"]
     np.testing.assert_allclose(np.nanmean(scores.precision), scores.metrics["AP"], atol=0.01)
+
+
+BAD_FILES = {
+    "annotations without images": ("truth", lambda t: t.pop("images"), 'it lacks "images"'),
+    "an image id that is a list": (
+        "truth",
+        lambda t: t["images"][0].update(id=[1]),
+        r"images\[0\].id should be a whole number or text",
+    ),
+    "annotations that are text": (
+        "truth",
+        lambda t: t.update(annotations="none"),
+        "annotations should be a list, but is 'none'",
+    ),
+    "a box of nulls": (
+        "truth",
+        lambda t: t["annotations"][1].update(bbox=[None] * 4),
+        r"annotations\[1\].bbox should be four numbers",
+    ),
+    "a file above the folder": (
+        "truth",
+        lambda t: t["images"][0].update(file_name="a/../../b.png"),
+        "outside of the image folder",
+    ),
+    "an absolute path": (
+        "truth",
+        lambda t: t["images"][0].update(file_name="/etc/b.png"),
+        "'/etc/b.png' is outside of the image",
+    ),
+    "a prediction of a string": ("predictions", lambda p: p.append("x"), "should be an object, but is 'x'"),
+    "a score of null": (
+        "predictions",
+        lambda p: p[0].update(score=None),
+        r"\[0\].score should be a finite number, but is None",
+    ),
+    "precision of another size": (
+        "evaluation",
+        lambda e: e["tasks"]["bbox"].update(precision=[[[0.5]]]),
+        r"the precision of bbox should have shape \(10, 101, 4\), got \(1, 1, 1\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_wrong_types_are_one_sentence(evaluated, tmp_path, name):
+    kind, change, message = BAD_FILES[name]
+    folder = tmp_path / "run"
+    shutil.copytree(evaluated / "inference", folder)
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    contents = {"evaluation": evaluation}
+    contents["truth"] = json.loads(Path(evaluation["annotation_file"]).read_text())
+    contents["predictions"] = json.loads((folder / "coco_instances_results.json").read_text())
+    change(contents[kind])
+    evaluation["annotation_file"] = str(tmp_path / "truth.json")
+    for file, key in (("evaluation", "evaluation"), ("coco_instances_results", "predictions"), ("../truth", "truth")):
+        (folder / f"{file}.json").write_text(json.dumps(contents[key]))
+    with pytest.raises(UserError, match=message):
+        write_report(folder, tmp_path / "report.html")
