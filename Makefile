@@ -144,7 +144,7 @@ results := benchmarks/results
 on_one_thread := OMP_NUM_THREADS=1 $(python) benchmarks
 
 .PHONY: bench
-bench: install ## Benchmark operators and backbone on the CPU against their peers; tables go to benchmarks/results.
+bench: install ## Benchmark operators, backbone and data loading on the CPU against their peers; tables go to benchmarks/results.
 	mkdir -p $(results)
 	$(on_one_thread)/operators_cpu.py | tee $(results)/operators_cpu.md
 	$(on_one_thread)/operators_cpu.py --no-peers --dtype bfloat16 | tee $(results)/operators_cpu_bfloat16.md
@@ -153,6 +153,7 @@ bench: install ## Benchmark operators and backbone on the CPU against their peer
 	$(on_one_thread)/backbone_cpu.py | tee $(results)/backbone_cpu.md
 	$(on_one_thread)/backbone_cpu.py --compile | tee $(results)/backbone_cpu_compiled.md
 	$(on_one_thread)/backbone_cpu.py --dtype bfloat16 | tee $(results)/backbone_cpu_bfloat16.md
+	$(on_one_thread)/data_loading.py | tee $(results)/data_loading.md
 
 .PHONY: lint
 lint: install ## Check style and types: ruff, clang-format and mypy.
