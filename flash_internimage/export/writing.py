@@ -68,7 +68,8 @@ def program_of(detector: nn.Module, metadata: Metadata) -> torch.export.Exported
     dynamic: dict[int, Any] = {} if metadata.batch else {0: torch.export.Dim.AUTO}
     if metadata.height is None:
         dynamic |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
-    with warnings.catch_warnings():
+    # With gradients enabled, each torch.no_grad() of the detector becomes a subgraph, which torch.export.load refuses.
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.export.export(
             module.eval(), (images, sizes), dynamic_shapes=(dynamic, {axis: dynamic[axis] for axis in dynamic if axis == 0})
@@ -140,6 +141,7 @@ def to_onnx(
             opset_version=OPSET,
             custom_translation_table=translation_table(*forms),
             verbose=False,
+            optimize=False,  # the optimizer may put nodes before their inputs; runtimes optimize when they load a file
         )
     assert exported is not None
     exported.model.metadata_props.update(properties)
