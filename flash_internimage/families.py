@@ -69,6 +69,8 @@ class DetectorFamily:
             need no entry.
         compiled: paths of modules that ``analyze --compile`` compiles, beside the backbone: functions of tensors alone.
         detect: the detector as a function of tensors, for export; None if it has no such form.
+        smallest_side: function of the model: with sides of at least so many pixels ``detect`` has the same graph for all sizes;
+            None if it has for any.
     """
 
     title: str
@@ -80,6 +82,7 @@ class DetectorFamily:
     parts: Mapping[str, Part] = field(default_factory=dict)
     compiled: tuple[str, ...] = ()
     detect: DetectTensors | None = None
+    smallest_side: Callable[[Any], int] | None = None
 
 
 @dataclass(frozen=True)

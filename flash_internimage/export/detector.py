@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from flash_internimage.errors import UserError
-from flash_internimage.families import DetectTensors
+from flash_internimage.families import DetectorFamily
 from flash_internimage.family_lookup import detector_families, detector_family
+from flash_internimage.modeling.preprocessing import padding_rule
 
 
 class ExportableDetector(nn.Module):
@@ -15,15 +16,25 @@ class ExportableDetector(nn.Module):
 
     Args:
         model: the detector.
-        detect: the function of its family.
+        family: its family, which has a form for export.
         max_detections: number of rows K of the result; None for the model's own maximum.
+
+    Attributes:
+        divisor: heights and widths of a batch are padded to multiples of this, in pixels.
+        smallest_side: smallest height and width for a graph with dynamic sizes, in pixels.
     """
 
-    def __init__(self, model: nn.Module, detect: DetectTensors, max_detections: int | None = None) -> None:
+    def __init__(self, model: nn.Module, family: DetectorFamily, max_detections: int | None = None) -> None:
         super().__init__()
+        if family.detect is None:
+            raise UserError(f"export: detectors of the family {family.title} have no form for export; set detect in the family")
         self.model = model
-        self.detect = detect
+        self.detect = family.detect
         self.max_detections = max_detections
+        self.divisor = max(padding_rule(model.backbone)[0], 1)
+        # A size of 1 would be a constant in the graph.
+        side = 0 if family.smallest_side is None else family.smallest_side(model)
+        self.smallest_side = max(side, 2 * self.divisor)
 
     @torch.no_grad()
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
@@ -54,10 +65,10 @@ def exportable_detector(model: nn.Module, *, max_detections: int | None = None) 
         UserError: the family of the model is unknown, or has no form for export.
     """
     family = detector_family(model.state_dict())
-    if family is None or family.detect is None:
+    if family is None:
         known = ", ".join(sorted(known.title for known in detector_families() if known.detect is not None))
         raise UserError(
             f"export: the model should be of a family that can be exported ({known}), got {type(model).__name__}; "
-            "set detect in its DetectorFamily"
+            "register a DetectorFamily with detect for it"
         )
-    return ExportableDetector(model.eval(), family.detect, max_detections)
+    return ExportableDetector(model.eval(), family, max_detections)

@@ -6,7 +6,7 @@ from detectron2.modeling import Backbone
 from detectron2.structures import ImageList
 from torch.testing import assert_close
 
-from flash_internimage.modeling.preprocessing import normalize_and_pad
+from flash_internimage.modeling.preprocessing import normalize_and_pad, normalize_and_pad_batch, padding_mask
 from tests.modeling.detectors import build, image
 from tests.projects.dino.small import small_dino
 
@@ -90,3 +90,19 @@ def test_square_padding_of_a_detector_changes_no_detection(monkeypatch):
         monkeypatch.setattr(type(model.backbone), "padding_constraints", {"square_size": 64}, raising=False)
         (square,) = model(entries)
     assert_close(square["instances"].scores, plain["instances"].scores, rtol=0, atol=0)
+
+
+def test_the_padding_mask_is_true_outside_each_image():
+    masks = padding_mask(torch.tensor([(2, 3), (4, 1)]), (4, 4))
+    for mask, (height, width) in zip(masks, [(2, 3), (4, 1)], strict=True):
+        for row in range(4):
+            for column in range(4):
+                assert bool(mask[row, column]) == (row >= height or column >= width)
+
+
+@pytest.mark.parametrize("constraints", [{}, {"size_divisibility": 50}, {"square_size": 100}], ids=str)
+def test_images_in_one_tensor_are_padded_like_a_list_whatever_lies_beyond_their_sizes(constraints):
+    pixels = torch.randint(0, 256, (2, 3, 33, 70), dtype=torch.uint8)
+    images = [image[:, :height, :width] for image, (height, width) in zip(pixels, SIZES, strict=True)]
+    found = normalize_and_pad_batch(pixels, torch.tensor(SIZES), MEAN, STD, constrained(**constraints))
+    assert torch.equal(found, normalize_and_pad(images, MEAN, STD, constrained(**constraints)).tensor)

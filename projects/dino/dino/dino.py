@@ -21,7 +21,7 @@ from flash_internimage.modeling.detr.denoising import DenoisingQueries
 from flash_internimage.modeling.detr.feature_levels import resize_mask
 from flash_internimage.modeling.detr.position_encoding import SinePositionEncoding
 from flash_internimage.modeling.detr.targets import Target, target_of
-from flash_internimage.modeling.preprocessing import normalize_and_pad, normalize_and_pad_batch, padding_mask
+from flash_internimage.modeling.preprocessing import normalize_and_pad, normalize_and_pad_batch, padding_mask, padding_rule
 from flash_internimage.structures import DetectionTensors
 from flash_internimage.structures.boxes import PreciseBoxes, clip_boxes
 
@@ -126,6 +126,17 @@ class DINO(nn.Module):
         scores, classes, boxes = best_pairs(output.logits[-1].to(output.boxes.dtype), output.boxes[-1], count)
         boxes = clip_boxes(boxes * sizes.flip(1).repeat(1, 2)[:, None], sizes)
         return DetectionTensors(boxes, scores, classes, torch.full_like(sizes[:, 0], scores.shape[1]))
+
+    def smallest_side(self) -> int:
+        """Side in pixels of the smallest square batch that has as many tokens as there are queries."""
+        shapes = self.backbone.output_shape()
+        strides = [shapes[name].stride for name in self.neck.in_features]
+        strides += [strides[-1] * 2 ** (level + 1) for level in range(len(self.neck.extra_convs))]
+        divisor = max(padding_rule(self.backbone)[0], 1)
+        side = divisor
+        while sum((-(-side // stride)) ** 2 for stride in strides) < self.transformer.query_selection.num_queries:
+            side += divisor
+        return side
 
     def targets(self, batched_inputs: list[dict[str, Any]]) -> list[Target]:
         """The targets of a batch, one per image.

@@ -49,6 +49,7 @@ DINO_FAMILY = register(
             "transformer.decoder": "heads",
         },
         detect=DINO.detect,
+        smallest_side=DINO.smallest_side,
         compiled=("neck", "transformer.encoder", "transformer.decoder"),
     )
 )

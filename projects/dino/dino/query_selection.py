@@ -97,7 +97,9 @@ class QuerySelection(nn.Module):
     def rank(self, logits: Tensor) -> Tensor:
         """(N, S, K) -> (N, Q): the tokens with the largest logits of any class, largest first."""
         scores = logits.amax(dim=-1)
-        return scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices
+        # A comparison instead of min(): min() of a symbolic size would be part of all sizes of an exported decoder.
+        count = self.num_queries if scores.shape[1] >= self.num_queries else scores.shape[1]
+        return scores.topk(count, dim=1).indices
 
 
 def take(tokens: Tensor, indices: Tensor) -> Tensor:
