@@ -27,6 +27,10 @@ def build(family: str) -> nn.Module:
     config = model_zoo.get_config(f"{family}_flash_internimage_nano").model
     backbone = config.backbone if family == "dino" else config.backbone.bottom_up
     backbone.update(channels=16, depths=[1, 1, 1, 1], groups=[1, 2, 4, 8])
+    for head in config.get("roi_heads", {}).get("box_heads", []):
+        head.update(conv_dims=[16], fc_dims=[64])
+    for head in config.get("roi_heads", {}).get("mask_heads", []):
+        head.conv_dims = [16, 16]
     if family == "dino":
         config.transformer.encoder.num_layers = 1
         config.transformer.decoder.num_layers = 2
