@@ -140,6 +140,10 @@ export-published: install ## Export the published detectors to verified ONNX fil
 parity: install ## Compare every stage of the models with MMDetection's stored outputs; prints the differences.
 	$(python) -m pytest tests/golden --parity $(ARGS)
 
+.PHONY: export-programs
+export-programs: install ## Export small detectors of all families with dynamic sizes and compile them with AOTInductor (CPU, minutes).
+	$(python) -m pytest tests/export/programs.py $(ARGS)
+
 results := benchmarks/results
 on_one_thread := OMP_NUM_THREADS=1 $(python) benchmarks
 

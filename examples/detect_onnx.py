@@ -48,8 +48,10 @@ def detect(session: onnxruntime.InferenceSession, image: np.ndarray, threshold: 
         scale = min(about["long_side"] / max(height, width), about["short_side"] / min(height, width))
     size = max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
     divisor = about["size_divisibility"]
-    padded = about["height"] or -(-size[0] // divisor) * divisor, about["width"] or -(-size[1] // divisor) * divisor
-    pixels = np.zeros((about["batch"] or 1, 3, *padded), np.uint8)
+    padded = [-(-max(side, about["smallest_side"]) // divisor) * divisor for side in size]
+    if about["height"]:
+        padded = [about["height"], about["width"]]
+    pixels = np.zeros((about["batch"], 3, *padded), np.uint8)
     channels = slice(None) if about["channel_order"] == "RGB" else slice(None, None, -1)
     pixels[0, :, : size[0], : size[1]] = resize(image, *size)[..., channels].transpose(2, 0, 1)
     inputs = {"images": pixels, "sizes": np.array([size] * len(pixels), np.int64)}

@@ -5,9 +5,9 @@ Examples:
   an ONNX file for onnxruntime, for images of any size:
     flash-internimage export --config-file output/config.yaml --weights output/model_final.pth --output model.onnx
 
-  a published detector for OpenVINO, for batches of one image of at most 800 x 1344 pixels:
+  a published detector for OpenVINO, for images of at most 800 x 1344 pixels:
     flash-internimage export --config-file dino_4scale_flash_internimage_t_1x_coco --target openvino \\
-        --size 800 1344 --batch 1 --output dino.onnx
+        --size 800 1344 --output dino.onnx
 
   a program for torch.export.load, and the same compiled by AOTInductor:
     flash-internimage export --config-file output/config.yaml --weights output/model_final.pth --format pt2 --output model.pt2
@@ -17,8 +17,8 @@ Examples:
 The file takes pixels and returns boxes, scores, classes, counts and mask probabilities; class names, image sizes and the
 checkpoint's hash are in its metadata. `predict`, `eval` and Predictor take it in place of a checkpoint.
 
-The detections of the file are compared with those of the model, at two sizes and with two images. If they differ there is no
-file, and the exit code is 1.
+The detections of the file are compared with those of the model, at two sizes. If they differ there is no file, and the exit
+code is 1.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--dynamic", action="store_true", help="any image size in multiples of the stride (the default)")
     sizes.add_argument("--size", nargs=2, type=positive, metavar=("HEIGHT", "WIDTH"), help="one image size, in pixels")
-    parser.add_argument("--batch", type=positive, metavar="N", help="one number of images (default: any)")
+    parser.add_argument("--batch", type=positive, default=1, metavar="N", help="number of images (1)")
     parser.add_argument(
         "--precision",
         choices=["fp32", "fp16", "bf16"],

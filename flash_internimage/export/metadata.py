@@ -33,10 +33,11 @@ class Metadata:
         pixel_mean, pixel_std: the normalization, which is part of the file; images are pixels from 0 to 255.
         short_side, long_side: images are resized, keeping their aspect ratio, to fit these, in pixels.
         size_divisibility: the height and width of a batch are multiples of this, in pixels.
+        smallest_side: the height and width of a batch are at least this, in pixels.
         height, width: the only size of a batch, in pixels; None if it is dynamic.
-        batch: the only number of images; None if it is dynamic.
+        batch: number of images.
         has_masks: whether the file predicts masks.
-        config: ``model`` and ``dataloader.test.mapper`` of the config, as YAML.
+        config: the section ``model`` of the config, as YAML.
         weights: file name of the checkpoint.
         weights_sha256: hash of that file.
         versions: of this package and of the packages that wrote the file.
@@ -53,9 +54,10 @@ class Metadata:
     short_side: int
     long_side: int
     size_divisibility: int
+    smallest_side: int
     height: int | None
     width: int | None
-    batch: int | None
+    batch: int
     has_masks: bool
     config: str = ""
     weights: str = ""
@@ -66,6 +68,10 @@ class Metadata:
     def output_names(self) -> tuple[str, ...]:
         """Names of the file's outputs, in order."""
         return OUTPUTS if self.has_masks else OUTPUTS[:-1]
+
+    def padded(self, side: int) -> int:
+        """The height or width of a batch with dynamic sizes, for images of this height or width, in pixels."""
+        return -(-max(side, self.smallest_side) // self.size_divisibility) * self.size_divisibility
 
     def to_json(self) -> str:
         return json.dumps({"layout": _LAYOUT, **dataclasses.asdict(self)})

@@ -1,48 +1,48 @@
-"""From the arrays of an exported file to boxes and masks of the original image. Needs NumPy alone, so that it can be copied."""
+"""From the results of an exported detector to boxes and masks in the original image. Needs NumPy alone, so it can be copied."""
+
+from __future__ import annotations
 
 import numpy as np
 
 
-def rescale_boxes(boxes: np.ndarray, old_size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
+def rescale_boxes(boxes: np.ndarray, size: tuple[int, int], original_size: tuple[int, int]) -> np.ndarray:
     """Scale boxes from the resized image to the original one, and clip them to it.
 
     Args:
-        boxes: (K, 4) XYXY boxes in pixels of the resized image.
-        old_size: (height, width) of the resized image, without padding.
-        new_size: (height, width) of the original image.
+        boxes: (K, 4) XYXY in pixels of the resized image.
+        size: (height, width) of the resized image without padding, as it was passed to the detector.
+        original_size: (height, width) of the original image.
+
+    Returns:
+        (K, 4) XYXY in pixels of the original image, float32.
     """
-    scale = np.array([new_size[1] / old_size[1], new_size[0] / old_size[0]] * 2, np.float32)
-    limits = np.array([new_size[1], new_size[0]] * 2, np.float32)
+    scale = np.array([original_size[1] / size[1], original_size[0] / size[0]] * 2, np.float32)
+    limits = np.array([original_size[1], original_size[0]] * 2, np.float32)
     return np.clip(boxes.astype(np.float32) * scale, 0, limits)
 
 
-def paste_masks(probabilities: np.ndarray, boxes: np.ndarray, size: tuple[int, int], threshold: float = 0.5) -> np.ndarray:
-    """Resize mask probabilities to their boxes and threshold them.
+def paste_masks(masks: np.ndarray, boxes: np.ndarray, image_size: tuple[int, int], threshold: float = 0.5) -> np.ndarray:
+    """Resize the mask of each box to its box, bilinearly, and binarize it, as detectron2's ``paste_masks_in_image`` does.
 
     Args:
-        probabilities: (K, S, S) within each box.
-        boxes: (K, 4) XYXY boxes in pixels of the image; see :func:`rescale_boxes`.
-        size: (height, width) of the image.
-        threshold: lowest probability of a mask's pixel.
+        masks: (K, S, S) mask probabilities within the boxes.
+        boxes: (K, 4) XYXY in pixels of the image.
+        image_size: (height, width) of the image.
+        threshold: pixels with at least this probability belong to the object.
 
     Returns:
-        (K, height, width) boolean masks.
+        (K, height, width) bool.
     """
-    masks = np.zeros((len(boxes), *size), bool)
-    side = probabilities.shape[-1]
-    for mask, padded, box in zip(masks, np.pad(probabilities, [(0, 0), (1, 1), (1, 1)]), boxes, strict=True):
-        corners, weights, windows = [], [], []
-        for low, high, length in ((box[1], box[3], size[0]), (box[0], box[2], size[1])):
-            start, end = max(int(low) - 1, 0), min(int(np.ceil(high)) + 1, length)
-            # Pixel centers in cells of the padded probabilities, in which cell 1 is the first of the box.
-            cells = (np.arange(start, end) + 0.5 - low) / max(high - low, 1e-6) * side + 0.5
-            cells = np.clip(cells, 0, side + 1)
-            first = np.minimum(cells.astype(int), side)
-            corners.append(first)
-            weights.append(cells - first)
-            windows.append(slice(start, end))
-        (rows, columns), (lower, right) = corners, weights
-        blend = padded[rows] * (1 - lower)[:, None] + padded[rows + 1] * lower[:, None]
-        blend = blend[:, columns] * (1 - right) + blend[:, columns + 1] * right
-        mask[windows[0], windows[1]] = blend >= threshold
-    return masks
+    pasted = np.zeros((len(masks), *image_size), bool)
+    for output, mask, box in zip(pasted, masks, boxes.astype(np.float32), strict=True):
+        # Rows, then columns: the pixels inside the box, and the weights of the mask's pixels for each of them.
+        windows, weights = [], []
+        for axis, length in enumerate(image_size):
+            start, end = box[1 - axis], box[3 - axis]
+            first, last = max(int(np.floor(start)) - 1, 0), min(int(np.ceil(end)) + 1, length)
+            centers = (np.arange(first, last, dtype=np.float32) + 0.5 - start) / (end - start) * len(mask) - 0.5
+            distances = np.abs(centers[:, None] - np.arange(len(mask), dtype=np.float32))
+            windows.append(slice(first, last))
+            weights.append(np.maximum(1 - distances, 0))  # zero beyond the mask
+        output[tuple(windows)] = weights[0] @ mask.astype(np.float32) @ weights[1].T >= threshold
+    return pasted

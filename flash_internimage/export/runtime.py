@@ -80,7 +80,7 @@ class ExportedDetector(nn.Module):
         Raises:
             UserError: an image is larger than the fixed size of the file.
         """
-        at_once = self.metadata.batch or len(batched_inputs)
+        at_once = self.metadata.batch
         results = []
         for start in range(0, len(batched_inputs), at_once):
             part = batched_inputs[start : start + at_once]
@@ -95,8 +95,8 @@ class ExportedDetector(nn.Module):
         images = [*images, *[images[-1]] * (batch - len(images))]
         sizes = torch.tensor([image.shape[-2:] for image in images], dtype=torch.int64)
         largest = sizes.amax(dim=0).tolist()
-        divisor, fixed = self.metadata.size_divisibility, (self.metadata.height, self.metadata.width)
-        height, width = (side or -(-needed // divisor) * divisor for side, needed in zip(fixed, largest, strict=True))
+        fixed = (self.metadata.height, self.metadata.width)
+        height, width = (side or self.metadata.padded(needed) for side, needed in zip(fixed, largest, strict=True))
         if largest[0] > height or largest[1] > width:
             raise UserError(
                 f"{self.path}: images must fit its fixed size of {height} x {width} pixels, got {largest[0]} x {largest[1]}; "

@@ -1,4 +1,4 @@
-"""Comparison of an exported file with its model: every output, at two sizes, one image and two."""
+"""Comparison of an exported file with its model: every output, at two sizes."""
 
 from __future__ import annotations
 
@@ -116,25 +116,21 @@ def verify(detector: nn.Module, path: str | os.PathLike[str], runtime: str | Non
 
 
 def example_batches(metadata: Metadata) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of synthetic images: two sizes if it is dynamic, two images and one if their number is dynamic.
+    """Batches of synthetic images, of two sizes if the file takes any; most images are smaller than their batch.
 
-    Images have blobs of colors, edges and noise. All but the first are smaller than their batch.
+    Images have blobs of colors, edges and noise.
     """
-    divisor = metadata.size_divisibility
     if metadata.height is not None and metadata.width is not None:
-        shapes = [(metadata.height, metadata.width)]
+        shapes = [(metadata.height, metadata.width)] * 2
     else:
         # Smaller than the model's own size, which saves time; landscape and portrait.
-        short, middle = (-(-metadata.short_side * part // (4 * divisor)) * divisor for part in (2, 3))
-        shapes = [(short, middle), (max(middle, short + divisor), short)]
-    batches = [metadata.batch] if metadata.batch else [2, 1]
+        short, middle = (metadata.padded(metadata.short_side * part // 4) for part in (2, 3))
+        shapes = [(short, middle), (metadata.padded(middle + 1), short)]
     generator = np.random.RandomState(0)
     for number, (height, width) in enumerate(shapes):
-        for batch in batches if number == 0 else batches[:1]:
-            images = np.stack([_image(generator, height, width) for _ in range(batch)])
-            sizes = [(height - 7 * i - (divisor // 2 if i else 0), width - 5 * i) for i in range(batch)]
-            sizes = [(max(h, divisor // 2), max(w, divisor // 2)) for h, w in sizes]
-            yield torch.from_numpy(images), torch.tensor(sizes)
+        images = np.stack([_image(generator, height, width) for _ in range(metadata.batch)])
+        sizes = [(height - 7 * (i + number), width - 5 * (i + number)) for i in range(metadata.batch)]
+        yield torch.from_numpy(images), torch.tensor(sizes).clamp(min=8)
 
 
 def compare(expected: Sequence[Tensor], given: Sequence[Tensor], images: str, tolerance: Tolerance) -> Comparison:

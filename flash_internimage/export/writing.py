@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flash_internimage.errors import UserError
-
+from .detector import ExportableDetector
 from .metadata import INPUTS, KEY, Metadata
 from .packages import require
+from .program import export_program
 from .runtime import METADATA_FILE
 
 FORMATS = ("onnx", "pt2", "aot")
@@ -34,53 +34,32 @@ OPERATOR_FORMS: dict[str, tuple[Any, Any]] = {
 """
 
 
-class _Autocast(nn.Module):
+class _Autocast(ExportableDetector):
     """A detector under autocast: norms, softmax and sampling locations stay in float32."""
 
-    def __init__(self, detector: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
+    def __init__(self, detector: ExportableDetector, dtype: torch.dtype) -> None:
+        nn.Module.__init__(self)
         self.detector = detector
         self.dtype = dtype
+        self.divisor = detector.divisor
+        self.smallest_side = detector.smallest_side
 
-    def forward(self, images: Tensor, sizes: Tensor) -> Any:
+    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(images.device.type, self.dtype, cache_enabled=False):
             return self.detector(images, sizes)
 
 
-def program_of(detector: nn.Module, metadata: Metadata) -> torch.export.ExportedProgram:
-    """Record a detector with ``torch.export``, with the sizes and the precision that the metadata describes.
-
-    Args:
-        detector: function of images and sizes, as :func:`.detector.exportable_detector` returns it.
-
-    Raises:
-        UserError: a size that should be dynamic is fixed by the detector.
-    """
+def program_of(detector: ExportableDetector, metadata: Metadata) -> torch.export.ExportedProgram:
+    """Record a detector with ``torch.export``, with the sizes and the precision that the metadata describes."""
     dtype = PRECISIONS[metadata.precision]
-    module = detector if dtype is None else _Autocast(detector, dtype)
-    batch = metadata.batch or 2
-    height, width = metadata.height, metadata.width
-    if height is None or width is None:
-        divisor = metadata.size_divisibility
-        height, width = (-(-side // divisor) * divisor for side in (metadata.short_side, metadata.long_side))
-    images = torch.zeros((batch, 3, height, width), dtype=torch.uint8)
-    sizes = torch.tensor([[height, width]] * batch)
-    dynamic: dict[int, Any] = {} if metadata.batch else {0: torch.export.Dim.AUTO}
-    if metadata.height is None:
-        dynamic |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    module = detector if dtype is None else _Autocast(detector, dtype).eval()
+    size = (metadata.height, metadata.width)
+    if size[0] is None or size[1] is None:
+        sides = (metadata.short_side, metadata.long_side)
+        size = (metadata.padded(sides[0]), metadata.padded(sides[1]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(
-            module.eval(), (images, sizes), dynamic_shapes=(dynamic, {axis: dynamic[axis] for axis in dynamic if axis == 0})
-        )
-    recorded = next(node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name == INPUTS[0])
-    fixed = [f"axis {axis} ({recorded.shape[axis]})" for axis in dynamic if isinstance(recorded.shape[axis], int)]
-    if fixed:
-        raise UserError(
-            f"export: {metadata.family} should take images of any size, but torch.export has fixed {', '.join(fixed)} of "
-            f"(N, 3, height, width); export one size with --size and --batch"
-        )
-    return program
+        return export_program(module, batch=metadata.batch, size=size, dynamic=metadata.height is None)
 
 
 def write(program: torch.export.ExportedProgram, path: str | os.PathLike[str], metadata: Metadata) -> None:
@@ -140,6 +119,7 @@ def to_onnx(
             opset_version=OPSET,
             custom_translation_table=translation_table(*forms),
             verbose=False,
+            optimize=False,  # the optimizer may put nodes before their inputs; runtimes optimize when they load a file
         )
     assert exported is not None
     exported.model.metadata_props.update(properties)

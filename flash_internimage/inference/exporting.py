@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import tempfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 
 import flash_internimage
 from flash_internimage.data import ResizeToFit, TestMapper
+from flash_internimage.engine.config import save_config
 from flash_internimage.errors import UserError
 from flash_internimage.export import exportable_detector
 from flash_internimage.export.metadata import Metadata
@@ -38,7 +40,7 @@ def export(
     target: str = "onnxruntime",
     precision: str = "fp32",
     size: tuple[int, int] | None = None,
-    batch: int | None = None,
+    batch: int = 1,
     max_detections: int | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Metadata:
@@ -51,7 +53,7 @@ def export(
         target: "onnxruntime", "openvino" or "tensorrt": the runtime for which an ONNX file is written.
         precision: "fp32", or "fp16" or "bf16" for autocast.
         size: (height, width) of all images, in pixels, padding included; None for any multiple of the model's stride.
-        batch: number of images; None for any number.
+        batch: number of images.
         max_detections: rows per image; None for the model's own maximum.
         report: called with each line of the verification.
 
@@ -68,9 +70,6 @@ def export(
     model, names = load_model(cfg, checkpoint)
     detector = exportable_detector(model, max_detections=max_detections)
     short_side, long_side = _sides(mapper)
-    divisor = max(int(model.backbone.size_divisibility), 1)
-    if size is not None and any(side % divisor for side in size):
-        raise UserError(f"export: --size needs multiples of {divisor} for this model, got {size[0]} x {size[1]}")
     local = PathManager.get_local_path(checkpoint)
     metadata = Metadata(
         format=format,
@@ -83,7 +82,8 @@ def export(
         pixel_std=model.pixel_std.flatten().tolist(),
         short_side=short_side,
         long_side=long_side,
-        size_divisibility=divisor,
+        size_divisibility=detector.divisor,
+        smallest_side=detector.divisor if size is not None else detector.smallest_side,
         height=None if size is None else size[0],
         width=None if size is None else size[1],
         batch=batch,
@@ -124,17 +124,19 @@ def _title(model: nn.Module) -> str:
 
 
 def _config_text(cfg: DictConfig) -> str:
-    """The parts of a config that describe the model. The others have paths of the machine that trained it."""
-    return OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["model"]))
+    """The section of a config that describes the model. The others have paths of the machine that trained it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        save_config(OmegaConf.masked_copy(cfg, ["model"]), str(path))
+        return path.read_text(encoding="utf-8")
 
 
 def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_of(file.read())
-
-
-def _sha256_of(contents: bytes) -> str:
-    return hashlib.sha256(contents).hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:

@@ -20,6 +20,7 @@ METADATA = Metadata(
     short_side=800,
     long_side=1333,
     size_divisibility=32,
+    smallest_side=64,
     height=None,
     width=None,
     batch=1,
@@ -35,6 +36,10 @@ def test_round_trip():
 def test_masks_are_the_last_output():
     assert METADATA.output_names == ("boxes", "scores", "classes", "counts")
     assert dataclasses.replace(METADATA, has_masks=True).output_names == ("boxes", "scores", "classes", "counts", "masks")
+
+
+def test_batches_are_padded_to_multiples_from_the_smallest_side():
+    assert [METADATA.padded(side) for side in (1, 64, 65, 800)] == [64, 64, 96, 800]
 
 
 @pytest.mark.parametrize(

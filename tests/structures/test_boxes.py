@@ -103,3 +103,13 @@ def test_a_box_without_width_still_has_a_gradient_to_grow():
 
 def test_generalized_iou_of_nan_is_nan():
     assert generalized_iou(torch.full((1, 4), torch.nan), torch.zeros(1, 4)).isnan().all()
+
+
+def test_clip_to_the_images_of_a_batch_equals_clip_to_each_image():
+    boxes = torch.randn(2, 3, 5, 4) * 100
+    boxes[0, 0, 0, 0] = float("nan")
+    sizes = [(30, 50), (70, 20)]
+    expected = torch.stack([clip_boxes(image, size) for image, size in zip(boxes, sizes, strict=True)])
+    for image, size in zip(boxes, sizes, strict=True):
+        assert_close(clip_boxes(image, torch.tensor(size)), clip_boxes(image, size), equal_nan=True, rtol=0, atol=0)
+    assert_close(clip_boxes(boxes[:, 0], torch.tensor(sizes)), expected[:, 0], equal_nan=True, rtol=0, atol=0)

@@ -13,13 +13,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.config import LazyConfig, instantiate
 from detectron2.export.flatten import TracingAdapter
-from detectron2.structures import ImageList
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from flash_internimage.analysis.complexity import count_flops
+from flash_internimage.export import exportable_detector
 from flash_internimage.modeling.detr.denoising import DenoisingQueries
 from flash_internimage.projects.dino import DINO
 from flash_internimage.projects.dino.criterion import mean_over_processes
@@ -351,18 +351,6 @@ class OfOneImage(nn.Module):
         return detections_of(self.model, pixels)
 
 
-class OfOneBatch(nn.Module):
-    """The part of DINO that the message of a refused trace recommends to export."""
-
-    def __init__(self, model: DINO) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        output = self.model.predict(ImageList(batch, [tuple(batch.shape[-2:])] * len(batch)))
-        return output.logits[-1], output.boxes[-1]
-
-
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("kind", ["module", "function", "detectron2's adapter"])
 def test_a_trace_is_refused_because_it_would_be_wrong_for_other_sizes(kind):
@@ -383,12 +371,10 @@ def test_flops_can_still_be_counted_from_a_recorded_graph():
 
 def test_what_the_message_of_a_refused_trace_recommends_works():
     model = small_dino().eval()
-    batch, other = torch.randn(1, 3, 64, 96), torch.randn(1, 3, 96, 64)
+    detector = exportable_detector(model)
+    inputs = torch.rand(1, 3, 64, 96) * 255, torch.tensor([[64, 80]])
     with torch.no_grad():
-        exported = torch.export.export(OfOneBatch(model), (batch,), strict=False).module()
-        assert_close(exported(batch), OfOneBatch(model)(batch))
-        with pytest.raises(Exception, match=r"size\(\)\[2\]|shape\[2\]"):
-            exported(other)
+        assert_close(torch.export.export(detector, inputs, strict=False).module()(*inputs), detector(*inputs))
         compiled = torch.compile(model, backend="eager")
         for size in [(64, 96), (130, 70)]:
             pixels = torch.rand(3, *size) * 255
