@@ -73,6 +73,10 @@ MINUTES ?= 60
 fuzz: install ## Fuzz all kernels under sanitizers; MINUTES=5 sets the time, PROGRAMS=cpu or cuda selects one kind.
 	$(python) -m tests.sanitized.fuzz --minutes $(MINUTES) $(if $(PROGRAMS),--programs $(PROGRAMS))
 
+.PHONY: fuzz-readers
+fuzz-readers: install ## Fuzz the readers of files with mutated valid files; MINUTES=5 sets the time.
+	$(python) -m tests.hostile.fuzz --minutes $(MINUTES)
+
 $(main_detectron2)/.unpacked: requirements/detectron2-main.txt $(VENV)/.requirements
 	rm -rf $(main_detectron2) && mkdir -p $(main_detectron2)
 	$(pip) download --no-deps --only-binary=:all: --python-version 3.10 --dest $(main_detectron2) -r $<

@@ -44,9 +44,9 @@ def load_saved_config(path: str) -> DictConfig:
     Raises:
         UserError: the file is not a config, or holds more than one may.
     """
-    with PathManager.open(path, "r", encoding="utf-8") as file:
-        text = file.read(_MAX_SIZE + 1)
     try:
+        with PathManager.open(path, "r", encoding="utf-8") as file:
+            text = file.read(_MAX_SIZE + 1)
         if len(text) > _MAX_SIZE:
             raise _Refused(f"it has more than {_MAX_SIZE:,} characters, which is not a config")
         loader = _Loader(text)
