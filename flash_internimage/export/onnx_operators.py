@@ -135,7 +135,7 @@ def _dcnv4_as_deform_conv(
         offset = op.Add(op.Mul(offset, _float(offset_scale)), _floats(stretch))
     output = op.DeformConv(
         op.Transpose(_to_float(value), perm=[0, 3, 1, 2]),
-        op.Constant(value=ir.tensor(np.ones((channels, 1, height, width), np.float32))),
+        _array(np.ones((channels, 1, height, width), np.float32)),
         op.Transpose(offset, perm=[0, 3, 1, 2]),
         _floats([0.0] * channels),
         op.Transpose(op.Gather(given, _ints(mask_channels), axis=3), perm=[0, 3, 1, 2]),
@@ -190,7 +190,7 @@ def _dcnv4_with(sample: Sampler) -> Callable[..., Any]:
             op.Gather(given, _ints(offset_channels), axis=3), op.Concat(batch, _ints([-1, groups, points, 2]), axis=0)
         )
         mask = op.Reshape(op.Gather(given, _ints(mask_channels), axis=3), op.Concat(batch, _ints([-1, groups, points]), axis=0))
-        stretched = op.Constant(value=ir.tensor(np.array(grid, np.float32) * np.float32(offset_scale)))
+        stretched = _array(np.array(grid, np.float32) * np.float32(offset_scale))
         locations = op.Add(op.Add(op.Mul(offset, _float(offset_scale)), stretched), windows)
 
         sizes = _Samples(
@@ -261,7 +261,7 @@ def _sample_with_gather(value: Any, locations: Any, weights: Any, sizes: _Sample
 
     def corner_and_fraction(axis: int, length: Any) -> tuple[Any, Any]:
         """Index of the first corner in the padded map, and the distance to it: (N, Q, G, K)."""
-        limit = op.Squeeze(op.Cast(length, to=ir.DataType.FLOAT), _ints([0]))
+        limit = op.Cast(op.Squeeze(length, _ints([0])), to=ir.DataType.FLOAT)
         pixel = op.Gather(locations, _int(axis), axis=4)
         # A point outside moves to -1, which samples the border of zeros alone. Comparisons with NaN are false.
         inside = op.And(op.Greater(pixel, _float(-1.0)), op.Less(pixel, limit))
@@ -274,7 +274,7 @@ def _sample_with_gather(value: Any, locations: Any, weights: Any, sizes: _Sample
     left, upper = op.Sub(_float(1.0), right), op.Sub(_float(1.0), lower)
     image = op.Reshape(op.Range(_int(0), op.Squeeze(sizes.batch, _ints([0])), _int(1)), _ints([-1, 1, 1, 1]))
     row = op.Add(row, op.Mul(image, padded_height))
-    group = op.Constant(value=ir.tensor(np.arange(groups, dtype=np.int64)[:, None]))
+    group = _array(np.arange(groups, dtype=np.int64)[:, None])
     first = op.Add(op.Mul(op.Add(op.Mul(row, padded_width), column), _int(groups)), group)
     below = op.Mul(padded_width, _ints([groups]))
 
@@ -338,6 +338,11 @@ def _to_float(tensor: Any) -> Any:
 
 def _to_dtype_of(output: Any, tensor: Any) -> Any:
     return output if tensor.dtype == ir.DataType.FLOAT else op.Cast(output, to=tensor.dtype)
+
+
+def _array(values: np.ndarray) -> Any:
+    tensor: Any = ir.tensor(values)
+    return op.Constant(value=tensor)
 
 
 def _int(number: int) -> Any:

@@ -53,13 +53,11 @@ def program_of(detector: ExportableDetector, metadata: Metadata) -> torch.export
     """Record a detector with ``torch.export``, with the sizes and the precision that the metadata describes."""
     dtype = PRECISIONS[metadata.precision]
     module = detector if dtype is None else _Autocast(detector, dtype).eval()
-    size = (metadata.height, metadata.width)
-    if size[0] is None or size[1] is None:
-        sides = (metadata.short_side, metadata.long_side)
-        size = (metadata.padded(sides[0]), metadata.padded(sides[1]))
+    height = metadata.height or metadata.padded(metadata.short_side)
+    width = metadata.width or metadata.padded(metadata.long_side)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return export_program(module, batch=metadata.batch, size=size, dynamic=metadata.height is None)
+        return export_program(module, batch=metadata.batch, size=(height, width), dynamic=metadata.height is None)
 
 
 def write(program: torch.export.ExportedProgram, path: str | os.PathLike[str], metadata: Metadata) -> None:

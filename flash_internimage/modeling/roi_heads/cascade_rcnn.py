@@ -226,10 +226,10 @@ class CascadeRoIHeads(StandardROIHeads):
             logits, deltas = self.box_predictor[stage](self.box_head[stage](regions))
             total = total + logits.to(torch.promote_types(logits.dtype, proposals.dtype))
             if stage + 1 < self.num_stages:
-                outputs = (output.unflatten(0, proposals.shape[:2]) for output in (deltas, refinement_classes(logits)))
+                deltas_of, classes_of = (x.unflatten(0, proposals.shape[:2]) for x in (deltas, refinement_classes(logits)))
                 transform = self.box_predictor[stage].box2box_transform
-                images = zip(proposals, *outputs, sizes, strict=True)
-                proposals = torch.stack([refine_boxes(boxes, *of_boxes, transform, size) for boxes, *of_boxes, size in images])
+                images = zip(proposals, deltas_of, classes_of, sizes, strict=True)
+                proposals = torch.stack([refine_boxes(boxes, d, c, transform, size) for boxes, d, c, size in images])
         predictions = (total / self.num_stages, deltas)
         detections = self.box_predictor[-1].detect(predictions, proposals, valid, sizes, max_detections)
         if not self.mask_on:
