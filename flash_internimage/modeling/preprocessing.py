@@ -66,7 +66,7 @@ def padding_rule(backbone: Backbone) -> tuple[int, int]:
     return constraints.get("size_divisibility", backbone.size_divisibility), constraints.get("square_size", 0)
 
 
-def padding_mask(sizes: Tensor, padded_size: tuple[int, int]) -> Tensor:
+def padding_mask(sizes: Tensor, padded_size: Sequence[int]) -> Tensor:
     """(N, H, W) bool, true outside each image; ``sizes`` are (N, 2) (height, width), ``padded_size`` is (H, W)."""
     rows = torch.arange(padded_size[0], device=sizes.device)
     columns = torch.arange(padded_size[1], device=sizes.device)

@@ -1,6 +1,6 @@
 """Oracle of DCNv4: the same operation through `torchvision.ops.deform_conv2d`, and random inputs."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class Case:
     def settings(self) -> dict:
         """Arguments of dcnv4 other than the tensors, in order."""
         names = ["kernel_size", "stride", "padding", "dilation", "groups", "offset_scale", "remove_center"]
-        return {name: asdict(self)[name] for name in names}
+        return {name: getattr(self, name) for name in names}
 
     def draw(self, spread: float = 1.0, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Random value and offset_mask. Offsets have a standard deviation of `spread` pixels; the tail is NaN."""

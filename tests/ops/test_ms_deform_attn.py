@@ -193,8 +193,9 @@ def test_spatial_shapes_as_a_tensor():
 def test_extreme_locations(extreme, dtype):
     value, shapes, locations, weights = draw(**CASES["odd sizes"], dtype=dtype)
     extreme_locations = locations.clone()
-    extreme_locations[:, ::2, :, :, 1, 0] = extreme
-    extreme_locations[:, 1::2, :, 1, :, 1] = extreme
+    number = torch.tensor(extreme, dtype=torch.float64).to(dtype)  # infinite if the dtype has no such number
+    extreme_locations[:, ::2, :, :, 1, 0] = number
+    extreme_locations[:, 1::2, :, 1, :, 1] = number
     grad_output = torch.randn(3, 11, 3 * 13).to(dtype)
     results = value_and_gradients(ms_deform_attn, value, shapes, extreme_locations, weights, grad_output)
     exact_inputs = (value.double(), shapes, extreme_locations.double(), weights.double(), grad_output)
