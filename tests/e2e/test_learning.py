@@ -2,12 +2,14 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from flash_internimage.data.shapes import annotation_file, write_split
-from tests.e2e.conftest import REPOSITORY, run_python
+from tests.e2e.conftest import REPOSITORY
+from tests.programs import Result
 
 # Iterations until a model fits these images; a DETR-like model takes longest to localize its boxes.
 ITERATIONS = {"mask_rcnn": 80, "cascade": 80, "dino": 150, "retinanet": 80}
@@ -24,10 +26,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ITERATIONS)
-def test_learns_a_few_images(family: str, images: Path, tmp_path: Path):
+def test_learns_a_few_images(family: str, images: Path, tmp_path: Path, train_net: Callable[..., Result]):
     files = [f"json={annotation_file(images, 'train')}", f"images={images / 'train'}"]
-    done = run_python(
-        "train_net.py",
+    done = train_net(
         *("--config-file", REPOSITORY / "configs" / "shapes" / f"{family}_flash_internimage_nano.py"),
         *(f"data.{split}.{file}" for split in ("train", "test") for file in files),
         f"train.output_dir={tmp_path}",
