@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     (options.inside / "read").mkdir()
     counts: Counter[str] = Counter()
     failures: Counter[str] = Counter()
-    for name, reader in known.items():
+    for reader in known.values():
         for valid in reader.valid:  # an error here is a mistake of the fuzzer
             path = options.inside / "read" / f"file{valid.suffix}"
             shutil.copyfile(valid, path)
