@@ -77,7 +77,7 @@ def _check_head(path: Path) -> None:
                 f"checkpoint {path}: its header claims {header} bytes, the file has {size}; "
                 "it is truncated or not a safetensors file: download it again"
             )
-    elif head[:4] == b"PK\x03\x04" and not zipfile.is_zipfile(path):
+    elif head[:4] == b"PK\x03\x04" and not _has_directory(path):
         raise CheckpointError(
             f"checkpoint {path}: the archive's directory, which is at the end of the file, is missing or damaged "
             f"(the file has {size} bytes); the download was interrupted or the published file is damaged: compare its size "
@@ -87,6 +87,13 @@ def _check_head(path: Path) -> None:
         raise CheckpointError(
             f"checkpoint {path}: this is a web page or a Git LFS pointer of {size} bytes, not the checkpoint itself"
         )
+
+
+def _has_directory(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # a directory that is split into several files
+        return False
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:

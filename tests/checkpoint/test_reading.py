@@ -237,6 +237,17 @@ def test_entries_that_are_listed_twice_are_refused(tmp_path, name):
         read_checkpoint(path)
 
 
+def test_an_archive_in_several_files_is_described(tmp_path):
+    torch.save({"a": torch.zeros(3)}, tmp_path / "a.pth")
+    data = bytearray((tmp_path / "a.pth").read_bytes())
+    data[data.rindex(b"PK\x06\x07") + 16] = 5  # the number of files, in the locator of the directory
+    (tmp_path / "a.pth").write_bytes(data)
+    with pytest.raises(
+        CheckpointError, match="the archive's directory, which is at the end of the file, is missing or damaged"
+    ):
+        read_checkpoint(tmp_path / "a.pth")
+
+
 def test_an_archive_of_something_else_is_described(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
         archive.writestr("paper.txt", "text")
