@@ -197,9 +197,10 @@ def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool) -> No
     """
     categories = categories_of_data(cfg, "test")
     if not last and is_exported(cfg.train.init_checkpoint):
-        model: nn.Module = ExportedDetector(cfg.train.init_checkpoint, device)
-        names = model.metadata.class_names
-        cfg.dataloader.test.mapper = mapper_node(model.metadata)
+        exported = ExportedDetector(cfg.train.init_checkpoint, device)
+        cfg.dataloader.test.mapper = mapper_node(exported.metadata)
+        model: nn.Module = exported
+        names: Sequence[str] | None = exported.metadata.class_names
     else:
         model, names = _load_complete(cfg, device, last)
     if categories is not None:

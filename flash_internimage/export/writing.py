@@ -53,10 +53,7 @@ def program_of(detector: ExportableDetector, metadata: Metadata) -> torch.export
     """Record a detector with ``torch.export``, with the sizes and the precision that the metadata describes."""
     dtype = PRECISIONS[metadata.precision]
     module = detector if dtype is None else _Autocast(detector, dtype).eval()
-    size = (metadata.height, metadata.width)
-    if size[0] is None or size[1] is None:
-        sides = (metadata.short_side, metadata.long_side)
-        size = (metadata.padded(sides[0]), metadata.padded(sides[1]))
+    size = metadata.height or metadata.padded(metadata.short_side), metadata.width or metadata.padded(metadata.long_side)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return export_program(module, batch=metadata.batch, size=size, dynamic=metadata.height is None)

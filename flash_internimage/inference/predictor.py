@@ -62,18 +62,18 @@ class Predictor:
     ) -> None:
         self.min_score = min_score
         if not isinstance(config, DictConfig) and is_exported(config):
-            config, checkpoint = OmegaConf.create({"train": {"device": "cpu"}}), config
+            cfg, weights = OmegaConf.create({"train": {"device": "cpu"}}), os.fspath(config)
         else:
-            config, checkpoint = config_and_checkpoint(config, checkpoint)
-        self.device = resolve_device(device or config.train.device)
-        if is_exported(checkpoint):
-            exported = ExportedDetector(checkpoint, self.device)
+            cfg, weights = config_and_checkpoint(config, checkpoint)
+        self.device = resolve_device(device or cfg.train.device)
+        if is_exported(weights):
+            exported = ExportedDetector(weights, self.device)
             names = exported.metadata.class_names
             self._mapper: TestMapper = instantiate(mapper_node(exported.metadata))
             self.model: nn.Module = exported.eval()
         else:
-            self._mapper = mapper_of_config(config)
-            model, names = load_model(config, checkpoint)
+            self._mapper = mapper_of_config(cfg)
+            model, names = load_model(cfg, weights)
             self.model = model.to(self.device)
             _raise_score_thresholds(self.model, min_score)
         self.categories = Categories.from_names(names)
