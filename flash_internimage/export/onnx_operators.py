@@ -23,7 +23,9 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 import torch
-from onnxscript import opset19 as op
+from onnxscript import opset19
+
+op: Any = opset19  # its types know neither symbolic tensors nor onnx_ir
 
 Form = Literal["deform_conv", "grid_sample", "gather"]
 

@@ -70,6 +70,7 @@ def export(
     model, names = load_model(cfg, checkpoint)
     detector = exportable_detector(model, max_detections=max_detections)
     short_side, long_side = _sides(mapper)
+    pixel_mean, pixel_std = (getattr(model, name).flatten().tolist() for name in ("pixel_mean", "pixel_std"))
     local = PathManager.get_local_path(checkpoint)
     metadata = Metadata(
         format=format,
@@ -78,8 +79,8 @@ def export(
         family=_title(model),
         class_names=names,
         channel_order=getattr(model, "input_format", None) or "RGB",
-        pixel_mean=model.get_buffer("pixel_mean").flatten().tolist(),
-        pixel_std=model.get_buffer("pixel_std").flatten().tolist(),
+        pixel_mean=pixel_mean,
+        pixel_std=pixel_std,
         short_side=short_side,
         long_side=long_side,
         size_divisibility=detector.divisor,

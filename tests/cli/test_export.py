@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from flash_internimage import Predictor, model_zoo
+from flash_internimage.data.resize import resize_bilinear
 from flash_internimage.export import writing
 
 DINO = "dino_flash_internimage_nano"
@@ -65,13 +66,15 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
+    """An image of the size to which images are resized."""
     file = tmp_path_factory.mktemp("image") / "image.png"
-    pixels = np.random.RandomState(0).randint(0, 256, (60, 90, 3)).astype(np.uint8)
-    pixels[10:40, 20:60] = 200
+    pixels = np.random.RandomState(0).randint(0, 256, (128, 192, 3)).astype(np.uint8)
+    pixels[20:80, 40:120] = 200
     Image.fromarray(pixels).save(file)
     return file
 
 
+@pytest.mark.slow
 def test_onnx_file(flash_internimage, small, image, tmp_path, repository):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
@@ -85,7 +88,7 @@ def test_onnx_file(flash_internimage, small, image, tmp_path, repository):
     ours, theirs = (Predictor(*args, device="cpu") for args in ((config, weights), (file,)))
     assert theirs.class_names == ours.class_names == ["mug", "spoon", "fork", "knife"]
     expected, found = ours(image)["instances"], theirs(image)["instances"]
-    assert found.image_size == (60, 90)
+    assert found.image_size == (128, 192)
     torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-5)
     torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=1e-3)
     assert found.pred_classes.tolist() == expected.pred_classes.tolist()
@@ -95,15 +98,26 @@ def test_onnx_file(flash_internimage, small, image, tmp_path, repository):
     assert alone.returncode == 0, alone.stderr
     lines = [line.split() for line in alone.stdout.splitlines()]
     assert [line[0] for line in lines[:5]] == [ours.class_names[label] for label in expected.pred_classes[:5]]
-    # The example resizes in floating point, a checkpoint's images are resized in fixed point.
     boxes = np.array([line[2:] for line in lines[:5]], float)
-    np.testing.assert_allclose(boxes, expected.pred_boxes.tensor[:5], atol=1.5)
-    assert Image.open(tmp_path / "found.png").size == (90, 60)
+    np.testing.assert_allclose(boxes, expected.pred_boxes.tensor[:5], atol=1e-3)
+    assert Image.open(tmp_path / "found.png").size == (192, 128)
 
     done = flash_internimage("predict", "--weights", file, "--source", image, "--output", tmp_path / "out", "--threshold", "0")
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "out" / "detections.json").read_text(encoding="utf-8"))
     assert len(written["annotations"]) == len(expected)
+
+
+def test_the_example_resizes_as_in_training(repository, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.syspath_prepend(str(repository / "examples"))
+    monkeypatch.syspath_prepend(str(repository / "flash_internimage" / "export"))
+    import detect_onnx
+
+    image = np.random.RandomState(0).randint(0, 256, (37, 61, 3)).astype(np.uint8)
+    for height, width in ((128, 211), (20, 33), (37, 61)):
+        difference = detect_onnx.resize(image, height, width).astype(int) - resize_bilinear(image, height, width)
+        assert np.abs(difference).max() <= 1  # fixed-point arithmetic
 
 
 def test_a_file_that_differs_from_its_model_is_not_written(flash_internimage, small, tmp_path, monkeypatch):
