@@ -13,6 +13,10 @@ Examples:
     flash-internimage train --config-file mask_rcnn_flash_intern_image_t_fpn_1x_coco \\
         data.train.json=train.json data.train.images=train data.test.json=val.json data.test.images=val
 
+  your own dataset, in YOLO format, or a folder that an annotation tool has exported (COCO, YOLO, Pascal VOC):
+    flash-internimage train --config-file dino_4scale_flash_internimage_t_1x_coco data.train.yolo=data.yaml
+    flash-internimage train --config-file dino_4scale_flash_internimage_t_1x_coco data.root=export
+
   resume a run from its last checkpoint:
     flash-internimage train --config-file output/config.yaml --resume
 

@@ -41,6 +41,64 @@ class ExactResizeTransform(Transform):
         return ExactResizeTransform(self.new_height, self.new_width, self.height, self.width)
 
 
+class ColorTransform(Transform):
+    """Maps the color of every pixel linearly; coordinates and masks stay as they are.
+
+    Args:
+        matrix: (3, 3) array; the new color is ``matrix @ color + offset``.
+        offset: added to every channel, in intensities of 0..255.
+    """
+
+    def __init__(self, matrix: np.ndarray, offset: float) -> None:
+        super().__init__()
+        self.matrix = matrix
+        self.offset = offset
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        colors = img.astype(np.float32) @ self.matrix.T.astype(np.float32) + np.float32(self.offset)
+        return np.rint(colors).clip(0, 255).astype(np.uint8)
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        return segmentation
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return coords
+
+
+_LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue, ITU-R BT.601
+_YIQ = np.array([_LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
+
+
+class PhotometricDistortion(Augmentation):
+    """Changes brightness, contrast, saturation and hue, each with probability 0.5.
+
+    The ranges are SSD's. All four are linear in RGB here (the hue is rotated in YIQ), so that one pass suffices.
+
+    Args:
+        brightness: maximum difference in brightness, in intensities of 0..255.
+        contrast: maximum relative change of the contrast.
+        saturation: maximum relative change of the saturation.
+        hue: maximum rotation of the hue, in degrees.
+    """
+
+    def __init__(self, brightness: float = 32, contrast: float = 0.5, saturation: float = 0.5, hue: float = 18) -> None:
+        super().__init__()
+        self.brightness = brightness
+        self.contrast = contrast
+        self.saturation = saturation
+        self.hue = hue
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        brightness, contrast, saturation, hue = (
+            limit * np.random.uniform(-1, 1) * np.random.randint(2)
+            for limit in (self.brightness, self.contrast, self.saturation, np.deg2rad(self.hue))
+        )
+        rotation = np.array([[1, 0, 0], [0, np.cos(hue), -np.sin(hue)], [0, np.sin(hue), np.cos(hue)]])
+        gray = np.tile(_LUMA, (3, 1))
+        matrix = (1 + contrast) * (gray + (1 + saturation) * (np.linalg.inv(_YIQ) @ rotation @ _YIQ - gray))
+        return ColorTransform(matrix, brightness)
+
+
 class ResizeToFit(Augmentation):
     """Resizes an image, keeping its aspect ratio, so that it fits a short and a long side.
 

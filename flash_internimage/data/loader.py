@@ -8,6 +8,7 @@ from detectron2.utils import comm
 
 from flash_internimage.errors import UserError
 
+from .mapper import TrainingMapper
 from .stream import TrainingStream
 
 
@@ -45,6 +46,8 @@ def build_train_loader(
         raise UserError(f"build_train_loader: seed must not be negative, got {seed}; choose a fixed seed of 0 or more")
     # DatasetFromList serializes to one buffer, which forked loader processes share.
     serialized = DatasetFromList(list(dataset), copy=False)
+    if isinstance(mapper, TrainingMapper):
+        mapper.dataset = serialized
     stream = TrainingStream(serialized, mapper, total_batch_size // world_size, seed, start_iteration)
     # The stream groups by aspect ratio and distributes the batches itself: detectron2 would group after loading, which
     # cannot be resumed, and its two supported versions distribute samples among loader processes differently.

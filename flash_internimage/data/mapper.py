@@ -7,7 +7,7 @@ Differences from detectron2's ``DatasetMapper``:
 - an object is dropped when its box is empty, not when its mask is.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -29,10 +29,12 @@ from flash_internimage.errors import UserError
 from flash_internimage.images import UnreadableImage, has_exif_rotation, read_rgb
 from flash_internimage.structures import WindowMasks
 
-from .augmentations import ExactResizeTransform
+from .augmentations import ColorTransform, ExactResizeTransform
 from .boxes import boxes_of
+from .combinations import Combination
 from .resize import resize_nearest
 from .run_lengths import crop_columns, problems_of_strings, require_valid_masks
+from .samples import Sample
 
 
 def read_image(dataset_dict: dict) -> np.ndarray:
@@ -114,7 +116,7 @@ def _gather_maps(transforms: TransformList, height: int, width: int) -> tuple[np
         elif type(transform) is CropTransform:
             rows = rows[transform.y0 : transform.y0 + transform.h]
             columns = columns[transform.x0 : transform.x0 + transform.w]
-        elif type(transform) is not NoOpTransform:
+        elif type(transform) not in (NoOpTransform, ColorTransform):
             return None
     return rows, columns
 
@@ -219,14 +221,27 @@ class TrainingMapper:
         with_masks: whether the model learns masks.
         allow_empty: whether to keep an image whose objects are all outside the crop. If not, the mapper returns ``None``
             for it, and the training stream draws another image.
+        pipeline: augmentations of another library, applied after ``augmentations``.
+        combinations: combinations with other images, applied last and in order.
+
+    Attributes:
+        dataset: dataset dicts of the images for ``combinations``; ``build_train_loader`` sets it.
     """
 
     def __init__(
-        self, augmentations: Sequence[Augmentation | Transform], with_masks: bool = True, allow_empty: bool = True
+        self,
+        augmentations: Sequence[Augmentation | Transform],
+        with_masks: bool = True,
+        allow_empty: bool = True,
+        pipeline: Callable[[Sample], Sample] | None = None,
+        combinations: Sequence[Combination] = (),
     ) -> None:
         self.augmentations = AugmentationList(augmentations)
         self.with_masks = with_masks
         self.allow_empty = allow_empty
+        self.pipeline = pipeline
+        self.combinations = list(combinations)
+        self.dataset: Sequence[dict] = ()
 
     def __call__(self, dataset_dict: dict) -> dict | None:
         """Map a dataset dict to a sample.
@@ -238,17 +253,41 @@ class TrainingMapper:
             The dataset dict without annotations, with ``image`` ((3, H, W) ``uint8``, RGB) and ``instances``; ``None`` for an
             empty crop unless ``allow_empty``.
         """
-        dataset_dict = dict(dataset_dict)
-        annotations = [a for a in dataset_dict.pop("annotations") if not a.get("iscrowd", 0)]
+        sample = self._sample(dataset_dict)
+        for combination in self.combinations:
+            sample = combination(sample, self._draw)
+        if not self.with_masks and sample.instances.has("gt_masks"):
+            sample.instances.remove("gt_masks")
+        has_objects = any(not a.get("iscrowd", 0) for a in dataset_dict["annotations"])
+        if has_objects and not len(sample.instances) and not self.allow_empty:
+            return None
+        mapped = {key: value for key, value in dataset_dict.items() if key != "annotations"}
+        return {**mapped, "image": _to_tensor(sample.image), "instances": sample.instances}
+
+    def _sample(self, dataset_dict: dict) -> Sample:
+        """Read an image and augment it alone."""
+        annotations = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
+        with_masks = self.with_masks
+        for combination in self.combinations:
+            if combination.needs_masks:
+                with_masks = True
+                if not all("segmentation" in a for a in annotations):
+                    raise UserError(
+                        f"{combination.name}: expected masks of all objects, but an object of image {dataset_dict['image_id']} "
+                        f"({dataset_dict['file_name']}) has none; use mosaic or mixup, which need boxes only"
+                    )
         aug_input = AugInput(read_image(dataset_dict))
         size = aug_input.image.shape[:2]
         transforms = self.augmentations(aug_input)
         image = aug_input.image
-        dataset_dict["image"] = _to_tensor(image)
-        dataset_dict["instances"] = transform_instances(annotations, transforms, size, image.shape[:2], self.with_masks)
-        if annotations and not len(dataset_dict["instances"]) and not self.allow_empty:
-            return None
-        return dataset_dict
+        sample = Sample(image, transform_instances(annotations, transforms, size, image.shape[:2], with_masks))
+        return sample if self.pipeline is None else self.pipeline(sample)
+
+    def _draw(self) -> Sample:
+        """Read and augment an image that is chosen at random."""
+        if not len(self.dataset):
+            raise UserError("TrainingMapper: combinations need its dataset to be set; build the loader with build_train_loader")
+        return self._sample(self.dataset[np.random.randint(len(self.dataset))])
 
 
 class TestMapper:

@@ -4,11 +4,12 @@ import copy
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from flash_internimage.errors import UserError
 
-from .augmentations import CropRange, OneOf, ResizeToFit, ScaleJitter
+from .augmentations import CropRange, OneOf, PhotometricDistortion, ResizeToFit, ScaleJitter
+from .combinations import CopyPaste, MixUp, Mosaic
 
 MULTI_SCALE_SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
 
@@ -57,29 +58,54 @@ def large_scale_jitter(side: int = 1024, low: float = 0.1, high: float = 2.0) ->
 
 
 def use_augmentation_preset(cfg: DictConfig) -> None:
-    """Replace the training augmentations by the preset named in ``cfg.data.augmentation``, unless it is null.
+    """Replace the training augmentations by those named in ``cfg.data.augmentation``, one or a list, unless it is null.
+
+    At most one name says how images are resized, flipped and cropped; without one, this remains as in the config:
 
     - ``none``: resize as in evaluation;
     - ``flip``: resize as in evaluation, and horizontal flip;
     - ``multi_scale_crop``: the published 3x recipe;
     - ``large_scale_jitter``: ViTDet's recipe.
 
+    The other names add to it: ``photometric``, and the combinations ``copy_paste``, ``mosaic`` and ``mixup`` in their order.
+
     Args:
         cfg: a complete config; modified in place.
 
     Raises:
-        UserError: there is no preset of that name.
+        UserError: there is no preset of that name, a name is given twice, or two names contradict each other.
     """
-    name = OmegaConf.select(cfg, "data.augmentation")
-    if name is None:
+    given = OmegaConf.select(cfg, "data.augmentation")
+    if given is None:
         return
     as_in_evaluation = copy.deepcopy(list(cfg.dataloader.test.mapper.augmentations))
-    presets = {
+    geometric = {
         "none": as_in_evaluation,
         "flip": as_in_evaluation + flip(),
         "multi_scale_crop": multi_scale_crop(),
         "large_scale_jitter": large_scale_jitter(),
     }
-    if name not in presets:
-        raise UserError(f"data.augmentation must be one of {', '.join(presets)}, or null, got {name!r}")
-    cfg.dataloader.train.mapper.augmentations = presets[name]
+    photometric = {
+        "photometric": [L(PhotometricDistortion)()],
+    }
+    combinations = {
+        "copy_paste": L(CopyPaste)(),
+        "mosaic": L(Mosaic)(),
+        "mixup": L(MixUp)(),
+    }
+    names = list(given) if isinstance(given, ListConfig) else [given]
+    known = [*geometric, *photometric, *combinations]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UserError(f"data.augmentation must be one of {', '.join(known)}, a list of them, or null, got {unknown[0]!r}")
+    if len(set(names)) < len(names):
+        raise UserError(f"data.augmentation: expected each name once, got {', '.join(names)}; remove the second")
+    chosen = [name for name in names if name in geometric]
+    if len(chosen) > 1:
+        raise UserError(f"data.augmentation: expected at most one of {', '.join(geometric)}, got {' and '.join(chosen)}")
+    mapper = cfg.dataloader.train.mapper
+    augmentations = geometric[chosen[0]] if chosen else list(mapper.augmentations)
+    mapper.augmentations = [*augmentations, *(a for name in names for a in photometric.get(name, []))]
+    combined = [combinations[name] for name in names if name in combinations]
+    if combined:
+        mapper.combinations = combined

@@ -23,12 +23,13 @@ from flash_internimage.path_manager import PathManager
 TRUSTED = (
     *(
         f"flash_internimage.{part}"
-        for part in ("data", "evaluation", "layers", "modeling", "ops", "projects", "solver", "structures")
+        for part in ("backbones", "data", "evaluation", "layers", "modeling", "ops", "projects", "solver", "structures")
     ),
     *(f"detectron2.{part}" for part in ("data.transforms", "evaluation", "layers", "modeling", "solver", "structures")),
     *(f"fvcore.{part}" for part in ("common.param_scheduler", "nn", "transforms")),
     "torch.nn",
     "torch.optim",
+    "torchvision.transforms.v2",
 )
 """Packages whose classes and functions a saved config may name. The rest of them can read pickles, import and compile."""
 
@@ -75,8 +76,8 @@ def _trusted(name: str) -> Callable[..., Any]:
         _Refused: there is none, or it belongs to another package.
     """
     hint = (
-        "it may name parts of models, data and solvers in torch, detectron2, fvcore and flash_internimage; give --trust-config "
-        "(trust_config=True) if you trust it like a program"
+        "it may name parts of models, data and solvers in torch, torchvision, detectron2, fvcore and flash_internimage; give "
+        "--trust-config (trust_config=True) if you trust it like a program"
     )
     if not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", name) or not _is_in_trusted(name):
         raise _Refused(f"it names {name[:100]!r}, which a saved config may not call: {hint}")

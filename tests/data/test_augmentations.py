@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from detectron2.data.transforms import AugInput
 
-from flash_internimage.data import CropRange, ExactResizeTransform, OneOf, ResizeToFit, ScaleJitter
+from flash_internimage.data import CropRange, ExactResizeTransform, OneOf, PhotometricDistortion, ResizeToFit, ScaleJitter
 
 
 def test_resize_scales_boxes_separately_along_each_axis():
@@ -74,3 +74,58 @@ def test_scale_jitter_spans_its_range():
     widths = [ScaleJitter(0.1, 2.0, 64).get_transform(image).new_width for _ in range(2000)]
     assert min(widths) == pytest.approx(6.4, abs=1)
     assert max(widths) == pytest.approx(128, abs=1)
+
+
+COLORS = np.array([[[200, 40, 60], [90, 90, 90], [0, 0, 0]]], dtype=np.uint8)
+
+
+def distorted(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, number=200):
+    """The distinct results of a distortion of ``COLORS``, as floats."""
+    augmentation = PhotometricDistortion(brightness, contrast, saturation, hue)
+    results = [augmentation.get_transform(COLORS).apply_image(COLORS) for _ in range(number)]
+    assert all(result.dtype == np.uint8 for result in results)
+    return np.unique(results, axis=0).astype(float)
+
+
+def test_photometric_distortion_of_nothing():
+    assert (distorted() == COLORS).all()
+
+
+def test_brightness_is_added():
+    results = distorted(brightness=20)
+    differences = results[:, 0, 1] - COLORS[0, 1]
+    assert (differences == differences[:, :1]).all()
+    assert differences.min() == pytest.approx(-20, abs=1)
+    assert differences.max() == pytest.approx(20, abs=1)
+    assert (results[:, 0, 2] >= 0).all(), "clipped"
+
+
+def test_contrast_is_a_factor():
+    results = distorted(contrast=0.5)
+    assert results[:, 0, 1].min() == pytest.approx(45, abs=1)
+    assert results[:, 0, 1].max() == pytest.approx(135, abs=1)
+    assert (results[:, 0, 2] == 0).all()
+
+
+def test_saturation_keeps_gray_and_luma():
+    results = distorted(saturation=1.0)
+    assert (results[:, 0, 1:] == COLORS[0, 1:]).all()
+    luma = np.array([0.299, 0.587, 0.114])
+    unclipped = results[(results < 255).all(axis=(1, 2, 3)) & (results[:, 0, 0] > 0).all(axis=1)]
+    assert np.abs(unclipped[:, 0, 0] @ luma - COLORS[0, 0] @ luma).max() < 1
+    assert np.ptp(results[:, 0, 0], axis=1).min() < 10, "almost gray"
+
+
+def test_hue_keeps_gray_and_changes_colors():
+    results = distorted(hue=18)
+    assert (results[:, 0, 1:] == COLORS[0, 1:]).all()
+    assert results[:, 0, 0, 2].max() > 80, "red turns to magenta"
+    assert results[:, 0, 0, 1].max() > 55, "and to orange"
+
+
+def test_half_of_the_images_keep_their_brightness():
+    augmentation = PhotometricDistortion(brightness=30, contrast=0, saturation=0, hue=0)
+    offsets = np.array([augmentation.get_transform(COLORS).offset for _ in range(400)])
+    assert 150 < (offsets == 0).sum() < 250
+    box = np.array([[1.0, 2, 3, 4]])
+    assert (augmentation.get_transform(COLORS).apply_box(box) == box).all()

@@ -8,7 +8,11 @@ from detectron2.config import instantiate
 from detectron2.data.transforms import RandomFlip
 
 from flash_internimage.data import (
+    CopyPaste,
     CropRange,
+    MixUp,
+    Mosaic,
+    PhotometricDistortion,
     ResizeToFit,
     TestMapper,
     TrainingMapper,
@@ -53,6 +57,15 @@ def assert_equal(batches, expected):
 def test_samples_do_not_depend_on_loader_processes_or_start(num_workers, start):
     expected = take(train_loader(), 12)[start:]
     assert_equal(take(train_loader(num_workers, start_iteration=start), 12 - start), expected)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_combined_images_do_not_depend_on_loader_processes_or_start(num_workers):
+    combinations = [CopyPaste(prob=0.7), Mosaic(prob=0.7), MixUp(prob=0.7)]
+    mapper = {"augmentations": [ResizeToFit([40], 60), PhotometricDistortion()], "combinations": combinations}
+    expected = take(train_loader(**mapper), 5)
+    assert len({len(sample["instances"]) for batch in expected for sample in batch}) > 3
+    assert_equal(take(train_loader(num_workers, start_iteration=2, **mapper), 3), expected[2:])
 
 
 @pytest.mark.parametrize("start", [0, 4])

@@ -12,7 +12,8 @@ from detectron2.structures import BoxMode
 from fvcore.transforms.transform import CropTransform
 from PIL import Image
 
-from flash_internimage.data import ResizeToFit, TestMapper, TrainingMapper
+from flash_internimage.data import CopyPaste, MixUp, ResizeToFit, TestMapper, TrainingMapper
+from flash_internimage.data.augmentations import ColorTransform
 from flash_internimage.data.mapper import read_image, segmentation_to_mask
 from flash_internimage.data.resize import resize_bilinear, resize_nearest
 from flash_internimage.data.shapes_drawing import compressed_rle, uncompressed_rle
@@ -213,6 +214,7 @@ TRANSFORMS = {
     "resize": [ResizeToFit([57], 90)],
     "resize and flips": [ResizeToFit([23], 90), RandomFlip(1.0), RandomFlip(1.0, horizontal=False, vertical=True)],
     "crop between resizes": [ResizeToFit([50], 90), CropTransform(7, 11, 40, 30), ResizeToFit([60], 90), RandomFlip(1.0)],
+    "colors": [ColorTransform(np.eye(3), 20.0), RandomFlip(1.0)],
     "detectron2's resize, which reads whole masks": [RandomFlip(1.0), ResizeShortestEdge([57, 57], 90)],
     "rotation, which reads whole masks": [RandomRotation([30, 30], expand=False)],
 }
@@ -268,3 +270,34 @@ def test_a_mask_with_fewer_pixels_than_its_image_is_refused(dataset_dict, counts
     dataset_dict["annotations"][1]["segmentation"] = {"size": [40, 60], "counts": counts}
     with pytest.raises(UserError, match=r"of an image of 60 x 40 pixels has an RLE mask whose counts should sum to 2400"):
         TrainingMapper(augmentations)(dataset_dict)
+
+
+def test_copy_paste_reads_masks_for_a_model_without(dataset_dict):
+    mapper = TrainingMapper([], with_masks=False, combinations=[CopyPaste(prob=1.0)])
+    mapper.dataset = [dataset_dict]
+    sample = mapper(dataset_dict)
+    assert not sample["instances"].has("gt_masks")
+    assert len(sample["instances"]) >= 1
+    del dataset_dict["annotations"][1]["segmentation"]
+    with pytest.raises(
+        UserError, match=r"copy_paste: expected masks of all objects, but an object of image 9 .* has none; use mosaic"
+    ):
+        mapper(dataset_dict)
+
+
+def test_combinations_need_the_dataset(dataset_dict):
+    with pytest.raises(UserError, match="combinations need its dataset to be set; build the loader with build_train_loader"):
+        TrainingMapper([], combinations=[MixUp(prob=1.0)])(dataset_dict)
+
+
+def test_pipeline_follows_the_augmentations_and_comes_before_combinations(dataset_dict):
+    sizes = []
+
+    def pipeline(sample):
+        sizes.append(sample.size)
+        return sample
+
+    mapper = TrainingMapper([ResizeToFit([20], 30)], pipeline=pipeline, combinations=[MixUp(prob=1.0)])
+    mapper.dataset = [dataset_dict]
+    assert len(mapper(dataset_dict)["instances"]) > 2
+    assert sizes == [(20, 30), (20, 30)]

@@ -6,7 +6,18 @@ from detectron2.config import LazyCall, instantiate
 from detectron2.data.transforms import AugInput, AugmentationList, RandomFlip
 from omegaconf import OmegaConf
 
-from flash_internimage.data import CropRange, OneOf, ResizeToFit, ScaleJitter, TestMapper, TrainingMapper
+from flash_internimage.data import (
+    CopyPaste,
+    CropRange,
+    MixUp,
+    Mosaic,
+    OneOf,
+    PhotometricDistortion,
+    ResizeToFit,
+    ScaleJitter,
+    TestMapper,
+    TrainingMapper,
+)
 from flash_internimage.data.presets import large_scale_jitter, multi_scale_crop, single_scale, use_augmentation_preset
 
 
@@ -86,6 +97,10 @@ def cfg():
         ("flip", [ResizeToFit, RandomFlip]),
         ("multi_scale_crop", [RandomFlip, OneOf]),
         ("large_scale_jitter", [RandomFlip, ScaleJitter]),
+        ("photometric", [ResizeToFit, RandomFlip, PhotometricDistortion]),
+        (["flip", "photometric"], [ResizeToFit, RandomFlip, PhotometricDistortion]),
+        (["photometric", "none"], [ResizeToFit, PhotometricDistortion]),
+        ("mosaic", [ResizeToFit, RandomFlip]),
     ],
 )
 def test_preset_is_selected_by_name(cfg, name, kinds):
@@ -99,5 +114,27 @@ def test_preset_is_selected_by_name(cfg, name, kinds):
 
 def test_unknown_name(cfg):
     cfg.data.augmentation = "nothing"
-    with pytest.raises(ValueError, match="one of none, flip, multi_scale_crop, large_scale_jitter, or null, got 'nothing'"):
+    with pytest.raises(ValueError, match="one of none, flip, .*, mosaic, mixup, a list of them, or null, got 'nothing'"):
+        use_augmentation_preset(cfg)
+
+
+def test_combinations_are_in_the_given_order(cfg):
+    cfg.data.augmentation = ["mixup", "none", "copy_paste", "mosaic"]
+    use_augmentation_preset(cfg)
+    mapper = instantiate(cfg.dataloader.train.mapper)
+    assert [type(combination) for combination in mapper.combinations] == [MixUp, CopyPaste, Mosaic]
+    assert [type(augmentation) for augmentation in mapper.augmentations.augs] == [ResizeToFit]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["flip", "flop"], "must be one of .*, a list of them, or null, got 'flop'"),
+        (["mosaic", "mixup", "mosaic"], "expected each name once, got mosaic, mixup, mosaic"),
+        (["flip", "mosaic", "none"], "expected at most one of none, flip, .*, got flip and none"),
+    ],
+)
+def test_names_that_contradict_each_other(cfg, names, message):
+    cfg.data.augmentation = names
+    with pytest.raises(ValueError, match=message):
         use_augmentation_preset(cfg)

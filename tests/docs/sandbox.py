@@ -27,6 +27,7 @@ from flash_internimage.checkpoint.published import to_published
 from flash_internimage.data.shapes import annotation_file, write_split
 from flash_internimage.engine import config as engine_config
 from flash_internimage.model_zoo import zoo
+from tests.data.formats.written import write_coco, write_voc, write_yolo
 
 _LINKED = ("benchmarks", "docs", "projects", "setup.py", "tests", "tools", "train_net.py")
 
@@ -98,6 +99,9 @@ def sandbox(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (tmp_path / name).symlink_to(repository / name)
     shutil.copytree(repository / "configs", tmp_path / "configs", ignore=shutil.ignore_patterns("__pycache__"))
     write_data(tmp_path)
+    write_coco(tmp_path / "coco", 6, 3)
+    write_yolo(tmp_path / "coco", tmp_path / "yolo")
+    write_voc(tmp_path / "coco", tmp_path / "voc")
     (tmp_path / "photos").mkdir()
     shutil.copy(next((tmp_path / "val").glob("*.jpg")), tmp_path / "photos" / "street.jpg")
     shutil.copy(next((tmp_path / "val").glob("*.jpg")), tmp_path / "street.jpg")

@@ -42,7 +42,6 @@ NEEDS = {
     "a CUDA toolkit",
     "a GPU",
     "minutes",
-    "supervision",
     "the network",
 }
 LANGUAGES = {"python", "sh", "text"}

@@ -13,5 +13,7 @@ data = dict(
     val_fraction=None,  # fraction of the training images to hold out at random, in place of test data
     val_seed=0,  # seed of that draw
     val_split=None,  # file with the images held out; set when they are drawn, and saved with the config
-    augmentation=None,  # none, flip, multi_scale_crop or large_scale_jitter; null: the augmentations listed in dataloader
+    # none, flip, multi_scale_crop or large_scale_jitter; photometric, copy_paste, mosaic, mixup; a list combines them; null:
+    # the augmentations listed in dataloader
+    augmentation=None,
 )
