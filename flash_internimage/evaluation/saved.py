@@ -88,8 +88,8 @@ def read_evaluation(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Path]
                 "did not finish; evaluate on data with annotations (flash-internimage eval)"
             )
         raise UserError(f"{path}: holds no {EVALUATION_FILE}; give the output folder of an evaluation (flash-internimage eval)")
-    evaluation = read_json(file, "the metrics of an evaluation")
     try:
+        evaluation = read_json(file, "the metrics of an evaluation")
         require(evaluation, EVALUATION, file)
         _require_consistent(evaluation, file)
     except UserError as error:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from flash_internimage.cli.errors import SHOW_TRACEBACK, UsageError, message_for_user, reported
 from flash_internimage.engine.overrides import apply_overrides
+from flash_internimage.errors import UserError
 
 
 def error_of(function):
@@ -146,3 +147,9 @@ def test_interrupt_is_quiet():
     code = "from flash_internimage.cli.errors import reported\nwith reported('prog'):\n    raise KeyboardInterrupt"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_control_characters_from_files_are_escaped(capsys):
+    with pytest.raises(SystemExit), reported("prog"):
+        raise UserError("a name with \x1b[31m and é\nand a second line")
+    assert capsys.readouterr().err == "prog: error: a name with \\x1b[31m and é\nand a second line\n"
