@@ -146,7 +146,7 @@ parity: install ## Compare every stage of the models with MMDetection's stored o
 
 .PHONY: export-programs
 export-programs: install ## Export small detectors of all families with dynamic sizes and compile them with AOTInductor (CPU, minutes).
-	$(python) -m pytest tests/export/programs.py $(ARGS)
+	$(python) -m pytest tests/export/programs.py --timeout=0 $(ARGS)
 
 results := benchmarks/results
 on_one_thread := OMP_NUM_THREADS=1 $(python) benchmarks
