@@ -3,6 +3,6 @@
 from .checkpointer import Checkpointer
 from .convert import convert_checkpoint
 from .formats import class_names_of
-from .reading import CheckpointError, read_checkpoint, remove_unfinished
+from .reading import CheckpointError, read_checkpoint
 
-__all__ = ["CheckpointError", "Checkpointer", "class_names_of", "convert_checkpoint", "read_checkpoint", "remove_unfinished"]
+__all__ = ["CheckpointError", "Checkpointer", "class_names_of", "convert_checkpoint", "read_checkpoint"]
