@@ -123,15 +123,15 @@ demo := output/demo
 
 .PHONY: demo
 demo: install ## Train a small model on the shapes dataset, evaluate it and draw its detections (CPU, minutes).
-	$(program) train --config-file mask_rcnn_flash_internimage_nano train.output_dir=$(demo)
+	$(program) train --overwrite --config-file mask_rcnn_flash_internimage_nano train.output_dir=$(demo)
 	$(program) eval --config-file $(demo)/config.yaml --weights $(demo)/model_final.pth train.output_dir=$(demo)/evaluation
 	$(program) draw --dataset shapes_val --predictions $(demo)/evaluation/inference/coco_instances_results.json --output $(demo)/visualizations
 
 .PHONY: train-shapes
 train-shapes: install ## Train the small Cascade, DINO and RetinaNet on the shapes dataset (CPU, within the hour).
-	$(program) train --config-file cascade_flash_internimage_nano train.output_dir=output/shapes-cascade
-	$(program) train --config-file dino_flash_internimage_nano train.output_dir=output/shapes-dino
-	$(program) train --config-file retinanet_flash_internimage_nano train.output_dir=output/shapes-retinanet
+	$(program) train --overwrite --config-file cascade_flash_internimage_nano train.output_dir=output/shapes-cascade
+	$(program) train --overwrite --config-file dino_flash_internimage_nano train.output_dir=output/shapes-dino
+	$(program) train --overwrite --config-file retinanet_flash_internimage_nano train.output_dir=output/shapes-retinanet
 
 CONFIGS ?= $(shell $(python) -c "from flash_internimage import model_zoo; print(*model_zoo.list())")
 
@@ -162,6 +162,11 @@ bench: install ## Benchmark operators, backbone and data loading on the CPU agai
 	$(on_one_thread)/backbone_cpu.py --compile | tee $(results)/backbone_cpu_compiled.md
 	$(on_one_thread)/backbone_cpu.py --dtype bfloat16 | tee $(results)/backbone_cpu_bfloat16.md
 	$(on_one_thread)/data_loading.py | tee $(results)/data_loading.md
+
+.PHONY: endure
+endure: install ## Kill, stop and starve training runs on the CPU (Linux, minutes); WORD=full selects some checks.
+	mkdir -p $(results)
+	PYTHONPATH=. $(on_one_thread)/endurance.py $(WORD) > $(results)/endurance.md; code=$$?; cat $(results)/endurance.md; exit $$code
 
 .PHONY: lint
 lint: install ## Check style and types: ruff, clang-format and mypy.

@@ -25,9 +25,10 @@ It is the same program as `flash-internimage train` and `flash-internimage eval`
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 
-from flash_internimage.cli.arguments import add_config, add_overrides, add_processes
+from flash_internimage.cli.arguments import add_config, add_overrides, add_overwrite, add_processes
 from flash_internimage.cli.processes import start
 
 
@@ -35,16 +36,17 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_config(parser)
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in train.output_dir")
+    add_overwrite(parser)
     parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint")
     add_processes(parser)
     add_overrides(parser)
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     args = argument_parser().parse_intermixed_args(argv)
-    start("train_net.py", args, args.overrides, eval_only=args.eval_only)
+    return start("train_net.py", args, args.overrides, eval_only=args.eval_only)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from .formats import class_names_of
-from .reading import CheckpointError, read_checkpoint, remove_unfinished
+from .reading import CheckpointError, read_checkpoint
 
 if TYPE_CHECKING:
     from .checkpointer import Checkpointer
     from .convert import convert_checkpoint
 
-__all__ = ["CheckpointError", "Checkpointer", "class_names_of", "convert_checkpoint", "read_checkpoint", "remove_unfinished"]
+__all__ = ["CheckpointError", "Checkpointer", "class_names_of", "convert_checkpoint", "read_checkpoint"]
 
 
 def __getattr__(name: str) -> Any:

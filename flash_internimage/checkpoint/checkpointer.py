@@ -93,6 +93,29 @@ class Checkpointer(DetectionCheckpointer):
         write_atomically(save_file, lambda path: torch.save(data, path))
         self.tag_last_checkpoint(basename)
 
+    def has_checkpoint(self) -> bool:
+        """Return whether ``save_dir`` has a checkpoint to resume from."""
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self) -> str:
+        """Return the path of the checkpoint to resume from; empty if there is none.
+
+        It is the one named in ``last_checkpoint``. If that note or the named file is missing, because a run was killed after
+        its first checkpoint or a file was deleted, it is the newest periodic checkpoint.
+        """
+        noted = super().get_checkpoint_file()
+        if not self.save_dir or os.path.isfile(noted):
+            return noted
+        newest = max(Path(self.save_dir).glob("model_" + "[0-9]" * 7 + ".pth"), default=None)
+        if newest is None:
+            return noted
+        self.logger.warning(
+            "%s; resuming from the newest periodic checkpoint, %s",
+            f"{noted}, named in last_checkpoint, is missing" if noted else f"{self.save_dir} has no last_checkpoint",
+            newest.name,
+        )
+        return str(newest)
+
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write the name of the newest checkpoint atomically: with half a name a run could not be resumed."""
         note = Path(self.save_dir) / "last_checkpoint"

@@ -56,13 +56,6 @@ def read_checkpoint(path: str | os.PathLike[str], allow: Iterable[str] = ()) -> 
     return dict(contents)
 
 
-def remove_unfinished(folder: str | os.PathLike[str]) -> None:
-    """Delete the temporary files of checkpoints that a process left when it was killed during an atomic write."""
-    for pattern in (".*.pth.*.pth", ".last_checkpoint.*"):
-        for path in Path(folder).glob(pattern):
-            path.unlink(missing_ok=True)
-
-
 def _check_head(path: Path) -> None:
     """Raise an error that describes a damaged file, before a reader fails on it."""
     size = path.stat().st_size

@@ -58,6 +58,15 @@ def add_own_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", metavar="FOLDER", help="folder of its images")
 
 
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add ``--overwrite``, for a new run in the folder of another one."""
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start a new run even if train.output_dir holds another one, and delete that one's checkpoints and metrics",
+    )
+
+
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """Add detectron2's flags for several processes; under torchrun, under SLURM and on a CPU none is needed."""
     parser.add_argument(

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from flash_internimage.data.validation import problem_of_annotation
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation.drawing import draw_annotations, side_by_side
 from flash_internimage.evaluation.saved import read_predictions
+from flash_internimage.files import write_atomically
 from flash_internimage.images import read_rgb
 
 from .arguments import add_output, add_own_data, add_threshold, positive
@@ -68,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
         predictions = by_image[dataset_dict["image_id"]]
         require_drawable(predictions, dataset_dict, categories, args.predictions)
         drawn = ground_truth_and_detections(dataset_dict, predictions, categories, args.scale)
-        Image.fromarray(drawn).save(args.output / f"{Path(dataset_dict['file_name']).stem}.png")
+        page = Image.fromarray(drawn)
+        write_atomically(args.output / f"{Path(dataset_dict['file_name']).stem}.png", partial(page.save, format="PNG"))
     print(f"{len(dataset_dicts)} visualizations in {args.output}: ground truth on the left, detections on the right")
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import sys
@@ -73,16 +74,53 @@ def message_for_user(error: BaseException) -> str | None:
             f"out of GPU memory ({_first_sentence(str(error))}); lower dataloader.train.total_batch_size, raise "
             "train.accumulation_steps, or set train.amp.enabled=true or model.backbone.bottom_up.with_cp=true"
         )
+    # The signal that killed a worker is in the text of the cause.
+    loader = _loader_failure(f"{error}\n{error.__cause__}") if isinstance(error, RuntimeError) else None
+    if loader is not None:
+        return loader
     if "Connection closed by peer" in str(error) or "Connection reset by peer" in str(error):
         return "another process of this run ended; its own message says why"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "a file cannot be written, since no space is left on its disk; free some space, or write to another disk"
     if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding() != "utf-8":
         return (
             f"the name {error.object!r} has characters that the locale's encoding of file names, {error.encoding}, does not "
             "have; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
         )
     return None
+
+
+_SHARED_MEMORY = (
+    "pass --shm-size=8g (or --ipc=host) to docker run, mount a larger /dev/shm, or set dataloader.train.num_workers=0 and "
+    "dataloader.test.num_workers=0"
+)
+
+
+_WORKER_FAILURE = re.compile(
+    r"DataLoader worker \(pid(\(s\))? (?P<pid>[\d, ]+)\) (is killed by signal: (?P<signal>[^.]+)|exited unexpectedly)"
+)
+
+
+def _loader_failure(text: str) -> str | None:
+    """Return the one line for a failure of a loader worker as PyTorch describes it; None for another error."""
+    if "DataLoader timed out after" in text:
+        return (
+            "the workers of the loader have delivered no batch for a long time: the storage of the images hangs, or /dev/shm, "
+            f"through which they send it, is full; {_SHARED_MEMORY}"
+        )
+    failures = list(_WORKER_FAILURE.finditer(text))
+    found = next((failure for failure in failures if failure["signal"]), *failures[:1]) if failures else None
+    if found is None:
+        return None
+    if "Bus error" in text:
+        return f"a loader worker (process {found['pid']}) ended for lack of shared memory, /dev/shm; {_SHARED_MEMORY}"
+    how = f"was killed ({found['signal'].strip()})" if found["signal"] else "ended unexpectedly"
+    return (
+        f"a loader worker (process {found['pid']}) {how}; the usual cause is that the machine has run out of memory: lower "
+        "dataloader.train.num_workers, and continue with --resume"
+    )
 
 
 def _without_traceback(text: str) -> str:

@@ -23,7 +23,9 @@ Examples:
   start the processes with torchrun (or, in a SLURM job, with srun):
     torchrun --nproc_per_node 8 -m flash_internimage train --config-file mask_rcnn_flash_intern_image_t_fpn_1x_coco
 
-Checkpoints, logs and the config are written to train.output_dir (./output).
+Checkpoints, logs and the config are written to train.output_dir (./output). If that holds the checkpoints of another run,
+choose another folder, --resume or --overwrite. SIGTERM, SIGUSR1 and Ctrl-C stop the run with a checkpoint (exit code 75;
+Ctrl-C: 130).
 """
 
 from __future__ import annotations
@@ -31,13 +33,14 @@ from __future__ import annotations
 import argparse
 
 from . import PROGRAM
-from .arguments import add_config, add_overrides, add_processes
+from .arguments import add_config, add_overrides, add_overwrite, add_processes
 from .processes import start
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in train.output_dir")
+    add_overwrite(parser)
     add_processes(parser)
     add_overrides(parser)
 

@@ -9,7 +9,11 @@ from detectron2.utils import comm
 from flash_internimage.errors import UserError
 
 from .mapper import TrainingMapper
+from .shared_memory import require_shared_memory
 from .stream import TrainingStream
+
+TIMEOUT_SECONDS = 900
+"""Time that a loader waits for a batch of its workers before it raises an error, for instance if the storage hangs."""
 
 
 def build_train_loader(
@@ -34,7 +38,8 @@ def build_train_loader(
         Iterable over the batches of this process: lists of ``total_batch_size / world_size`` samples.
 
     Raises:
-        UserError: the batch size is not divisible by the number of processes, or the seed is negative.
+        UserError: the batch size is not divisible by the number of processes, the seed is negative, or there is too little
+            shared memory for the workers.
     """
     world_size = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % world_size:
@@ -48,7 +53,9 @@ def build_train_loader(
     serialized = DatasetFromList(list(dataset), copy=False)
     if isinstance(mapper, TrainingMapper):
         mapper.dataset = serialized
-    stream = TrainingStream(serialized, mapper, total_batch_size // world_size, seed, start_iteration)
+    batch_size = total_batch_size // world_size
+    stream = TrainingStream(serialized, mapper, batch_size, seed, start_iteration)
+    require_shared_memory(num_workers, batch_size, lambda: stream.sample(0, 0))
     # The stream groups by aspect ratio and distributes the batches itself: detectron2 would group after loading, which
     # cannot be resumed, and its two supported versions distribute samples among loader processes differently.
     loader = build_detection_train_loader(
@@ -61,6 +68,7 @@ def build_train_loader(
     # A loader without its own generator draws from the global one when it starts, which would change the random numbers of
     # the iteration at which a run is resumed.
     loader.generator = torch.Generator()
+    loader.timeout = TIMEOUT_SECONDS if num_workers > 0 else 0
     return loader
 
 
@@ -71,5 +79,13 @@ def build_test_loader(dataset: Sequence[dict], mapper: Callable[[dict], dict], n
         dataset: dataset dicts for testing.
         mapper: maps a dataset dict to a sample.
         num_workers: loader processes per process.
+
+    Raises:
+        UserError: there is too little shared memory for the workers.
     """
-    return build_detection_test_loader(list(dataset), mapper=mapper, num_workers=num_workers)
+    dicts = list(dataset)
+    if dicts:
+        require_shared_memory(num_workers, 1, lambda: mapper(dicts[0]))
+    loader = build_detection_test_loader(dicts, mapper=mapper, num_workers=num_workers)
+    loader.timeout = TIMEOUT_SECONDS if num_workers > 0 else 0
+    return loader

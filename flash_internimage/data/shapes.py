@@ -22,6 +22,8 @@ from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
 from flash_internimage.errors import UserError
+from flash_internimage.files import full_disk_reported
+from flash_internimage.locks import FileLock
 
 from .shapes_drawing import CATEGORIES, draw_image
 
@@ -87,26 +89,36 @@ def make_shapes(root: str | Path, sizes: Mapping[str, int] = SIZES) -> None:
     """Generate the dataset unless it already exists.
 
     It is generated in a temporary folder that is then renamed, so that neither a killed process nor concurrent processes
-    leave an incomplete dataset.
+    leave an incomplete dataset. Other processes wait meanwhile.
 
     Args:
         root: folder of the dataset.
         sizes: number of images of each split.
 
     Raises:
-        UserError: the folder contains other files, or another version of the dataset.
+        UserError: the folder contains other files, or another version of the dataset, or the disk is full.
     """
     root = Path(root)
     if _is_complete(root, sizes):
         return
     root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(root.parent / f".{root.name}.lock", wait=True) as lock:
+        if lock.held:  # so no process is writing to the drafts, which killed ones have left
+            for left in root.parent.glob(f".{root.name}-*"):
+                shutil.rmtree(left, ignore_errors=True)
+        if not _is_complete(root, sizes):
+            _generate(root, sizes)
+
+
+def _generate(root: Path, sizes: Mapping[str, int]) -> None:
     draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
         draft.chmod(0o755)  # mkdtemp makes a folder that only its owner can read
         logger.info("Generating %d images in %s", sum(sizes.values()), root)
-        for split, size in sizes.items():
-            write_split(draft, split, size)
-        os.rename(draft, root)
+        with full_disk_reported(root, lambda: draft):
+            for split, size in sizes.items():
+                write_split(draft, split, size)
+            os.rename(draft, root)
     except OSError:
         # Renaming onto a folder that is not empty fails: another process may have finished first.
         if not _is_complete(root, sizes):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import builtins
 import contextlib
 import difflib
+import io
+import math
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from detectron2.config import LazyConfig, lazy
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from flash_internimage.errors import UserError
+from flash_internimage.files import write_atomically
 from flash_internimage.path_manager import PathManager
 
 from .overrides import apply_overrides
@@ -21,6 +24,15 @@ from .saved_config import load_saved_config
 
 _NEEDED = ("model", "dataloader", "train")
 _NEEDED_TO_TRAIN = ("optimizer", "lr_multiplier")
+_LEAST = {
+    "train.max_iter": 1,
+    "train.log_period": 1,
+    "train.eval_period": 0,
+    "train.validation_pictures": 0,
+    "dataloader.train.num_workers": 0,
+    "dataloader.test.num_workers": 0,
+}
+"""Lowest values of numbers in a config."""
 _CONFIG_PACKAGE = "detectron2._cfg_loader"
 
 
@@ -46,13 +58,36 @@ def load_config(path: str, overrides: Sequence[str] = (), eval_only: bool = Fals
     if missing:
         raise UserError(f"config {path}: it defines no {', no '.join(missing)}; is it only a part of a config?")
     apply_overrides(cfg, overrides)
+    _check_numbers(cfg)
     return cfg
 
 
+def _check_numbers(cfg: DictConfig) -> None:
+    """Raise an exception for a number with which a run could not work, before it writes anything.
+
+    Raises:
+        UserError: a number is too small, or the learning rate is not finite.
+    """
+    for key, least in _LEAST.items():
+        value = OmegaConf.select(cfg, key)
+        if isinstance(value, int | float) and not value >= least:
+            raise UserError(f"{key}={value}: expected {least} or more")
+    lr = OmegaConf.select(cfg, "optimizer.lr")
+    if isinstance(lr, int | float) and not (math.isfinite(lr) and lr >= 0):
+        raise UserError(f"optimizer.lr={lr}: expected a finite number of 0 or more")
+
+
 def save_config(cfg: DictConfig, path: str) -> None:
-    """Save a config as a YAML file, which :func:`load_config` can load."""
-    with _files_in_utf8():
-        LazyConfig.save(cfg, path)
+    """Save a config as a YAML file, which :func:`load_config` can load.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    with _files_in_utf8(_TextInMemory()) as files:
+        LazyConfig.save(cfg, path)  # reports no error in writing, but logs a traceback
+    text = files.text
+    if text is not None:
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def check_is_file(path: str) -> None:
@@ -98,13 +133,31 @@ class _PathManagerInUTF8:
         return getattr(PathManager, name)
 
 
+_Files = TypeVar("_Files", bound=_PathManagerInUTF8)
+
+
+class _TextInMemory(_PathManagerInUTF8):
+    """The same, except that a text file is not written, but kept as :attr:`text`."""
+
+    text: str | None = None
+
+    def open(self, path: str, mode: str = "r") -> Any:
+        return self._keep() if mode == "w" else super().open(path, mode)
+
+    @contextlib.contextmanager
+    def _keep(self) -> Iterator[io.StringIO]:
+        buffer = io.StringIO()
+        yield buffer
+        self.text = buffer.getvalue()
+
+
 @contextlib.contextmanager
-def _files_in_utf8() -> Iterator[None]:
+def _files_in_utf8(files: _Files) -> Iterator[_Files]:
     """Make ``LazyConfig`` read and write UTF-8, the encoding of Python and YAML files, which it leaves to the locale."""
     original = lazy.PathManager
-    lazy.PathManager = _PathManagerInUTF8()
+    lazy.PathManager = files
     try:
-        yield
+        yield files
     finally:
         lazy.PathManager = original
 
@@ -112,7 +165,7 @@ def _files_in_utf8() -> Iterator[None]:
 def _execute(path: str) -> DictConfig:
     original_import = builtins.__import__  # detectron2 replaces it, and does not restore it when the config fails
     try:
-        with _files_in_utf8():
+        with _files_in_utf8(_PathManagerInUTF8()):
             return LazyConfig.load(path)
     except Exception as error:
         raise UserError(f"config {_place(path, error)}: {_cause(error)}") from error

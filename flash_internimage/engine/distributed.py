@@ -6,11 +6,15 @@ joins processes that were started by torchrun or srun, on CPUs (gloo) or GPUs (n
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import datetime
+import multiprocessing.connection
 import os
 import re
+import signal
 import socket
-import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +28,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from flash_internimage.errors import UserError
 
+from .stopping import EXIT_CODE, INTERRUPTED_EXIT_CODE, handling
+
 _TIMEOUT = datetime.timedelta(minutes=30)  # the main process may compute AP for long while the others wait
+_GRACE_SECONDS = 5.0  # in which the other processes may report their own error after the first one has failed
+_PR_SET_PDEATHSIG = 1  # man 2 prctl
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def launch(
-    main: Callable[..., None],
+    main: Callable[..., int],
     args: tuple[Any, ...],
     *,
     device: str,
@@ -131,23 +139,26 @@ def launch(
     num_machines: int = 1,
     machine_rank: int = 0,
     dist_url: str = "auto",
-) -> None:
-    """Call ``main(device, *args)`` in each process of a run, and return when all have finished.
+) -> int:
+    """Call ``main(device, *args)`` in each process of a run; return the exit code when all have finished.
 
-    A process that torchrun or srun started joins its group. Otherwise ``num_processes`` are started on this machine.
+    A process that torchrun or srun started joins its group. Otherwise ``num_processes`` are started on this machine. They end
+    with this process, whatever ends it, and receive its stop signals (:mod:`.stopping`).
 
     Args:
-        main: an importable function.
+        main: an importable function that returns the exit code.
         device: as for :func:`resolve_device`.
         num_processes: number of processes on this machine, one per GPU. None: one, or as set by torchrun or srun.
         machine_rank: rank of this machine among ``num_machines``.
         dist_url: rendezvous URL, ``tcp://host:port``; "auto": a free port of this machine.
+
+    Raises:
+        UserError: the arguments contradict each other, or a process was killed.
     """
     is_distributed = num_machines > 1 or (num_processes or 1) > 1
     process = from_environment(os.environ)
     if process is not None and not (is_distributed and process.init_method != "env://"):
-        _run(process, main, device, args)
-        return
+        return _run(process, main, device, args)
     local_world_size = num_processes or 1
     world_size = local_world_size * num_machines
     if not 0 <= machine_rank < num_machines:
@@ -161,15 +172,62 @@ def launch(
         Process(machine_rank * local_world_size + i, world_size, i, local_world_size, dist_url) for i in range(local_world_size)
     ]
     if local_world_size == 1:
-        _run(processes[0], main, device, args)
-        return
+        return _run(processes[0], main, device, args)
+    return _spawn(processes, main, device, args)
+
+
+def _spawn(processes: list[Process], main: Callable[..., int], device: str, args: tuple[Any, ...]) -> int:
+    """Start the processes of this machine and return their exit code; on the first failure the others are ended, too."""
+    context = mp.get_context("spawn")
+    children = [context.Process(target=_run_spawned, args=(os.getpid(), each, main, device, args)) for each in processes]
+    received: list[int] = []
+
+    def forward(number: int) -> None:
+        if number == signal.SIGINT in received:
+            raise KeyboardInterrupt
+        received.append(number)
+        for child in children:
+            if child.pid is not None and child.exitcode is None:
+                # Ctrl-C in a terminal reaches the children, too, for which a second SIGINT means to stop at once.
+                os.kill(child.pid, signal.SIGTERM if number == signal.SIGTERM else signal.SIGUSR1)
+
     try:
-        mp.spawn(_run_spawned, args=(processes, main, device, args), nprocs=local_world_size)
-    except mp.ProcessExitedException as error:
-        sys.exit(error.exit_code)  # the child process has reported its error
-    except mp.ProcessRaisedException as error:
-        print(error, file=sys.stderr)  # the traceback of the child process; that of this one would not help
-        sys.exit(1)
+        with handling(forward):
+            for child in children:
+                child.start()
+            failed = _wait_for(children)
+    finally:
+        for child in children:
+            if child.pid is not None:
+                child.kill()
+    if failed is None:
+        return 0
+    code = children[failed].exitcode or 0
+    if received and (code in (EXIT_CODE, INTERRUPTED_EXIT_CODE) or -code in received):
+        return INTERRUPTED_EXIT_CODE if signal.SIGINT in received else EXIT_CODE
+    if code < 0:
+        name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
+        reason = "; the usual cause is that the machine has run out of memory" if -code == signal.SIGKILL else ""
+        raise UserError(f"process {failed} of this machine was killed by {name}{reason}; continue with --resume")
+    return code  # the process has reported its error
+
+
+def _wait_for(children: list[Any]) -> int | None:
+    """Wait until all processes have ended, or one of them has failed; return the index of that one, or None.
+
+    The others then have a few seconds to end, too. A killed process comes first: errors of the others are its consequences.
+    """
+    while not any(child.exitcode for child in children):
+        running = [child for child in children if child.exitcode is None]
+        if not running:
+            return None
+        multiprocessing.connection.wait([child.sentinel for child in running])
+    codes = [child.exitcode or 0 for child in children]
+    failed = next((i for i, code in enumerate(codes) if code < 0), None)
+    end = time.monotonic() + _GRACE_SECONDS
+    for child in children:
+        child.join(max(0.0, end - time.monotonic()))
+    return next(i for i, code in enumerate(codes) if code) if failed is None else failed
 
 
 def _free_port() -> int:
@@ -178,23 +236,32 @@ def _free_port() -> int:
         return sock.getsockname()[1]
 
 
-def _run_spawned(index: int, processes: list[Process], main: Callable[..., None], device: str, args: tuple[Any, ...]) -> None:
-    _run(processes[index], main, device, args)
+def _run_spawned(parent: int, process: Process, main: Callable[..., int], device: str, args: tuple[Any, ...]) -> None:
+    _end_with(parent)
+    raise SystemExit(_run(process, main, device, args))
 
 
-def _run(process: Process, main: Callable[..., None], device_name: str, args: tuple[Any, ...]) -> None:
+def _end_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, which SIGKILL would not let the parent do. Linux only."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended in the meantime
+        os._exit(1)
+
+
+def _run(process: Process, main: Callable[..., int], device_name: str, args: tuple[Any, ...]) -> int:
     device = resolve_device(device_name, process.local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if process.world_size == 1:
-        main(device, *args)
-        return
+        return main(device, *args)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // process.local_world_size))  # as torchrun does
     _join(process, device)
-    main(device, *args)
+    code = main(device, *args)
     dist.barrier()  # a process that exits while another is still sending would make that one abort
     dist.destroy_process_group()  # not after an error: it would block until the other processes finish
+    return code
 
 
 def _join(process: Process, device: torch.device) -> None:

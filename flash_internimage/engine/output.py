@@ -1,12 +1,14 @@
-"""Output folder and log of a run; no file is written before the run is certain to start."""
+"""Output folder and log of a run; no file remains of a run that does not start."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
+import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,26 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from flash_internimage.errors import UserError
+from flash_internimage.locks import FileLock, LockedError
 
 LOGGERS = ("detectron2", "fvcore", "flash_internimage")
+LOCK_FILE = "run.lock"
+LAST_EVALUATION_FILE = "last_evaluation"
+METRICS_FILE = "metrics.json"
+
+_CHECKPOINT = re.compile(r"model_(\d{7}|final|best)\.pth")
+_OF_A_RUN = re.compile(
+    rf"{_CHECKPOINT.pattern}|model_best\.json|last_checkpoint|{LAST_EVALUATION_FILE}|{METRICS_FILE}|events\.out\..*"
+)
+
+logger = logging.getLogger(__name__)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that stays incomplete when the disk is full; the terminal shows the log, and other writers report it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Ignore the error, instead of printing a traceback for each record."""
 
 
 class RunLog:
@@ -39,12 +59,13 @@ class RunLog:
         self._each(logging.Logger.removeHandler, self._kept)
         if self._file is not None:
             self._each(logging.Logger.removeHandler, self._file)
-            self._file.close()
+            with contextlib.suppress(OSError):  # a full disk
+                self._file.close()
 
     def write_to(self, folder: str) -> None:
         """Write the buffered records, and all later ones, to ``folder/log.txt`` (``log.txt.rank1`` … on other processes)."""
         rank = comm.get_rank()
-        self._file = logging.FileHandler(Path(folder) / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"), encoding="utf-8")
+        self._file = _LogFile(Path(folder) / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"), encoding="utf-8")
         self._file.setFormatter(
             logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
         )
@@ -76,6 +97,65 @@ def check_writable(folder: str) -> None:
             raise PermissionError(0, "permission denied")
     except OSError as error:
         raise UserError(f"train.output_dir={folder}: cannot be written to ({error.strerror}); choose another folder") from error
+
+
+@contextlib.contextmanager
+def locked_folder(folder: str, on_main_process: bool) -> Iterator[None]:
+    """Create the output folder and lock it for one run, on the main process; remove it afterwards if it is still empty.
+
+    Raises:
+        UserError: another run holds the lock; the message has its process id and host.
+    """
+    if not on_main_process:
+        yield
+        return
+    created = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
+    os.makedirs(folder, exist_ok=True)
+    try:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(FileLock(Path(folder) / LOCK_FILE))
+            except LockedError as error:
+                raise UserError(
+                    f"train.output_dir={folder}: another run is writing to this folder ({error}); wait for it, stop it, or "
+                    "choose another folder"
+                ) from error
+            yield
+    finally:
+        for path in created:
+            with contextlib.suppress(OSError):  # it is not empty
+                path.rmdir()
+
+
+def require_no_other_run(folder: str) -> None:
+    """Raise an exception if a folder holds the checkpoints of another run, which a new run would replace one by one.
+
+    Raises:
+        UserError: it does; the message names one of them and the alternatives.
+    """
+    found = sorted(path.name for path in _files(folder, _CHECKPOINT))
+    if found:
+        names = ", ".join([*found[:3], *(["…"] if len(found) > 3 else [])])
+        raise UserError(
+            f"train.output_dir={folder}: holds the checkpoints of another run ({names}); continue it with --resume, delete "
+            "them and start anew with --overwrite, or choose another folder"
+        )
+
+
+def remove_other_run(folder: str, keep: str) -> None:
+    """Delete checkpoints, metrics and TensorBoard events of another run; its log is continued.
+
+    Args:
+        keep: path of a file that is not deleted, the checkpoint that the new run starts from.
+    """
+    kept = os.path.abspath(keep)
+    for path in _files(folder, _OF_A_RUN):
+        if os.path.abspath(path) != kept:
+            path.unlink(missing_ok=True)
+
+
+def _files(folder: str, pattern: re.Pattern[str]) -> list[Path]:
+    return [path for path in Path(folder).iterdir() if pattern.fullmatch(path.name)] if os.path.isdir(folder) else []
 
 
 def require_state_of_run(state: Mapping[str, Any], folder: str) -> None:

@@ -17,11 +17,12 @@ from detectron2.config import instantiate
 from detectron2.engine import HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from flash_internimage.checkpoint import Checkpointer, remove_unfinished
+from flash_internimage.checkpoint import Checkpointer
 from flash_internimage.collect_env import collect_env, format_table
 from flash_internimage.data import (
     Categories,
@@ -38,6 +39,7 @@ from flash_internimage.evaluation.report import REPORT_FILE, write_report
 from flash_internimage.evaluation.saved import remove_evaluation
 from flash_internimage.evaluation.validation_visualizations import ValidationVisualizer
 from flash_internimage.export.runtime import ExportedDetector, is_exported
+from flash_internimage.files import remove_unfinished
 from flash_internimage.solver.ema import ema_of_run
 from flash_internimage.solver.resume import OptimizerLayout, resumed_state
 
@@ -46,9 +48,17 @@ from .config import load_config, save_config
 from .distributed import distribute
 from .evaluation import evaluate
 from .exported import mapper_node
-from .hooks import BestCheckpoint, periodic_checkpoints
-from .output import RunLog, check_writable, require_state_of_run
+from .hooks import BestCheckpoint, EvaluationRecord, PeriodicCheckpoints
+from .output import (
+    RunLog,
+    check_writable,
+    locked_folder,
+    remove_other_run,
+    require_no_other_run,
+    require_state_of_run,
+)
 from .seeding import seed_everything
+from .stopping import StopRequest
 from .trainer import StepOptions, Trainer, amp_dtype
 from .writers import build_writers
 
@@ -64,6 +74,7 @@ def run(
     *,
     eval_only: bool,
     resume: bool,
+    overwrite: bool = False,
     trust_config: bool = False,
 ) -> None:
     """Train or evaluate in this process, one of those that :func:`~flash_internimage.engine.distributed.launch` starts.
@@ -75,6 +86,10 @@ def run(
         eval_only: evaluate instead of training.
         resume: continue from, or evaluate, the last checkpoint in ``train.output_dir``.
         trust_config: see :func:`~flash_internimage.engine.config.load_config`.
+        overwrite: start a new run in place of another one in ``train.output_dir``.
+
+    Raises:
+        StoppedBySignal: a signal has stopped the training, with a checkpoint.
     """
     cfg = load_config(config_file, overrides, eval_only, trust_config=trust_config)
     seed_everything(cfg.train.seed, rank=0, iteration=0)  # the same initial weights in all processes
@@ -82,34 +97,48 @@ def run(
     with RunLog() as log:
         logger.info("%s with %s", config_file, " ".join(overrides) or "no overrides")
         logger.info("Process %d of %d on %s\n%s", comm.get_rank(), comm.get_world_size(), device, format_table(collect_env()))
-        if eval_only:
-            evaluate_checkpoint(cfg, device, resume)
-        else:
-            train(cfg, device, resume, log)
+        output_dir = cfg.train.output_dir
+        check_writable(output_dir)
+        with locked_folder(output_dir, comm.is_main_process()):
+            if eval_only:
+                evaluate_checkpoint(cfg, device, resume)
+            else:
+                with StopRequest().listening() as stop:
+                    train(cfg, device, log, resume=resume, overwrite=overwrite, stop=stop)
 
 
-def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> None:
+def train(
+    cfg: DictConfig,
+    device: torch.device,
+    log: RunLog,
+    *,
+    resume: bool,
+    overwrite: bool = False,
+    stop: StopRequest | None = None,
+) -> None:
     """Train from ``train.init_checkpoint``, or, with ``resume``, from the last checkpoint in ``train.output_dir``."""
     output_dir = cfg.train.output_dir
-    check_writable(output_dir)
+    if comm.is_main_process() and not (resume or overwrite):
+        require_no_other_run(output_dir)
     categories = categories_of_data(cfg, "train", "test")
     use_augmentation_preset(cfg)
     fit_to_batch_size(cfg, comm.get_world_size())
     model = instantiate(cfg.model).to(device)
     checkpointer = Checkpointer(model, output_dir)
-    resumed = resume and checkpointer.has_checkpoint()
+    last = checkpointer.get_checkpoint_file() if resume else ""
+    resumed = bool(last)
     if resume and not resumed:
         logger.warning("--resume: no checkpoint in %s, the run starts from its beginning", output_dir)
-    state = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resumed)
+    state = checkpointer.load(last) if resumed else checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
     if resumed:
         require_state_of_run(state, output_dir)
         if categories is not None:
             categories.require_names(state.get("classes"))
     start = state["iteration"] + 1 if resumed else 0
     average = ema_of_run(cfg.train.ema, model, state if resumed else {})
-    trainer = build_trainer(cfg, model, device, average, start)
+    trainer = build_trainer(cfg, model, device, average, start, stop)
     if resumed:
-        resume_trainer(trainer, model, state, checkpointer.get_checkpoint_file())
+        resume_trainer(trainer, model, state, last)
 
     checkpointer.add_checkpointable("trainer", trainer)
     checkpointer.add_checkpointable("optimizer_layout", OptimizerLayout.of(trainer.optimizer, model))
@@ -117,9 +146,16 @@ def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> N
         checkpointer.add_checkpointable("ema", average)
     if categories is not None:
         checkpointer.add_checkpointable("classes", categories)
-    trainer.register_hooks(build_hooks(cfg, model if average is None else average.module, checkpointer, resumed))
+    built = build_hooks(cfg, model if average is None else average.module, checkpointer, start, trainer.stop)
+    trainer.register_hooks(built)
     if comm.is_main_process():
-        os.makedirs(output_dir, exist_ok=True)
+        if overwrite:  # now that nothing but the writers is left to fail, which open files that this deletes
+            remove_other_run(output_dir, keep=cfg.train.init_checkpoint)
+        trainer.register_hooks(build_writers(cfg, resumed))
+    # After the writers: an evaluation counts when its metrics are written.
+    evaluation = [hook for hook in built if isinstance(hook, hooks.EvalHook | BestCheckpoint)]
+    trainer.register_hooks([EvaluationRecord(output_dir, cfg.train.eval_period, cfg.train.log_period, evaluation)])
+    if comm.is_main_process():
         remove_unfinished(output_dir)
         save_config(cfg, os.path.join(output_dir, CONFIG_FILE))
     comm.synchronize()
@@ -128,7 +164,12 @@ def train(cfg: DictConfig, device: torch.device, resume: bool, log: RunLog) -> N
 
 
 def build_trainer(
-    cfg: DictConfig, model: nn.Module, device: torch.device, average: AveragedModel | None, start: int
+    cfg: DictConfig,
+    model: nn.Module,
+    device: torch.device,
+    average: AveragedModel | None,
+    start: int,
+    stop: StopRequest | None = None,
 ) -> Trainer:
     """Build the trainer that ``cfg.train`` describes; its loader starts with the batch of iteration ``start``."""
     options = StepOptions(
@@ -146,7 +187,7 @@ def build_trainer(
     elif start > 0:
         raise UserError("--resume: dataloader.train has no start_iteration, so this loader cannot continue where it stopped")
     return Trainer(
-        distribute(model, device, **cfg.train.ddp), instantiate(loader), instantiate(optimizer), options, device, average
+        distribute(model, device, **cfg.train.ddp), instantiate(loader), instantiate(optimizer), options, device, average, stop
     )
 
 
@@ -175,26 +216,35 @@ def resume_trainer(trainer: Trainer, model: nn.Module, state: Mapping[str, Any],
     trainer.load_state_dict({**saved, "optimizer": fitted})
 
 
-def build_hooks(cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, resumed: bool) -> list[HookBase | None]:
-    """Build the hooks of a training run, in the order of their calls; the evaluation is that of ``model``."""
+def build_hooks(
+    cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, start: int, stop: StopRequest
+) -> list[HookBase | None]:
+    """Build the hooks of a training run but its writers, in the order of their calls.
+
+    Args:
+        model: the model to evaluate.
+        start: first iteration of this part of the run; above 0 if it was resumed.
+        stop: request to stop, which an evaluation observes, too.
+    """
     options = cfg.train
     on_main = comm.is_main_process()
     best = options.best_checkpoint
+    resumed = start > 0
 
     def evaluate_now() -> dict[str, Any]:
         evaluators = [instantiate(cfg.dataloader.evaluator)]
         number = OmegaConf.select(cfg, "train.validation_pictures", default=0)
         if number > 0 and isinstance(evaluators[0], FastCOCOEvaluator):
             evaluators.append(ValidationVisualizer(evaluators[0], number))
-        return evaluate_and_replace(cfg, model, evaluators)
+        iteration = min(get_event_storage().iter, options.max_iter - 1)
+        return evaluate_and_replace(cfg, model, evaluators, stop, iteration)
 
     return [
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-        periodic_checkpoints(checkpointer, **options.checkpointer, resumed=resumed) if on_main else None,
+        PeriodicCheckpoints(checkpointer, **options.checkpointer, start=start) if on_main else None,
         hooks.EvalHook(options.eval_period, evaluate_now),
         BestCheckpoint(checkpointer, options.eval_period, best.metric, best.mode, resumed) if on_main and best.metric else None,
-        *(build_writers(cfg, resumed) if on_main else []),
     ]
 
 
@@ -229,11 +279,21 @@ def _load_complete(cfg: DictConfig, device: torch.device, last: bool) -> tuple[n
     return (model if average is None else average.module), state.get("classes")
 
 
-def evaluate_and_replace(cfg: DictConfig, model: nn.Module, evaluators: Sequence[DatasetEvaluator]) -> dict[str, Any]:
+def evaluate_and_replace(
+    cfg: DictConfig,
+    model: nn.Module,
+    evaluators: Sequence[DatasetEvaluator],
+    stop: StopRequest | None = None,
+    iteration: int = 0,
+) -> dict[str, Any]:
     """Evaluate a model on the test data, after deleting the files of an earlier evaluation.
 
     Otherwise an evaluation that does not write all of them, for lack of annotations or because it fails, would leave the
     metrics of another one beside its own files.
+
+    Args:
+        stop: request to stop during the evaluation.
+        iteration: last iteration of the training, for messages.
 
     Returns:
         Metrics by task; empty except on the main process, and for data without annotations.
@@ -241,13 +301,15 @@ def evaluate_and_replace(cfg: DictConfig, model: nn.Module, evaluators: Sequence
     output_dir = Path(cfg.train.output_dir)
     if comm.is_main_process():
         (output_dir / REPORT_FILE).unlink(missing_ok=True)
+        remove_unfinished(output_dir)
         for evaluator in evaluators:
             if isinstance(evaluator, FastCOCOEvaluator) and evaluator.output_dir is not None:
                 folder = Path(evaluator.output_dir)
                 remove_evaluation(folder)
+                remove_unfinished(folder)
                 if folder.absolute() != output_dir.absolute():  # in output_dir it is the config of the run
                     (folder / CONFIG_FILE).unlink(missing_ok=True)
-    return evaluate(model, instantiate(cfg.dataloader.test), evaluators)
+    return evaluate(model, instantiate(cfg.dataloader.test), evaluators, stop, iteration)
 
 
 def report_evaluation(cfg: DictConfig, folder: str, results: Mapping[str, Any]) -> None:

@@ -21,7 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from flash_internimage.errors import UserError
 
+from .hooks import PeriodicCheckpoints
 from .seeding import seed_everything
+from .stopping import StoppedBySignal, StopRequest, agreed_signal
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +92,7 @@ class Trainer(SimpleTrainer):
         options: StepOptions,
         device: torch.device,
         average: AveragedWeights | None = None,
+        stop: StopRequest | None = None,
     ) -> None:
         """
         Args:
@@ -99,11 +102,14 @@ class Trainer(SimpleTrainer):
             options: options of each step.
             device: device of the model.
             average: moving average of the weights, updated after each step.
+            stop: request to stop, which is agreed upon by all processes in each step.
         """
         super().__init__(model, data_loader, optimizer)
         self.options = options
         self.device = device
         self.average = average
+        self.stop = StopRequest() if stop is None else stop
+        self._stop_signal = 0  # agreed upon by all processes
         # bfloat16 has float32's exponent range: only float16 gradients underflow without loss scaling.
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=options.amp_dtype is torch.float16)
 
@@ -122,13 +128,27 @@ class Trainer(SimpleTrainer):
                     self.before_step()
                     self.run_step()
                     self.after_step()
+                    if self._stop_signal and self.iter + 1 < max_iter:  # otherwise the last evaluation stops
+                        raise StoppedBySignal(self._stop_signal, self.iter)
                 self.iter = max_iter
-            except BaseException:
-                for hook in self._hooks:
-                    if isinstance(hook, PeriodicWriter):
-                        hook.after_train()  # write the metrics of the steps before the error
+                self.after_train()
+            except BaseException as error:
+                self._close_after(error)
                 raise
-            self.after_train()
+
+    def _close_after(self, error: BaseException) -> None:
+        """Save a checkpoint if a signal has stopped the run, and write the metrics of the steps before the error."""
+        if isinstance(error, StoppedBySignal):
+            for hook in self._hooks:
+                if isinstance(hook, PeriodicCheckpoints):
+                    hook.save(min(self.iter, self.max_iter - 1))
+        for hook in self._hooks:
+            if isinstance(hook, PeriodicWriter):
+                # A second error, for instance of the full disk that is the first one, would hide it.
+                with contextlib.suppress(Exception):
+                    hook.after_train()
+        if isinstance(error, StoppedBySignal):
+            comm.synchronize()  # a launcher ends the other processes when the first one has ended
 
     def run_step(self) -> None:
         """Run one step: one update of the weights."""
@@ -196,15 +216,16 @@ class Trainer(SimpleTrainer):
         values = torch.stack([losses[name].float() for name in names]).tolist()  # a single device-to-host copy
         finite = all(map(math.isfinite, values))
         files = "" if finite else _names(batch)
-        everyone = comm.all_gather((values, data_time, files))
-        for rank, (values_there, _, files_there) in enumerate(everyone):
+        everyone = comm.all_gather((values, data_time, files, self.stop.signal))
+        self._stop_signal = agreed_signal(signal for *_, signal in everyone)
+        for rank, (values_there, _, files_there, _) in enumerate(everyone):
             if files_there:
                 raise UserError(nan_message(dict(zip(names, values_there, strict=True)), self.iter, files_there, rank))
         if not comm.is_main_process():
             return
         storage = get_event_storage()
-        storage.put_scalar("data_time", max(time_there for _, time_there, _ in everyone))
-        means = [sum(column) / len(everyone) for column in zip(*(values_there for values_there, _, _ in everyone), strict=True)]
+        storage.put_scalar("data_time", max(time_there for _, time_there, *_ in everyone))
+        means = [sum(column) / len(everyone) for column in zip(*(values_there for values_there, *_ in everyone), strict=True)]
         storage.put_scalar("total_loss", sum(means))
         if len(names) > 1:
             storage.put_scalars(**dict(zip(names, means, strict=True)))

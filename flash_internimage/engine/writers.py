@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from pathlib import Path
 from typing import Any
 
 from detectron2.engine import HookBase
@@ -11,6 +13,9 @@ from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from omegaconf import DictConfig, OmegaConf
 
+from flash_internimage.files import full_disk_reported
+
+from .output import METRICS_FILE
 from .progress import ProgressBar, ProgressLog, is_terminal
 from .wandb_writer import WandbWriter
 
@@ -31,8 +36,73 @@ def build_writers(cfg: DictConfig, resumed: bool) -> list[HookBase]:
         config: Any = OmegaConf.to_container(OmegaConf.create({"train": train}), resolve=False)
         writers.append(WandbWriter(wandb.project, wandb.name, config, folder, resumed))
     os.makedirs(folder, exist_ok=True)
-    writers += [JSONWriter(os.path.join(folder, "metrics.json")), TensorboardXWriter(folder)]
+    writers += [MetricsWriter(Path(folder) / METRICS_FILE), TensorBoardWriter(folder)]
     hooks: list[HookBase] = [PeriodicWriter(writers, train.log_period)]
     if is_terminal(sys.stdout):
         hooks.append(PeriodicWriter([ProgressBar(train.max_iter, images_per_step, sys.stdout)], period=1))
     return hooks
+
+
+class MetricsWriter(JSONWriter):
+    """Appends metrics to a file, one JSON object per line, after removing an incomplete last line of a killed run.
+
+    A full disk is an error of one sentence.
+    """
+
+    def __init__(self, path: Path) -> None:
+        _remove_incomplete_line(path)
+        self._path = path
+        super().__init__(str(path))
+
+    def write(self) -> None:
+        with full_disk_reported(self._path):
+            super().write()
+
+    def close(self) -> None:
+        with full_disk_reported(self._path):
+            super().close()
+
+
+def _remove_incomplete_line(path: Path) -> None:
+    """Truncate a file after its last line break; a record appended to half a record would be lost with it."""
+    if not path.is_file():
+        return
+    with open(path, "rb+") as file:
+        content = file.read()
+        complete = content.rfind(b"\n") + 1
+        if complete < len(content):
+            file.truncate(complete)
+
+
+class TensorBoardWriter(TensorboardXWriter):
+    """Writes TensorBoard events. A full disk is an error of one sentence."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+        _silence_event_threads()
+        with full_disk_reported(self._folder / "events.out.tfevents"):
+            super().__init__(folder)
+
+    def write(self) -> None:
+        with full_disk_reported(self._file()):
+            super().write()
+
+    def close(self) -> None:
+        with full_disk_reported(self._file()):
+            super().close()
+
+    def _file(self) -> Path:
+        return max(self._folder.glob("events.out.tfevents.*"), default=self._folder / "events.out.tfevents")
+
+
+def _silence_event_threads() -> None:
+    """Print no traceback for a failed write in TensorBoard's thread: the next call of the writer raises the same error."""
+    previous = threading.excepthook
+    if previous.__module__ == __name__:
+        return
+
+    def report(arguments: threading.ExceptHookArgs) -> None:
+        if type(arguments.thread).__name__ != "_AsyncWriterThread":
+            previous(arguments)
+
+    threading.excepthook = report

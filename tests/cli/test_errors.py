@@ -1,6 +1,8 @@
 """Which errors are one line, and which keep their traceback."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -153,3 +155,32 @@ def test_control_characters_from_files_are_escaped(capsys):
     with pytest.raises(SystemExit), reported("prog"):
         raise UserError("a name with \x1b[31m and é\nand a second line")
     assert capsys.readouterr().err == "prog: error: a name with \\x1b[31m and é\nand a second line\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "DataLoader worker (pid 4711) is killed by signal: Killed. ",
+            "a loader worker (process 4711) was killed (Killed); the usual cause is that the machine has run out of memory",
+        ),
+        (
+            "DataLoader worker (pid 4711) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+            "shared memory. Please try to raise your shared memory limit.",
+            "a loader worker (process 4711) ended for lack of shared memory, /dev/shm; pass --shm-size=8g",
+        ),
+        ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", "a loader worker (process 7, 8) ended unexpectedly"),
+        ("DataLoader timed out after 900 seconds", "have delivered no batch for a long time"),
+    ],
+)
+def test_failures_of_loader_workers(text, message):
+    assert message in message_for_user(RuntimeError(text))
+
+
+def test_killed_loader_worker():
+    """PyTorch's own words, which differ between versions."""
+    loader = iter(DataLoader(range(100), num_workers=1))
+    os.kill(loader._workers[0].pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError) as raised:
+        list(loader)
+    assert " was killed (Killed); the usual cause is" in message_for_user(raised.value)

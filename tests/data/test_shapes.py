@@ -242,3 +242,19 @@ def test_objects_are_visible_in_the_image():
         window[max(y - 4, 0) : y + height + 4, max(x - 4, 0) : x + width + 4] = True
         difference = np.abs(image[mask].mean(axis=0) - image[window & ~mask].mean(axis=0)).max()
         assert difference > 30
+
+
+def test_drafts_of_killed_processes_are_removed(tmp_path):
+    (tmp_path / ".shapes-abc" / "train").mkdir(parents=True)
+    make_shapes(tmp_path / "shapes", {"train": 1, "val": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+
+
+def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("PIL.Image.Image.save", full)
+    with pytest.raises(UserError, match=r"shapes: cannot be written, since no space is left on the disk"):
+        make_shapes(tmp_path / "shapes", {"train": 1, "val": 1})
+    assert list(tmp_path.iterdir()) == []

@@ -12,8 +12,8 @@ from tests.e2e.conftest import data_overrides, run_python
 
 CONFIG = "tests/engine/tiny_config.py"
 
-# Kills itself while it writes the second checkpoint, as a time limit or a power cut may. A checkpoint is followed
-# by the note of its name, so the third file. The log's files are synchronized too, and do not count.
+# Kills itself while it writes the second checkpoint, as a time limit or a power cut may. The config comes first, and
+# a checkpoint is followed by the note of its name, so the fourth file. The log's files are synchronized too, and do not count.
 KILLED = """
 import os, signal, sys
 import train_net
@@ -23,7 +23,7 @@ files, original = 0, os.{function}
 def stop(*args, **kwargs):
     global files
     files += sys._getframe(1).f_code.co_name == "write_atomically"
-    if files == 3:
+    if files == 4:
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*args, **kwargs)
 
@@ -76,12 +76,15 @@ def test_killed_while_saving(train_net, whole, tmp_path, function):
     previous = (folder / "last_checkpoint").read_text()
     assert load(folder / previous)["iteration"] == 1
     assert len(list(folder.glob(".*"))) == 1  # what it was writing
+    (folder / "metrics.json").open("a").write('{"iteration": 1, "lr"')
 
     resumed = train_net(*argv, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert "Training from iteration 2 to 8" in resumed.stdout
     assert_same(load(folder / "model_final.pth"), whole)
     assert list(folder.glob(".*")) == []
+    assert not (folder / "run.lock").exists()
+    assert all("iteration" in json.loads(line) for line in (folder / "metrics.json").open())
 
 
 def test_stopped_halfway_and_resumed_to_twice_as_far(train_net, whole, tmp_path):
@@ -146,3 +149,28 @@ def test_resume_without_a_checkpoint_starts_and_says_so(train_net, whole, tmp_pa
     done = train_net("--config-file", CONFIG, *OPTIONS, f"train.output_dir={tmp_path}/new", "--resume")
     assert f"--resume: no checkpoint in {tmp_path}/new, the run starts from its beginning" in done.stdout
     assert_same(load(tmp_path / "new/model_final.pth"), whole)
+
+
+def test_new_run_in_the_folder_of_another_one(train_net, whole, tmp_path):
+    argv = ["--config-file", CONFIG, *OPTIONS, f"train.output_dir={tmp_path}/whole"]
+    refused = train_net(*argv)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert f"train.output_dir={tmp_path}/whole: holds the checkpoints of another run (model_" in refused.stderr
+    metrics = (tmp_path / "whole/metrics.json").read_text().count("\n")
+    (tmp_path / "whole/model_0000099.pth").write_text("of a longer run")
+    assert train_net(*argv, "--overwrite").returncode == 0
+    assert_same(load(tmp_path / "whole/model_final.pth"), whole)
+    assert (tmp_path / "whole/metrics.json").read_text().count("\n") == metrics
+    assert not (tmp_path / "whole/model_0000099.pth").exists()
+
+
+def test_missing_note_or_checkpoint_is_replaced_by_the_newest_one(train_net, whole, tmp_path):
+    argv = ["--config-file", CONFIG, *OPTIONS, f"train.output_dir={tmp_path}/whole", "--resume"]
+    (tmp_path / "whole/last_checkpoint").unlink()
+    (tmp_path / "whole/model_0000007.pth").unlink()
+    done = train_net(*argv)
+    assert "has no last_checkpoint; resuming from the newest periodic checkpoint, model_0000005.pth" in done.stdout
+    assert_same(load(tmp_path / "whole/model_final.pth"), whole)
+    (tmp_path / "whole/model_final.pth").unlink()
+    assert train_net(*argv).returncode == 0
+    assert_same(load(tmp_path / "whole/model_final.pth"), whole)

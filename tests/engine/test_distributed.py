@@ -111,9 +111,9 @@ def test_single_process_is_not_spawned(plain_environment):
 
 def test_flags_determine_the_processes_of_this_machine(plain_environment, monkeypatch):
     started = []
-    monkeypatch.setattr(distributed.mp, "spawn", lambda function, args, nprocs: started.append((args[0], nprocs)))
+    monkeypatch.setattr(distributed, "_spawn", lambda processes, *rest: started.append(processes))
     launch(print, (), device="cpu", num_processes=2, num_machines=3, machine_rank=1, dist_url="tcp://h:1")
-    assert started == [([Process(2, 6, 0, 2, "tcp://h:1"), Process(3, 6, 1, 2, "tcp://h:1")], 2)]
+    assert started == [[Process(2, 6, 0, 2, "tcp://h:1"), Process(3, 6, 1, 2, "tcp://h:1")]]
 
 
 @pytest.mark.parametrize(

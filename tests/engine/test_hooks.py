@@ -9,7 +9,7 @@ from detectron2.engine import hooks
 from detectron2.engine.train_loop import TrainerBase
 
 from flash_internimage.checkpoint import Checkpointer
-from flash_internimage.engine.hooks import BestCheckpoint, periodic_checkpoints
+from flash_internimage.engine.hooks import BestCheckpoint, EvaluationRecord, PeriodicCheckpoints
 
 
 class Counter(TrainerBase):
@@ -31,12 +31,16 @@ def run(folder, figures, start=0, stop=None, mode="max", resumed=False, metric="
     trainer = Counter(model)
     trainer.register_hooks(
         [
-            periodic_checkpoints(checkpointer, period=2, max_to_keep=1, resumed=resumed),
-            hooks.EvalHook(period, lambda: {"bbox": {"AP": next(figures)}}),
-            BestCheckpoint(checkpointer, period, metric, mode, resumed),
+            PeriodicCheckpoints(checkpointer, period=2, max_to_keep=1, start=start),
+            *evaluation(checkpointer, period, figures, metric, mode, resumed),
         ]
     )
     trainer.train(start, stop or 8)
+
+
+def evaluation(checkpointer, period, figures, metric="bbox/AP", mode="max", resumed=False):
+    evaluate = hooks.EvalHook(period, lambda: {"bbox": {"AP": next(figures)}})
+    return evaluate, BestCheckpoint(checkpointer, period, metric, mode, resumed)
 
 
 def best(folder):
@@ -104,16 +108,76 @@ def test_unknown_mode_is_rejected(tmp_path):
         BestCheckpoint(Checkpointer(torch.nn.Linear(1, 1), str(tmp_path)), 1, "bbox/AP", "largest")
 
 
-@pytest.mark.parametrize(
-    ("resumed", "kept"), [(False, ["model_0000003.pth", "model_0000007.pth"]), (True, ["model_0000007.pth"])]
-)
-def test_checkpoints_from_before_a_resume_are_counted(tmp_path, resumed, kept):
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"metric": "bbox/AP"}'])
+def test_damaged_note_of_the_best_is_a_warning(tmp_path, caplog, text):
+    run(tmp_path, [10, 30], stop=4)
+    (tmp_path / "model_best.json").write_text(text)
+    run(tmp_path, [20, 25], start=4, resumed=True)
+    assert best(tmp_path) == (25, 7, 7)
+    assert "model_best.json cannot be read" in caplog.text
+
+
+def periodic(folder):
+    return sorted(path.name for path in folder.glob("model_0*.pth"))
+
+
+def test_checkpoints_from_before_a_resume_are_counted(tmp_path):
     run(tmp_path, [1, 2], stop=4)
-    run(tmp_path, [3, 4], start=4, resumed=resumed)
-    assert sorted(path.name for path in tmp_path.glob("model_0*.pth")) == kept
+    run(tmp_path, [3, 4], start=4, resumed=True)
+    assert periodic(tmp_path) == ["model_0000007.pth"]
+
+
+def test_checkpoints_of_later_iterations_than_the_resumed_one_are_not_counted(tmp_path):
+    for iteration in (99, 101):
+        (tmp_path / f"model_{iteration:07d}.pth").write_bytes(b"of another run")
+    run(tmp_path, [1, 2], stop=4)
+    run(tmp_path, [3], start=4, stop=6, resumed=True)
+    assert periodic(tmp_path) == ["model_0000005.pth", "model_0000099.pth", "model_0000101.pth"]
+    assert (tmp_path / (tmp_path / "last_checkpoint").read_text()).is_file()
+
+
+def test_checkpoint_of_a_stopped_run_is_deleted_with_the_periodic_ones(tmp_path):
+    checkpointer = Checkpointer(torch.nn.Linear(1, 1), str(tmp_path))
+    hook = PeriodicCheckpoints(checkpointer, period=2, max_to_keep=1)
+    for iteration in (2, 3, 3):  # stopped after iteration 3, in which a periodic one has been saved, too
+        hook.save(iteration)
+    assert periodic(tmp_path) == ["model_0000003.pth"]
+
+
+class Evaluated(Counter):
+    """A trainer that is killed in an evaluation: the hook after the one that fails is not called."""
+
+    def __init__(self, folder, figures, start):
+        super().__init__(torch.nn.Linear(1, 1, bias=False))
+        checkpointer = Checkpointer(self.model, str(folder))
+        hooks = evaluation(checkpointer, 2, iter(figures), resumed=start > 0)
+        self.register_hooks([*hooks, EvaluationRecord(str(folder), 2, 2, hooks)])
+        self.train(start, 8)
+
+    def after_train(self):
+        """Do not evaluate after the error."""
+
+
+@pytest.mark.parametrize(
+    ("figures", "made_up", "expected"),
+    [
+        # The evaluation after iteration 3 would have been the best one.
+        pytest.param([10], [40, 30], (40, 3), id="an evaluation that did not finish is made up for"),
+        pytest.param([10, 40], [30], (40, 3), id="one that did finish is not repeated"),
+    ],
+)
+def test_evaluations_that_are_due(tmp_path, figures, made_up, expected):
+    with pytest.raises(StopIteration):
+        Evaluated(tmp_path, figures, start=0)
+    noted = len(figures) * 2 - 1
+    assert (tmp_path / "last_evaluation").read_text() == f"{noted}\n"
+    Evaluated(tmp_path, made_up, start=4)
+    note = json.loads((tmp_path / "model_best.json").read_text())
+    assert (note["value"], note["iteration"]) == expected
+    assert (tmp_path / "last_evaluation").read_text() == "5\n"
 
 
 @pytest.mark.parametrize(("period", "max_to_keep"), [(0, 1), (1, 0)])
 def test_non_positive_numbers_are_rejected(tmp_path, period, max_to_keep):
     with pytest.raises(ValueError, match="train.checkpointer: expected a period and a max_to_keep of 1 or more"):
-        periodic_checkpoints(Checkpointer(torch.nn.Linear(1, 1), str(tmp_path)), period, max_to_keep, resumed=False)
+        PeriodicCheckpoints(Checkpointer(torch.nn.Linear(1, 1), str(tmp_path)), period, max_to_keep)

@@ -5,8 +5,17 @@ import os
 
 import pytest
 
-from flash_internimage.engine.output import RunLog, check_writable, require_state_of_run
+from flash_internimage.engine import output
+from flash_internimage.engine.output import (
+    RunLog,
+    check_writable,
+    locked_folder,
+    remove_other_run,
+    require_no_other_run,
+    require_state_of_run,
+)
 from flash_internimage.errors import UserError
+from flash_internimage.locks import LockedError
 
 
 def test_check_of_a_writable_folder_leaves_no_files(tmp_path):
@@ -58,3 +67,50 @@ def test_checkpoint_without_training_state_cannot_be_resumed():
     require_state_of_run({"iteration": 3, "trainer": {}}, "output")
     with pytest.raises(ValueError, match="output/last_checkpoint contains weights, but no training state"):
         require_state_of_run({"classes": []}, "output")
+
+
+def test_folder_of_another_run_is_refused(tmp_path, monkeypatch):
+    class Held:
+        def __init__(self, path):
+            assert path == tmp_path / "new" / "run.lock"
+
+        def __enter__(self):
+            raise LockedError("process 7 on gpu03")
+
+        def __exit__(self, *error):
+            """Has not been entered."""
+
+    monkeypatch.setattr(output, "FileLock", Held)
+    with (
+        pytest.raises(UserError, match=r"new: another run is writing to this folder \(process 7 on gpu03\); wait for it"),
+        locked_folder(str(tmp_path / "new"), on_main_process=True),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lock_and_empty_folder_of_a_run_are_removed(tmp_path):
+    with locked_folder(str(tmp_path / "a" / "b"), on_main_process=True):
+        assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["run.lock"]
+    assert list(tmp_path.iterdir()) == []
+
+
+OF_A_RUN = ["model_0000099.pth", "model_final.pth", "model_best.pth", "model_best.json", "last_checkpoint", "metrics.json"]
+
+
+def test_checkpoints_of_another_run(tmp_path):
+    require_no_other_run(str(tmp_path / "missing"))
+    for name in (*OF_A_RUN, "events.out.tfevents.1.host", "log.txt", "model.pth"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=r"\(model_0000099.pth, model_best.pth, .*continue it with --resume, .*--overwrite"):
+        require_no_other_run(str(tmp_path))
+    remove_other_run(str(tmp_path), keep=str(tmp_path / "model_best.pth"))
+    assert {path.name for path in tmp_path.iterdir()} == {"log.txt", "model.pth", "model_best.pth"}
+
+
+def test_log_on_a_full_disk_prints_no_traceback(tmp_path, capfd):
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    with RunLog() as log:
+        log.write_to(str(tmp_path))
+        logging.getLogger("flash_internimage.test").info("lost")
+    assert "Traceback" not in capfd.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,9 +64,23 @@ def image(index: int) -> dict[str, Any]:
 class TinyTrainLoader:
     """Infinite iterable of batches, each a function of the iteration, distributed over the processes."""
 
-    def __init__(self, total_batch_size: int, start_iteration: int = 0) -> None:
+    def __init__(
+        self,
+        total_batch_size: int,
+        start_iteration: int = 0,
+        signals: tuple[str, ...] = (),
+        signal_iteration: int = 5,
+        signal_rank: int = 0,
+    ) -> None:
+        """
+        Args:
+            signals: names of signals that process ``signal_rank`` receives when it loads the batch of ``signal_iteration``.
+        """
         self.total_batch_size = total_batch_size
         self.start_iteration = start_iteration
+        self.signals = signals
+        self.signal_iteration = signal_iteration
+        self.signal_rank = signal_rank
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         from detectron2.utils import comm
@@ -72,6 +88,9 @@ class TinyTrainLoader:
         size = self.total_batch_size // comm.get_world_size()
         iteration = self.start_iteration
         while True:
+            if iteration == self.signal_iteration and comm.get_rank() == self.signal_rank:
+                for name in self.signals:
+                    os.kill(os.getpid(), signal.Signals[name])
             first = iteration * self.total_batch_size + comm.get_rank() * size
             yield [image(index) for index in range(first, first + size)]
             iteration += 1
