@@ -52,7 +52,7 @@ test: install ## Run the tests; ARGS="tests/ops -k dcnv4" selects some.
 	$(python) -m pytest $(ARGS)
 
 .PHONY: mutants
-mutants: install ## Check that the sanitized kernel tests catch seeded bugs; WORD=barrier selects some.
+mutants: install ## Check that the sanitized kernel tests catch seeded bugs; WORD=shuffle selects some.
 	$(python) -m tests.sanitized.mutants $(WORD)
 
 MINUTES ?= 60
