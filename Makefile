@@ -64,7 +64,7 @@ test-slow: install ## Run the slow tests: large models, training until something
 test-all: test test-slow ## Run all tests, the slow ones last, as CI does.
 
 .PHONY: mutants
-mutants: install ## Check that the sanitized kernel tests catch seeded bugs; WORD=barrier selects some.
+mutants: install ## Check that the sanitized kernel tests catch seeded bugs; WORD=shuffle selects some.
 	$(python) -m tests.sanitized.mutants $(WORD)
 
 MINUTES ?= 60

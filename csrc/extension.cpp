@@ -56,28 +56,14 @@ pybind11::dict build_info() {
 }
 
 /// cuda/launch.h for Python, in builds with and without CUDA: it needs no device.
-pybind11::dict plan_cuda_launch(
-    int64_t units,
-    int64_t channels,
-    int64_t vector_width,
-    int64_t points,
-    int64_t bytes_per_point,
-    int64_t multiprocessors,
-    int64_t threads_per_multiprocessor,
-    int64_t shared_bytes_per_multiprocessor,
-    int64_t shared_bytes_per_block) {
-  constexpr int64_t kWarpSize = 32;
+pybind11::dict plan_cuda_launch(int64_t units, int64_t channels, int64_t width, int64_t multiprocessors) {
   constexpr int64_t kBlocksPerGrid = (int64_t(1) << 31) - 1;
-  const auto launch = flash_internimage::cuda::plan_launch(
-      {units, channels, vector_width, points, bytes_per_point},
-      {kWarpSize, multiprocessors, threads_per_multiprocessor, shared_bytes_per_multiprocessor, shared_bytes_per_block,
-       kBlocksPerGrid});
+  const auto launch =
+      flash_internimage::cuda::plan_launch({units, channels, width}, {multiprocessors, kBlocksPerGrid, true});
   pybind11::dict plan;
   plan["lanes"] = launch.lanes;
   plan["units_per_block"] = launch.units_per_block;
   plan["threads"] = launch.threads;
-  plan["points_per_pass"] = launch.points_per_pass;
-  plan["shared_bytes"] = launch.shared_bytes;
   plan["blocks"] = launch.blocks;
   return plan;
 }
@@ -140,9 +126,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def(
       "plan_cuda_launch", &plan_cuda_launch,
       "The grid and block that a CUDA kernel would get on a device with these properties.", pybind11::arg("units"),
-      pybind11::arg("channels"), pybind11::arg("vector_width"), pybind11::arg("points"),
-      pybind11::arg("bytes_per_point"), pybind11::arg("multiprocessors"), pybind11::arg("threads_per_multiprocessor"),
-      pybind11::arg("shared_bytes_per_multiprocessor"), pybind11::arg("shared_bytes_per_block"));
+      pybind11::arg("channels"), pybind11::arg("width"), pybind11::arg("multiprocessors"));
 
   // The operators without torch.ops, whose overhead exceeds the time of a small kernel. torch.compile and torch.export
   // cannot trace these, so Python calls torch.ops while tracing.

@@ -85,7 +85,7 @@ class Kernel<op_t, device_t, typename op_t::Geometry(const at::Tensor&, rest_t..
     }
     if (runs) {
       const int64_t unused = geometry.unused_point_elements();
-      if (needs[1] && unused > 0) {
+      if (!device_t::kWritesUnused && needs[1] && unused > 0) {
         grad_points[0].narrow(-1, grad_points[0].size(-1) - unused, unused).zero_();
       }
       const at::Tensor grad_cells = grad_output.contiguous();

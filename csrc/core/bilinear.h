@@ -51,6 +51,29 @@ struct BilinearGradient {
 constexpr int kCorners = 4;
 constexpr int32_t kAllCorners = 0xF;
 
+/// `number` between `low` and `high`, `low` for NaN. GPUs have instructions for minimum and maximum; with comparisons,
+/// compilers vectorize this for CPUs.
+template <typename acc_t>
+C10_HOST_DEVICE C10_ALWAYS_INLINE acc_t clamp(acc_t number, acc_t low, acc_t high) {
+#ifdef __CUDA_ARCH__
+  return fmin(fmax(number, low), high);
+#else
+  number = number > low ? number : low;
+  return number < high ? number : high;
+#endif
+}
+
+/// The floor of a number above -1. GPUs have an instruction for that.
+template <typename acc_t>
+C10_HOST_DEVICE C10_ALWAYS_INLINE int32_t round_down(acc_t number) {
+#ifdef __CUDA_ARCH__
+  return static_cast<int32_t>(floor(number));
+#else
+  // Conversion truncates toward zero, which differs from the floor in (-1, 0) only.
+  return static_cast<int32_t>(number) - (number < acc_t(0) ? 1 : 0);
+#endif
+}
+
 /// The point at (y, x), in cells. It is inside the feature map if -1 < y < height and -1 < x < width, which NaN is not.
 /// Coordinates are clamped before their conversion to integers, which would otherwise overflow.
 /// Minima, maxima and integer masks in place of branches on bool let compilers vectorize this.
@@ -60,13 +83,10 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE BilinearPoint<acc_t> locate(acc_t y, acc_t x, 
   const acc_t right = static_cast<acc_t>(width);
   const int32_t inside =
       (y > acc_t(-1) ? ~0 : 0) & (x > acc_t(-1) ? ~0 : 0) & (y < bottom ? ~0 : 0) & (x < right ? ~0 : 0);
-  y = y > acc_t(-1) ? y : acc_t(-1);
-  y = y < bottom ? y : bottom;
-  x = x > acc_t(-1) ? x : acc_t(-1);
-  x = x < right ? x : right;
-  // Conversion truncates toward zero, which differs from the floor in (-1, 0) only.
-  const int32_t row = static_cast<int32_t>(y) - (y < acc_t(0) ? 1 : 0);
-  const int32_t column = static_cast<int32_t>(x) - (x < acc_t(0) ? 1 : 0);
+  y = clamp(y, acc_t(-1), bottom);
+  x = clamp(x, acc_t(-1), right);
+  const int32_t row = round_down(y);
+  const int32_t column = round_down(x);
   // Each failed comparison clears the bits of the two corners on its side.
   const int32_t corners = (row >= 0 ? 0xF : 0xC) & (column >= 0 ? 0xF : 0xA) & (row + 1 < height ? 0xF : 0x3) &
       (column + 1 < width ? 0xF : 0x5);

@@ -24,6 +24,7 @@ const KernelTable<op_t>& chosen_kernels() {
 
 struct Device {
   static constexpr bool kDeterministic = true;
+  static constexpr bool kWritesUnused = false;
 
   struct Guard {
     explicit Guard(at::Device) {}

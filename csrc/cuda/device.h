@@ -14,18 +14,13 @@ namespace flash_internimage::cuda {
 /// The limits of the current device, and its current stream.
 inline Queue current_queue() {
   const cudaDeviceProp& properties = *at::cuda::getCurrentDeviceProperties();
-  const DeviceLimits limits = {
-      properties.warpSize,
-      properties.multiProcessorCount,
-      properties.maxThreadsPerMultiProcessor,
-      static_cast<int64_t>(properties.sharedMemPerMultiprocessor),
-      static_cast<int64_t>(properties.sharedMemPerBlock),
-      properties.maxGridSize[0]};
+  const DeviceLimits limits = {properties.multiProcessorCount, properties.maxGridSize[0], properties.major >= 9};
   return {limits, at::cuda::getCurrentCUDAStream()};
 }
 
 struct Device {
   static constexpr bool kDeterministic = false; // atomics sum the gradient of value in any order
+  static constexpr bool kWritesUnused = true; // see Geometry::unused_point_elements
   using Guard = c10::cuda::CUDAGuard;
 
   template <typename op_t>

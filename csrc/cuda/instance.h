@@ -18,13 +18,14 @@ inline bool fits_32_bits(std::initializer_list<int64_t> sizes) {
   return true;
 }
 
-/// Whether groups of `channels` channels can be read with 16-byte vectors from all of these addresses.
-inline bool allows_vectors(int64_t channels, int64_t element_bytes, std::initializer_list<const void*> pointers) {
-  if (channels * element_bytes % 16 != 0) {
+/// Whether a lane can read `width` channels of a group at once, in words of `word_bytes`, at all of these addresses.
+inline bool allows_vectors(
+    int64_t channels, int64_t width, int64_t word_bytes, std::initializer_list<const void*> pointers) {
+  if (channels % width != 0) {
     return false;
   }
   for (const void* pointer : pointers) {
-    if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0) {
+    if (reinterpret_cast<uintptr_t>(pointer) % word_bytes != 0) {
       return false;
     }
   }

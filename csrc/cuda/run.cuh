@@ -12,8 +12,8 @@
 #include <c10/cuda/CUDAException.h>
 #include <cuda_runtime.h>
 
-#include <algorithm>
-#include <type_traits>
+#include <cstddef>
+#include <cstdint>
 
 namespace flash_internimage::cuda {
 
@@ -22,63 +22,81 @@ void launch(void (*kernel)(parameters_t...), const Launch& plan, cudaStream_t st
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(plan.blocks));
   config.blockDim = dim3(static_cast<unsigned>(plan.threads));
-  config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
   config.stream = stream;
   C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
-/// Plans and launches the instance that reads `width` channels at a time.
-template <int width, bool is_forward, typename problem_t, typename op_t>
-void run_width(const problem_t& problem, const Call<op_t>& call, const Queue& queue) {
+/// The channels that a lane processes at once where addresses allow vectors. A forward has registers for sums of 32
+/// bytes, in words of 16. In a backward, what a lane adds to the gradient of value is a vector of one atomic addition.
+template <bool is_forward, typename acc_t>
+constexpr int wide_width() {
+  return is_forward ? 32 / sizeof(acc_t) : sizeof(acc_t) == sizeof(float) ? 4 : 1;
+}
+
+template <bool is_forward, int width, int fixed_lanes, typename problem_t, typename op_t>
+void run_instance(const problem_t& problem, const Launch& plan, const Call<op_t>& call, const Queue& queue) {
   using value_t = typename problem_t::value_t;
   using acc_t = typename problem_t::acc_t;
-  using index_t = typename problem_t::index_t;
-  using sample_t = std::conditional_t<is_forward, Sample<acc_t, index_t>, DifferentiableSample<acc_t, index_t>>;
-  // A unit without points still writes its zeros, and the plan divides by their number.
-  const int64_t planned_points = std::max<int64_t>(1, problem.points);
-  const Launch plan =
-      plan_launch({problem.units, problem.channels, width, planned_points, sizeof(sample_t)}, queue.limits);
-  const Shares shares = {
-      static_cast<int32_t>(plan.lanes), static_cast<int32_t>(plan.units_per_block),
-      static_cast<int32_t>(plan.points_per_pass)};
   const auto* const value = static_cast<const value_t*>(call.value);
   if constexpr (is_forward) {
     launch(
-        forward_kernel<width, problem_t>, plan, queue.stream, problem, shares, value,
+        forward_kernel<width, fixed_lanes, problem_t>, plan, queue.stream, problem, value,
         static_cast<value_t*>(call.output));
   } else {
     launch(
-        backward_kernel<width, problem_t>, plan, queue.stream, problem, shares, call.needs_grad_points(),
+        backward_kernel<width, fixed_lanes, problem_t>, plan, queue.stream, problem, call.needs_grad_points(),
         static_cast<const value_t*>(call.grad_output), value, static_cast<acc_t*>(call.grad_value));
   }
 }
 
-/// Launches the forward or backward with indices of type `index_t`, and vectors of channels if all addresses allow
-/// them.
+/// Plans and launches an instance that processes `width` channels at a time. The operator's usual number of channels has
+/// instances of its own, in the dtypes and sizes that matter.
+template <bool is_forward, int width, typename problem_t, typename op_t>
+void run_width(problem_t problem, const Call<op_t>& call, const Queue& queue) {
+  const Launch plan = plan_launch({problem.units, problem.channels, width}, queue.limits);
+  problem.lanes = static_cast<int32_t>(plan.lanes);
+  constexpr bool is_usual = sizeof(typename problem_t::acc_t) == sizeof(float) &&
+      sizeof(typename problem_t::index_t) == sizeof(int32_t) && (width > 1 || !is_forward);
+  if constexpr (is_usual) {
+    if (problem.channels == op_t::kUsualChannels) {
+      return run_instance<is_forward, width, op_t::kUsualChannels / width>(problem, plan, call, queue);
+    }
+  }
+  run_instance<is_forward, width, 0>(problem, plan, call, queue);
+}
+
+/// Launches the forward or backward with indices of type `index_t`. 64-bit indices are so rare that they have instances
+/// for one channel at a time only.
 template <bool is_forward, typename index_t, typename op_t>
 void run_indexed(const Call<op_t>& call, const Queue& queue) {
   for_dtypes(call.value_dtype, call.points_dtype, [&](auto dtypes) {
     using problem_t = Problem<op_t, decltype(dtypes), index_t>;
     using value_t = typename problem_t::value_t;
-    using points_t = typename problem_t::points_t;
+    using acc_t = typename problem_t::acc_t;
     const auto& geometry = call.geometry;
-    problem_t problem = {
-        geometry.batch * geometry.outputs * geometry.groups,
+    if (is_forward && geometry.group_points == 0) {
+      const size_t bytes = geometry.batch * geometry.outputs * geometry.channels() * sizeof(value_t);
+      C10_CUDA_CHECK(cudaMemsetAsync(call.output, 0, bytes, queue.stream));
+      return;
+    }
+    const problem_t problem = {
+        static_cast<index_t>(geometry.batch * geometry.outputs * geometry.groups),
+        0, // lanes
         geometry.group_points,
         geometry.group_channels,
         static_cast<index_t>(geometry.channels()),
-        geometry,
-        {},
-        {}};
-    for (size_t i = 0; i < problem_t::kPointTensors; ++i) {
-      problem.point_tensors[i] = static_cast<const points_t*>(call.points[i]);
-      problem.grad_point_tensors[i] = static_cast<points_t*>(call.grad_points[i]);
+        typename problem_t::points_t(call)};
+    constexpr int wide = wide_width<is_forward, acc_t>();
+    if constexpr (wide > 1 && sizeof(index_t) == sizeof(int32_t)) {
+      // The gradient of value has a buffer of its own, or is null.
+      if ((is_forward || queue.limits.vector_atomics) &&
+          allows_vectors(
+              geometry.group_channels, wide, Channels<value_t, wide>::kWordBytes,
+              {call.value, call.output, call.grad_output})) {
+        return run_width<is_forward, wide>(problem, call, queue);
+      }
     }
-    // A gradient that is summed in a wider type is aligned as its allocation, so by more than any vector.
-    const bool vectors = allows_vectors(
-        geometry.group_channels, sizeof(value_t), {call.value, call.output, call.grad_output, call.grad_value});
-    vectors ? run_width<16 / sizeof(value_t), is_forward>(problem, call, queue)
-            : run_width<1, is_forward>(problem, call, queue);
+    run_width<is_forward, 1>(problem, call, queue);
   });
 }
 

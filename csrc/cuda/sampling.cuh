@@ -1,15 +1,14 @@
 // The CUDA kernels of every operator: weighted sums of bilinear samples, forward and backward.
 //
-// A unit is one group of channels of one output. The threads of a block first compute the sampling locations of its
-// units together, into shared memory. Then the lanes of each unit, neighbors in a warp, loop over its points, each lane
-// with its own channels.
-//
-// The output of unit u starts at element u * channels.
+// A unit is one group of channels of one output. Its lanes, neighbors in a warp, first compute the sampling locations
+// of one point each, into shared memory. Then they sample these points together, each lane its own channels. Only the
+// lanes of a warp wait for each other.
 
 #pragma once
 
 #include "../core/bilinear.h"
 #include "../core/call.h"
+#include "launch.h"
 #include "vector.cuh"
 
 namespace flash_internimage::cuda {
@@ -23,238 +22,283 @@ struct Located {
   index_t origin;
 };
 
-/// What the kernels of the operator `operator_t` are given, beside the buffers that all operators have.
-template <typename operator_t, typename dtypes_t, typename index_type>
+/// Where the points of the operator `op_t` lie. Each operator specializes this in <op>_points_cuda.cuh:
+///
+///     explicit Points(const Call<op_t>& call);         on the host: all that a launch needs to know of the geometry
+///     class Unit {                                     what the points of a unit have in common
+///       Unit(const Points& points, index_t number);
+///       index_t output() const;                        first element in the output
+///       numbers_t read(int32_t point) const;           the point's numbers in the point tensors, as they are there
+///       located_t locate(int32_t point, const numbers_t& numbers) const;
+///       void write_gradient(int32_t point, acc_t y, acc_t x, acc_t modulation) const;
+///       void write_unused(int32_t lane, int32_t lanes) const;   zeros, where the point tensors have no point
+///     };
+template <typename op_t, typename dtypes_t, typename index_t>
+class Points;
+
+/// The argument of a kernel, beside the buffers that all operators have.
+template <typename op_t, typename dtypes_t, typename index_type>
 struct Problem {
-  static constexpr size_t kPointTensors = operator_t::kPointTensors.size();
-  using op_t = operator_t;
   using value_t = typename dtypes_t::value_t;
-  using points_t = typename dtypes_t::points_t;
   using acc_t = typename dtypes_t::acc_t;
   using index_t = index_type;
-  using located_t = Located<acc_t, index_t>;
+  using points_t = Points<op_t, dtypes_t, index_t>;
 
-  int64_t units;
+  index_t units;
+  int32_t lanes; // of a unit
   int32_t points; // of a unit
   int32_t channels; // of a unit
   index_t cell_stride;
-  typename operator_t::Geometry geometry;
-  const points_t* point_tensors[kPointTensors]; // in the order of op_t::kPointTensors
-  points_t* grad_point_tensors[kPointTensors]; // null in a forward, or where not needed
+  points_t where;
 };
 
-/// Where the points of the operator `op_t` lie: each operator specializes this in <op>_points_cuda.cuh, with
-///
-///     located_t locate(const problem_t& problem, index_t unit, int32_t point);
-///     void write_gradient(const problem_t& problem, index_t unit, int32_t point, acc_t y, acc_t x, acc_t modulation);
-template <typename op_t>
-struct Points;
-
-/// A point in shared memory, as a forward needs it.
+/// A point as it is sampled.
 template <typename acc_t, typename index_t>
-struct alignas(16) Sample {
-  acc_t weight[kCorners]; // modulation x corner weight
+struct Sample {
+  acc_t weight[kCorners]; // modulation x corner weight, or -0 for corners outside the feature map
   index_t first; // of corner 0, in elements of value
   index_t row_stride;
-  int32_t corners;
-};
+  int32_t corners; // from bit 1 on, because machine code has one instruction that reads bits 1 to 6 as conditions
 
-/// A point in shared memory, as a backward needs it. The point's gradient then overwrites y, x and modulation.
-template <typename acc_t, typename index_t>
-struct alignas(16) DifferentiableSample : Sample<acc_t, index_t> {
-  acc_t y;
-  acc_t x;
-  acc_t modulation;
-};
-
-/// The part of a `Launch` that kernels need.
-struct Shares {
-  int32_t lanes;
-  int32_t units_per_block;
-  int32_t points_per_pass;
-};
-
-template <typename acc_t, typename index_t>
-__device__ __forceinline__ void fill(const Located<acc_t, index_t>& located, Sample<acc_t, index_t>& sample) {
+  explicit __device__ __forceinline__ Sample(const Located<acc_t, index_t>& located)
+      : first(located.origin + corner_offset(located.point, 0, located.grid)),
+        row_stride(located.grid.row_stride),
+        corners(located.point.corners << 1) {
+    const acc_t below = located.modulation * located.point.dy;
+    const acc_t above = located.modulation * (acc_t(1) - located.point.dy);
 #pragma unroll
-  for (int corner = 0; corner < kCorners; ++corner) {
-    sample.weight[corner] = located.modulation * corner_weight(located.point, corner);
+    for (int corner = 0; corner < kCorners; ++corner) {
+      const acc_t row = corner >> 1 ? below : above;
+      const acc_t product = row * (corner & 1 ? located.point.dx : acc_t(1) - located.point.dx);
+      // The sign lets the compiler select by a condition. It would compute a mask for positive zero.
+      weight[corner] = has(corners, corner) ? product : -acc_t(0);
+    }
   }
-  sample.first = located.origin + corner_offset(located.point, 0, located.grid);
-  sample.row_stride = located.grid.row_stride;
-  sample.corners = located.point.corners;
-}
 
-template <typename acc_t, typename index_t>
-__device__ __forceinline__ void fill(
-    const Located<acc_t, index_t>& located, DifferentiableSample<acc_t, index_t>& sample) {
-  fill(located, static_cast<Sample<acc_t, index_t>&>(sample));
-  sample.y = located.point.dy;
-  sample.x = located.point.dx;
-  sample.modulation = located.modulation;
-}
-
-/// Computes the sampling locations of points [first_point, first_point + count) of the block's units, with all its
-/// threads.
-template <typename sample_t, typename problem_t>
-__device__ __forceinline__ void locate_pass(
-    const problem_t& problem,
-    int64_t first_unit,
-    int32_t units,
-    int32_t first_point,
-    int32_t count,
-    sample_t* samples) {
-  for (int32_t i = threadIdx.x; i < units * count; i += blockDim.x) {
-    const auto unit = static_cast<typename problem_t::index_t>(first_unit + i / count);
-    fill(Points<typename problem_t::op_t>::locate(problem, unit, first_point + i % count), samples[i]);
+  static __device__ __forceinline__ bool has(int32_t corners, int corner) {
+    return corners & 2 << corner;
   }
+
+  /// The sample of another lane of the unit. All threads of the warp must call this.
+  __device__ __forceinline__ Sample of_lane(int32_t lane, int32_t lanes) const {
+    Sample sample = *this;
+#pragma unroll
+    for (int corner = 0; corner < kCorners; ++corner) {
+      sample.weight[corner] = __shfl_sync(kWholeWarp, weight[corner], lane, lanes);
+    }
+    sample.first = __shfl_sync(kWholeWarp, first, lane, lanes);
+    sample.row_stride = __shfl_sync(kWholeWarp, row_stride, lane, lanes);
+    sample.corners = __shfl_sync(kWholeWarp, corners, lane, lanes);
+    return sample;
+  }
+
+  __device__ __forceinline__ index_t at(int corner, index_t cell_stride) const {
+    return first + (corner >> 1) * row_stride + (corner & 1) * cell_stride;
+  }
+
+  /// Reads the channels at those corners that `which` has; the others stay zero. All loads come before the first use,
+  /// so that they are in flight together.
+  template <typename value_t, int width>
+  __device__ __forceinline__ void load(
+      int32_t which,
+      const value_t* value,
+      index_t cell_stride,
+      int32_t word_distance,
+      Channels<value_t, width> (&cells)[kCorners]) const {
+#pragma unroll
+    for (int corner = 0; corner < kCorners; ++corner) {
+      if (has(which, corner)) {
+        cells[corner].load(value + at(corner, cell_stride), word_distance);
+      }
+    }
+  }
+};
+
+/// The blocks of a kernel that a multiprocessor should hold, by which the compiler limits its registers: as many as do
+/// not make it spill.
+template <int fixed_lanes, typename problem_t>
+constexpr int resident_blocks() {
+  return sizeof(typename problem_t::acc_t) > sizeof(float) ? 2 : fixed_lanes == 0 ? 3 : 4;
 }
 
-template <typename acc_t, typename index_t>
-__device__ __forceinline__ index_t corner_at(const Sample<acc_t, index_t>& sample, int corner, index_t cell_stride) {
-  return sample.first + (corner >> 1) * sample.row_stride + (corner & 1) * cell_stride;
-}
+/// A thread's place in its block. Kernels have a fixed number of lanes, whose channels are exactly those of a unit, or
+/// any number if `fixed_lanes` is 0.
+template <int fixed_lanes>
+struct Place {
+  int32_t lanes;
+  int32_t lane;
+  int32_t unit;
+  int32_t units_per_block;
 
-template <int width, typename problem_t>
-__global__ void forward_kernel(
-    problem_t problem,
-    Shares shares,
+  explicit __device__ __forceinline__ Place(int32_t any_lanes)
+      : lanes(fixed_lanes > 0 ? fixed_lanes : any_lanes),
+        lane(static_cast<int32_t>(threadIdx.x) & (lanes - 1)),
+        unit(static_cast<int32_t>(threadIdx.x / static_cast<unsigned>(lanes))),
+        units_per_block(static_cast<int32_t>(blockDim.x / static_cast<unsigned>(lanes))) {}
+
+  /// The lane's first channel, and the distance of its words. The lanes' first words are neighbors, and so on, so that
+  /// they access whole sectors of memory together, unless some lanes may have no channels.
+  template <typename channels_t>
+  __device__ __forceinline__ int32_t first_channel() const {
+    return lane * (fixed_lanes > 0 ? channels_t::kPerWord : channels_t::kPerWord * channels_t::kWords);
+  }
+  template <typename channels_t>
+  __device__ __forceinline__ int32_t word_distance() const {
+    return channels_t::kPerWord * (fixed_lanes > 0 ? lanes : 1);
+  }
+};
+
+/// The sums of the points of each unit.
+template <int width, int fixed_lanes, typename problem_t>
+__global__ void __launch_bounds__(kBlockThreads, resident_blocks<fixed_lanes, problem_t>()) forward_kernel(
+    const __grid_constant__ problem_t problem,
     const typename problem_t::value_t* __restrict__ value,
     typename problem_t::value_t* __restrict__ output) {
+  using value_t = typename problem_t::value_t;
   using acc_t = typename problem_t::acc_t;
-  using sample_t = Sample<acc_t, typename problem_t::index_t>;
-  extern __shared__ __align__(16) unsigned char shared[];
-  sample_t* const samples = reinterpret_cast<sample_t*>(shared);
+  using index_t = typename problem_t::index_t;
+  using channels_t = Channels<value_t, width>;
+  const Place<fixed_lanes> place(problem.lanes);
+  const int32_t lanes = place.lanes;
+  const int32_t first_channel = place.template first_channel<channels_t>();
+  const int32_t word_distance = place.template word_distance<channels_t>();
+  const int32_t last_point = problem.points - 1;
 
-  const int32_t lane = threadIdx.x % shares.lanes;
-  const int32_t own = threadIdx.x / shares.lanes;
-  const int32_t stride = shares.lanes * width;
-  const int64_t units_per_grid = static_cast<int64_t>(gridDim.x) * shares.units_per_block;
-  const bool one_pass = problem.points <= shares.points_per_pass;
-  for (int64_t first_unit = static_cast<int64_t>(blockIdx.x) * shares.units_per_block; first_unit < problem.units;
-       first_unit += units_per_grid) {
-    const int32_t units = min(static_cast<int64_t>(shares.units_per_block), problem.units - first_unit);
-    // All threads take part in every turn, because the passes contain barriers.
-    for (int32_t turn = 0; turn < problem.channels; turn += stride) {
-      const int32_t channel = turn + lane * width;
-      const bool works = own < units && channel < problem.channels;
+  // All threads of a warp take part in every point, because they exchange samples.
+  for (index_t left = problem.units - static_cast<index_t>(blockIdx.x) * place.units_per_block; left > 0;
+       left -= static_cast<index_t>(gridDim.x) * place.units_per_block) {
+    const bool has_unit = place.unit < left;
+    const typename problem_t::points_t::Unit unit(problem.where, problem.units - (has_unit ? left - place.unit : 1));
+    for (int32_t turn = 0; fixed_lanes > 0 || turn < problem.channels; turn += lanes * width) {
+      const int32_t channel = turn + first_channel;
+      const bool works = has_unit && (fixed_lanes > 0 || channel < problem.channels);
+      const value_t* const cells_of_lane = kept(value + channel);
       acc_t sum[width] = {};
-      for (int32_t first_point = 0; first_point < problem.points; first_point += shares.points_per_pass) {
-        const int32_t count = min(shares.points_per_pass, problem.points - first_point);
-        if (!one_pass || turn == 0) {
-          __syncthreads(); // until the samples before these are no longer needed
-          locate_pass(problem, first_unit, units, first_point, count, samples);
-          __syncthreads();
-        }
-        if (works) {
-          for (int32_t i = own * count; i < (own + 1) * count; ++i) {
-            const sample_t& sample = samples[i];
+      auto numbers = unit.read(min(place.lane, last_point));
+      for (int32_t pass = 0; pass <= last_point; pass += lanes) {
+        const int32_t own = min(pass + place.lane, last_point);
+        const Sample<acc_t, index_t> own_sample(unit.locate(own, numbers));
+        numbers = unit.read(min(own + lanes, last_point)); // of the next pass, while this one is computed
 #pragma unroll
-            for (int corner = 0; corner < kCorners; ++corner) {
-              if (sample.corners >> corner & 1) {
-                acc_t cell[width];
-                load<width>(value + corner_at(sample, corner, problem.cell_stride) + channel, cell);
+        for (int32_t lane = 0; lane < lanes; ++lane) {
+          if (pass + lane > last_point) {
+            break;
+          }
+          const auto sample = own_sample.of_lane(lane, lanes);
+          channels_t cells[kCorners];
+          // Fixed lanes without a unit read the same as others, and store nothing.
+          const int32_t corners = fixed_lanes > 0 || works ? sample.corners : 0;
+          sample.load(corners, cells_of_lane, problem.cell_stride, word_distance, cells);
 #pragma unroll
-                for (int c = 0; c < width; ++c) {
-                  sum[c] += sample.weight[corner] * cell[c];
-                }
-              }
+          for (int corner = 0; corner < kCorners; ++corner) {
+#pragma unroll
+            for (int c = 0; c < width; ++c) {
+              sum[c] += sample.weight[corner] * static_cast<acc_t>(cells[corner][c]);
             }
           }
         }
       }
       if (works) {
-        store<width>(sum, output + (first_unit + own) * problem.channels + channel);
+        channels_t result;
+#pragma unroll
+        for (int c = 0; c < width; ++c) {
+          result[c] = static_cast<value_t>(sum[c]);
+        }
+        result.store(output + (unit.output() + channel), word_distance);
+      }
+      if (fixed_lanes > 0) {
+        break; // after the only turn
       }
     }
   }
 }
 
 /// Without gradients of value if `grad_value` is null, or without those of points unless `needs_points`.
-template <int width, typename problem_t>
-__global__ void backward_kernel(
-    problem_t problem,
-    Shares shares,
+template <int width, int fixed_lanes, typename problem_t>
+__global__ void __launch_bounds__(kBlockThreads, resident_blocks<fixed_lanes, problem_t>()) backward_kernel(
+    const __grid_constant__ problem_t problem,
     bool needs_points,
     const typename problem_t::value_t* __restrict__ grad_output,
     const typename problem_t::value_t* __restrict__ value,
     typename problem_t::acc_t* __restrict__ grad_value) {
+  using value_t = typename problem_t::value_t;
   using acc_t = typename problem_t::acc_t;
   using index_t = typename problem_t::index_t;
-  using sample_t = DifferentiableSample<acc_t, index_t>;
-  extern __shared__ __align__(16) unsigned char shared[];
-  sample_t* const samples = reinterpret_cast<sample_t*>(shared);
+  using channels_t = Channels<value_t, width>;
+  static_assert(channels_t::kWords == 1); // so that words have no distance
+  const Place<fixed_lanes> place(problem.lanes);
+  const int32_t lanes = place.lanes;
+  const int32_t last_point = problem.points - 1;
+  const int32_t first_channel = place.lane * width;
+  const value_t* const cells_of_lane = kept(value + first_channel);
+  acc_t* const sums_of_lane = kept(grad_value + first_channel);
+  const int32_t read = needs_points ? ~0 : 0;
+  const int32_t added = grad_value != nullptr ? ~0 : 0;
 
-  const int32_t lane = threadIdx.x % shares.lanes;
-  const int32_t own = threadIdx.x / shares.lanes;
-  const int32_t stride = shares.lanes * width;
-  const int64_t units_per_grid = static_cast<int64_t>(gridDim.x) * shares.units_per_block;
-  for (int64_t first_unit = static_cast<int64_t>(blockIdx.x) * shares.units_per_block; first_unit < problem.units;
-       first_unit += units_per_grid) {
-    const int32_t units = min(static_cast<int64_t>(shares.units_per_block), problem.units - first_unit);
-    const bool has_unit = own < units;
-    const typename problem_t::value_t* const unit_grad = grad_output + (first_unit + own) * problem.channels;
-    acc_t grad[width] = {};
-    if (has_unit && lane * width < problem.channels) {
-      load<width>(unit_grad + lane * width, grad);
+  for (index_t left = problem.units - static_cast<index_t>(blockIdx.x) * place.units_per_block; left > 0;
+       left -= static_cast<index_t>(gridDim.x) * place.units_per_block) {
+    const bool has_unit = place.unit < left;
+    const typename problem_t::points_t::Unit unit(problem.where, problem.units - (has_unit ? left - place.unit : 1));
+    const value_t* const unit_grad = grad_output + unit.output();
+    channels_t grad;
+    if (fixed_lanes > 0 || first_channel < problem.channels) {
+      grad.load(unit_grad + first_channel, 0);
     }
-    for (int32_t first_point = 0; first_point < problem.points; first_point += shares.points_per_pass) {
-      const int32_t count = min(shares.points_per_pass, problem.points - first_point);
-      __syncthreads(); // until the gradients before these are written
-      locate_pass(problem, first_unit, units, first_point, count, samples);
-      __syncthreads();
-      // All threads take part in every point, because sums over lanes are warp-wide.
-      for (int32_t i = 0; i < count; ++i) {
-        acc_t dots[kCorners] = {};
-        sample_t& sample = samples[own * count + i];
+    for (int32_t pass = 0; pass <= last_point; pass += lanes) {
+      const int32_t own = min(pass + place.lane, last_point);
+      const Located<acc_t, index_t> located = unit.locate(own, unit.read(own));
+      const Sample<acc_t, index_t> own_sample(located);
+      acc_t own_dots[kCorners] = {};
+      for (int32_t lane = 0; lane < lanes && pass + lane <= last_point; ++lane) {
+        const auto sample = own_sample.of_lane(lane, lanes);
         const int32_t corners = has_unit ? sample.corners : 0;
-        for (int32_t channel = lane * width; channel < problem.channels && corners != 0; channel += stride) {
-          if (problem.channels > stride) {
-            load<width>(unit_grad + channel, grad);
+        acc_t dots[kCorners] = {};
+        for (int32_t turn = 0; fixed_lanes > 0 || turn + first_channel < problem.channels; turn += lanes * width) {
+          if (fixed_lanes == 0) {
+            grad.load(unit_grad + turn + first_channel, 0);
+          }
+          channels_t cells[kCorners];
+          sample.load(corners & read, cells_of_lane + turn, problem.cell_stride, 0, cells);
+          acc_t terms[width];
+#pragma unroll
+          for (int c = 0; c < width; ++c) {
+            terms[c] = static_cast<acc_t>(grad[c]);
           }
 #pragma unroll
           for (int corner = 0; corner < kCorners; ++corner) {
-            if (corners >> corner & 1) {
-              const index_t at = corner_at(sample, corner, problem.cell_stride) + channel;
-              if (needs_points) {
-                acc_t cell[width];
-                load<width>(value + at, cell);
-#pragma unroll
-                for (int c = 0; c < width; ++c) {
-                  dots[corner] += grad[c] * cell[c];
-                }
-              }
-              if (grad_value != nullptr) {
-                add_atomically<width>(sample.weight[corner], grad, grad_value + at);
-              }
+            if (Sample<acc_t, index_t>::has(corners & added, corner)) {
+              add_atomically<width>(
+                  sample.weight[corner], terms, sums_of_lane + turn + sample.at(corner, problem.cell_stride));
             }
+#pragma unroll
+            for (int c = 0; c < width; ++c) {
+              dots[corner] += terms[c] * static_cast<acc_t>(cells[corner][c]);
+            }
+          }
+          if (fixed_lanes > 0) {
+            break;
           }
         }
         if (needs_points) {
-          const acc_t dy = corners != 0 ? sample.y : acc_t(0);
-          const acc_t dx = corners != 0 ? sample.x : acc_t(0);
-          const BilinearPoint<acc_t> point = {0, 0, dy, dx, corners};
-          const BilinearGradient<acc_t> slope = interpolate_gradient(point, dots[0], dots[1], dots[2], dots[3]);
-          const acc_t y = sum_over_lanes(slope.y, shares.lanes);
-          const acc_t x = sum_over_lanes(slope.x, shares.lanes);
-          const acc_t sampled = sum_over_lanes(interpolate(point, dots[0], dots[1], dots[2], dots[3]), shares.lanes);
-          __syncwarp(); // until every lane has read y and x
-          if (has_unit && lane == 0) {
-            // Points outside the feature map get exact zeros, even if their modulation is infinite or NaN.
-            sample.y = corners != 0 ? y * sample.modulation : acc_t(0);
-            sample.x = corners != 0 ? x * sample.modulation : acc_t(0);
-            sample.modulation = corners != 0 ? sampled : acc_t(0);
+          sum_over_lanes(dots, lanes);
+#pragma unroll
+          for (int corner = 0; corner < kCorners; ++corner) {
+            own_dots[corner] = lane == place.lane ? dots[corner] : own_dots[corner];
           }
         }
       }
-      if (needs_points) {
-        __syncthreads();
-        for (int32_t i = threadIdx.x; i < units * count; i += blockDim.x) {
-          Points<typename problem_t::op_t>::write_gradient(
-              problem, static_cast<index_t>(first_unit + i / count), first_point + i % count, samples[i].y,
-              samples[i].x, samples[i].modulation);
-        }
+      if (needs_points && has_unit && pass + place.lane <= last_point) {
+        // Points outside the feature map get exact zeros, even if their modulation is infinite or NaN.
+        const bool inside = located.point.corners != 0;
+        const BilinearGradient<acc_t> slope =
+            interpolate_gradient(located.point, own_dots[0], own_dots[1], own_dots[2], own_dots[3]);
+        unit.write_gradient(
+            own, inside ? slope.y * located.modulation : acc_t(0), inside ? slope.x * located.modulation : acc_t(0),
+            interpolate(located.point, own_dots[0], own_dots[1], own_dots[2], own_dots[3]));
       }
+    }
+    if (needs_points && has_unit) {
+      unit.write_unused(place.lane, lanes);
     }
   }
 }

@@ -1,76 +1,124 @@
-// Vector access: reads, writes and atomic additions of `width` contiguous channels.
-//
-// Addresses have to be multiples of width x sizeof(scalar_t), so callers choose the width by the alignment.
+// The channels that a thread reads and writes at once, and sums over the threads of a unit.
 
 #pragma once
 
-#include <c10/macros/Macros.h>
-
 #include <cstdint>
+#include <cstring>
 
 namespace flash_internimage::cuda {
 
-template <typename scalar_t, int width>
-struct alignas(sizeof(scalar_t) * width) Vector {
-  scalar_t at[width];
+constexpr unsigned kWholeWarp = 0xFFFFFFFF;
+
+/// A number that stays in registers. The compiler would compute it again for each use in a loop.
+template <typename number_t>
+__device__ __forceinline__ number_t kept(number_t number) {
+#ifdef __CUDACC__
+  if constexpr (sizeof(number_t) == 4) {
+    asm("" : "+r"(number));
+  } else {
+    asm("" : "+l"(number));
+  }
+#endif
+  return number;
+}
+
+/// The same for an address in global memory.
+template <typename scalar_t>
+__device__ __forceinline__ scalar_t* kept(scalar_t* address) {
+#ifdef __CUDACC__
+  asm("" : "+l"(address));
+  __builtin_assume(__isGlobal(address));
+#endif
+  return address;
+}
+
+/// An unsigned integer of that many bytes, or a vector of them that one instruction reads.
+template <int bytes>
+struct Word;
+template <>
+struct Word<2> {
+  using type = unsigned short;
+};
+template <>
+struct Word<4> {
+  using type = unsigned int;
+};
+template <>
+struct Word<8> {
+  using type = uint2;
+};
+template <>
+struct Word<16> {
+  using type = uint4;
 };
 
-template <int width, typename acc_t, typename scalar_t>
-__device__ __forceinline__ void load(const scalar_t* from, acc_t (&to)[width]) {
-  const auto vector = *reinterpret_cast<const Vector<scalar_t, width>*>(from);
-#pragma unroll
-  for (int i = 0; i < width; ++i) {
-    to[i] = static_cast<acc_t>(vector.at[i]);
-  }
-}
+/// `width` channels, zero at first, in words of at most 16 bytes that lie `distance` channels apart in memory. Addresses
+/// have to be multiples of a word.
+template <typename scalar_t, int width>
+class Channels {
+ public:
+  static constexpr int kWordBytes = width * sizeof(scalar_t) < 16 ? width * sizeof(scalar_t) : 16;
+  static constexpr int kPerWord = kWordBytes / sizeof(scalar_t);
+  static constexpr int kWords = width / kPerWord;
 
-template <int width, typename acc_t, typename scalar_t>
-__device__ __forceinline__ void store(const acc_t (&from)[width], scalar_t* to) {
-  Vector<scalar_t, width> vector;
+  __device__ __forceinline__ void load(const scalar_t* from, int distance) {
 #pragma unroll
-  for (int i = 0; i < width; ++i) {
-    vector.at[i] = static_cast<scalar_t>(from[i]);
+    for (int i = 0; i < kWords; ++i) {
+      const word_t word = __ldg(reinterpret_cast<const word_t*>(from + i * distance));
+      std::memcpy(scalars_ + i * kPerWord, &word, kWordBytes);
+    }
   }
-  *reinterpret_cast<Vector<scalar_t, width>*>(to) = vector;
-}
+
+  /// Whole words: the compiler would store a struct of small numbers one by one.
+  __device__ __forceinline__ void store(scalar_t* to, int distance) const {
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      word_t word;
+      std::memcpy(&word, scalars_ + i * kPerWord, kWordBytes);
+      *reinterpret_cast<word_t*>(to + i * distance) = word;
+    }
+  }
+
+  __device__ __forceinline__ const scalar_t& operator[](int i) const {
+    return scalars_[i];
+  }
+  __device__ __forceinline__ scalar_t& operator[](int i) {
+    return scalars_[i];
+  }
+
+ private:
+  using word_t = typename Word<kWordBytes>::type;
+  alignas(kWordBytes) scalar_t scalars_[width] = {};
+};
 
 /// to[i] += weight * from[i], while other threads may add to the same elements.
 template <int width, typename acc_t>
 __device__ __forceinline__ void add_atomically(acc_t weight, const acc_t (&from)[width], acc_t* to) {
-#pragma unroll
-  for (int i = 0; i < width; ++i) {
-    atomicAdd(to + i, weight * from[i]);
-  }
-}
-
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-/// Compute capability 9 has vector atomics: four floats in one transaction.
-__device__ __forceinline__ void add_four_atomically(float weight, const float* from, float* to) {
-  atomicAdd(
-      reinterpret_cast<float4*>(to),
-      make_float4(weight * from[0], weight * from[1], weight * from[2], weight * from[3]));
-}
-
-template <>
-__device__ __forceinline__ void add_atomically<4, float>(float weight, const float (&from)[4], float* to) {
-  add_four_atomically(weight, from, to);
-}
-
-template <>
-__device__ __forceinline__ void add_atomically<8, float>(float weight, const float (&from)[8], float* to) {
-  add_four_atomically(weight, from, to);
-  add_four_atomically(weight, from + 4, to + 4);
-}
+  // Compute capability 9 has vector atomics: four floats in one transaction.
+  if constexpr (width == 4 && sizeof(acc_t) == sizeof(float)) {
+    const float4 terms = {weight * from[0], weight * from[1], weight * from[2], weight * from[3]};
+    atomicAdd(reinterpret_cast<float4*>(to), terms);
+  } else
 #endif
-
-/// The sum over each group of `lanes` consecutive threads of a warp, returned to all of them. Every thread of the warp
-/// must call it.
-template <typename acc_t>
-__device__ __forceinline__ acc_t sum_over_lanes(acc_t term, int lanes) {
-  for (int distance = lanes / 2; distance > 0; distance /= 2) {
-    term += __shfl_xor_sync(0xFFFFFFFF, term, distance);
+  {
+#pragma unroll
+    for (int i = 0; i < width; ++i) {
+      atomicAdd(to + i, weight * from[i]);
+    }
   }
-  return term;
+}
+
+/// Replaces each number by its sum over every group of `lanes` consecutive threads of a warp. All threads of the warp
+/// must call it.
+template <int count, typename acc_t>
+__device__ __forceinline__ void sum_over_lanes(acc_t (&numbers)[count], int lanes) {
+  for (int distance = lanes / 2; distance > 0; distance /= 2) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      numbers[i] += __shfl_xor_sync(kWholeWarp, numbers[i], distance);
+    }
+  }
 }
 
 } // namespace flash_internimage::cuda

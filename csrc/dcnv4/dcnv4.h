@@ -54,7 +54,7 @@ struct Geometry : Sizes {
     return offset_mask_channels;
   }
   /// The last elements of these, which belong to no point: their gradient is zero.
-  int64_t unused_point_elements() const {
+  C10_HOST_DEVICE int64_t unused_point_elements() const {
     return offset_mask_channels - int64_t(3) * group_points * groups;
   }
   /// The number of parts that a backward divides a group's feature map into if it would like `wanted`: bands of rows.
@@ -98,6 +98,7 @@ struct Operator {
       "Tensor value, Tensor offset_mask, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
       "int groups, float offset_scale, bool remove_center";
   static constexpr std::array kPointTensors = {"offset_mask"};
+  static constexpr int kUsualChannels = 16; // of a group, of all published models
   static constexpr bool kSymbolic = false; // no SymInt[] among the arguments
 
   /// Checks all arguments, for every device.

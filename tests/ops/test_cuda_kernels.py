@@ -22,13 +22,11 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 
 DEVICES = {
     "several iterations per block": Device(blocks_per_grid=2),
-    "several passes over the points": Device(shared_bytes_per_block=4096),
-    "several iterations and passes": Device(blocks_per_grid=2, shared_bytes_per_block=4096),
-    "few points per pass": Device(shared_bytes_per_block=256),  # even with one unit per block
     "blocks of one warp": Device(multiprocessors=1000),
 }
-# Channels that take several iterations of the lanes, that fill vectors exactly, and that leave lanes idle.
-CHANNELS = [80, 16, 3]
+# Channels that take several turns of the lanes, that have kernels of their own, that fill vectors exactly, and that leave
+# lanes idle.
+CHANNELS = [80, 32, 16, 24, 3]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
 
@@ -89,8 +87,9 @@ def test_result_does_not_depend_on_thread_order_or_index_type(variant, draw, ind
         with Emulator(program(variant), **settings) as emulator, installed(operators(emulator)):
             results.append(problem.run(*problem.inputs))
     for number, (one, other) in enumerate(zip(*results, strict=True)):
-        # Only the gradient of value is accumulated in an order that depends on the threads.
-        rounding = 1e-5 if number == 1 else 0
+        # Only the gradient of value is accumulated in an order that depends on the threads. Kernels with 64-bit indices have
+        # another number of lanes, over which they sum the gradients of points.
+        rounding = 1e-5 if number == 1 or (number > 1 and index_bits == 64) else 0
         assert_close(one, other, rtol=rounding, atol=rounding)
 
 
@@ -123,12 +122,13 @@ def test_dcnv4_with_a_misaligned_tensor(variant, misaligned, dtype):
 
 
 # Only the last END positions exist in memory, of a feature map with two billion positions.
-HEIGHT, WIDTH, GROUPS, END = 50_000, 40_000, 2, 256
+# The last strip of rows (dcnv4_points_cuda.cuh) is a single row.
+HEIGHT, WIDTH, GROUPS, END = 50_001, 40_960, 2, 256
 
 
 def last_blocks() -> tuple[int, int]:
     """Range of the blocks that process the last END positions, with one lane per unit of one channel."""
-    plan = _C.plan_cuda_launch(HEIGHT * WIDTH * GROUPS, 1, 1, 1, 64, 1, 2048, 164 * 1024, 48 * 1024)
+    plan = _C.plan_cuda_launch(HEIGHT * WIDTH * GROUPS, 1, 1, 1)
     assert HEIGHT * WIDTH * GROUPS == plan["units_per_block"] * plan["blocks"] > 2**31
     return plan["blocks"] - END * GROUPS // plan["units_per_block"], plan["blocks"]
 

@@ -254,6 +254,12 @@ def test_pixels_that_no_point_samples_are_not_read(group_channels):
     assert (gradient[:, 1:] == 0).all()
 
 
+def test_infinite_modulation_ignores_corners_outside_the_feature_map():
+    """Infinity times the zeros that stand for these corners would be NaN."""
+    offset_mask = torch.tensor([-0.5, -0.5, float("inf")]).expand(1, 2, 2, 3)
+    assert (dcnv4(torch.ones(1, 2, 2, 16), offset_mask, kernel_size=1) == float("inf")).all()
+
+
 EMPTY = {
     "no images": Case(batch=0),
     "no rows": Case(size=(0, 5), padding=(2, 1)),

@@ -217,6 +217,10 @@ class AnyProcess:
         self.chosen = self.processes[name]
         return name, self.chosen.vary(random.Random(f"{seed} variation"))
 
+    @property
+    def writes_unused(self) -> bool:
+        return self.chosen.writes_unused
+
     def call(self, fields: Fields, buffers: dict[str, Buffer]) -> None:
         self.chosen.call(fields, buffers)
 

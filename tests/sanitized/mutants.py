@@ -1,7 +1,7 @@
 """Mutation testing of the kernels: each change below, applied to a copy, has to make a test under sanitizers fail.
 
 python -m tests.sanitized.mutants            # all of them, one line of output each
-python -m tests.sanitized.mutants barrier    # those whose description contains the word
+python -m tests.sanitized.mutants shuffle    # those whose description contains the word
 """
 
 import argparse
@@ -39,59 +39,46 @@ POINT_BLOCK = "cpu/point_block.h"
 
 CUDA_MUTANTS = [
     Mutant(
-        "off by one: no location is computed for the last point",
+        "off by one: the last point is not sampled",
         SAMPLING,
-        "i < units * count; i += blockDim.x) {\n    const auto unit",
-        "i < units * count - 1; i += blockDim.x) {\n    const auto unit",
+        "pass <= last_point; pass += lanes) {\n        const",
+        "pass < last_point; pass += lanes) {\n        const",
     ),
     Mutant("off by one: a row below the feature map", "core/bilinear.h", "(row + 1 < height ? 0xF", "(row < height ? 0xF"),
     Mutant(
-        "off by one: a unit beyond the last",
-        SAMPLING,
-        "const bool works = own < units &&",
-        "const bool works = own <= units &&",
-    ),
-    Mutant("bound: channels beyond the last", SAMPLING, "own < units && channel < problem.channels", "own < units"),
-    Mutant(
-        "barrier dropped: before samples are replaced",
-        SAMPLING,
-        "__syncthreads(); // until the samples before these are no longer needed",
-        "",
+        "off by one: a unit beyond the last", SAMPLING, "const bool works = has_unit && (fixed", "const bool works = (fixed"
     ),
     Mutant(
-        "barrier dropped: before gradients are replaced",
-        SAMPLING,
-        "__syncthreads(); // until the gradients before these are written",
-        "",
+        "off by one: a gradient of no point is not zero", DCNV4, "i <= geometry.unused_point_el", "i < geometry.unused_point_el"
     ),
     Mutant(
-        "barrier dropped: after sampling locations are written",
+        "bound: channels beyond the last",
         SAMPLING,
-        "count, samples);\n          __syncthreads();",
-        "count, samples);",
+        "has_unit && (fixed_lanes > 0 || channel < problem.channels)",
+        "has_unit",
     ),
-    Mutant(
-        "barrier dropped: before gradients are read",
-        SAMPLING,
-        "if (needs_points) {\n        __syncthreads();",
-        "if (needs_points) {",
-    ),
-    Mutant("barrier dropped: of the warp", SAMPLING, "__syncwarp(); // until every lane has read y and x", ""),
-    Mutant(
-        "barrier that some threads do not reach",
-        SAMPLING,
-        "if (!one_pass || turn == 0) {",
-        "if (works && (!one_pass || turn == 0)) {",
-    ),
+    Mutant("bound: corners outside the feature map", SAMPLING, "if (has(which, corner)) {", "if (which != 0) {"),
     Mutant("lane mask: half of a warp", VECTOR, "0xFFFFFFFF", "0x0000FFFF"),
     Mutant(
         "shuffle: from a lane that does not call",
         SAMPLING,
-        "const acc_t x = sum_over_lanes(slope.x, shares.lanes);",
-        "const acc_t x = has_unit ? sum_over_lanes(slope.x, shares.lanes) : acc_t(0);",
+        "if (needs_points) {\n          sum_over_lanes",
+        "if (needs_points && has_unit) {\n          sum_over_lanes",
     ),
     Mutant("shuffle: half of the lanes", VECTOR, "int distance = lanes / 2;", "int distance = lanes / 4;"),
     Mutant("shuffle: beyond the unit", VECTOR, "int distance = lanes / 2;", "int distance = lanes;"),
+    Mutant(
+        "shuffle: the sample of another unit",
+        SAMPLING,
+        "__shfl_sync(kWholeWarp, first, lane, lanes)",
+        "__shfl_sync(kWholeWarp, first, lane, kWarpThreads)",
+    ),
+    Mutant(
+        "shuffle: every lane keeps the first point's dot products",
+        SAMPLING,
+        "lane == place.lane ? dots[corner]",
+        "lane == 0 ? dots[corner]",
+    ),
     Mutant(
         "x and y swapped: gradient of offsets",
         DCNV4,
@@ -101,52 +88,62 @@ CUDA_MUTANTS = [
     Mutant(
         "x and y swapped: location",
         ATTENTION,
-        "coordinate(static_cast<acc_t>(location[1]), level.height)",
-        "coordinate(static_cast<acc_t>(location[0]), level.height)",
+        "coordinate(static_cast<acc_t>(numbers.y), level.height)",
+        "coordinate(static_cast<acc_t>(numbers.x), level.height)",
     ),
     Mutant(
-        "int instead of int64: unit of a thread",
-        SAMPLING,
-        "static_cast<typename problem_t::index_t>(first_unit + i / count);\n    fill",
-        "static_cast<int32_t>(first_unit + i / count);\n    fill",
+        "int instead of int64: number of a unit",
+        DCNV4,
+        "Unit(const Points& points, index_t number)",
+        "Unit(const Points& points, int32_t number)",
     ),
-    Mutant(
-        "int instead of int64: element of a corner", SAMPLING, "const index_t at = corner_at(", "const int32_t at = corner_at("
-    ),
+    Mutant("int instead of int64: element of a corner", SAMPLING, "__forceinline__ index_t at(", "__forceinline__ int32_t at("),
     Mutant("int instead of int64: too large for 32 bits", "cuda/instance.h", "int64_t(1) << 30", "int64_t(1) << 40"),
-    Mutant("alignment: vectors at half of their alignment", "cuda/instance.h", "(pointer) % 16 != 0", "(pointer) % 8 != 0"),
+    Mutant("alignment: vectors at half of their alignment", "cuda/instance.h", "% word_bytes != 0", "% (word_bytes / 2) != 0"),
     Mutant(
         "alignment: vectors for any number of channels",
         "cuda/instance.h",
-        "channels * element_bytes % 16 != 0",
-        "channels * element_bytes % 8 != 0",
+        "channels % width != 0",
+        "channels % (width / 2) != 0",
     ),
-    Mutant(
-        "shared memory: a point too few",
-        "cuda/launch.h",
-        "launch.shared_bytes = launch.points_per_pass * bytes;",
-        "launch.shared_bytes = launch.points_per_pass * bytes - work.bytes_per_point;",
-    ),
+    Mutant("division: reciprocal rounded down", "cuda/divider.h", "+ divisor - 1) / divisor", ") / divisor"),
     Mutant("no atomic: gradient of value", VECTOR, "atomicAdd(to + i, weight * from[i]);", "to[i] += weight * from[i];"),
-    Mutant("no atomic: every lane writes a point's gradient", SAMPLING, "if (has_unit && lane == 0) {", "if (has_unit) {"),
+    Mutant(
+        "two lanes write one point's gradient",
+        SAMPLING,
+        "needs_points && has_unit && pass + place.lane <= last_point",
+        "needs_points && has_unit",
+    ),
     Mutant(
         "two units write one output",
         SAMPLING,
-        "store<width>(sum, output + (first_unit + own) *",
-        "store<width>(sum, output + first_unit *",
+        "result.store(output + (unit.output() + channel)",
+        "result.store(output + channel",
     ),
     Mutant(
-        "vector reduction: four of eight twice",
-        VECTOR,
-        "add_four_atomically(weight, from + 4, to + 4);",
-        "add_four_atomically(weight, from + 4, to);",
+        "two lanes write one word",
+        SAMPLING,
+        "return channels_t::kPerWord * (fixed_lanes > 0 ? lanes : 1);",
+        "return channels_t::kPerWord;",
     ),
-    Mutant("a pass too few", SAMPLING, "if (!one_pass || turn == 0) {", "if (one_pass || turn == 0) {"),
+    Mutant(
+        "vector reduction: two of four swapped",
+        VECTOR,
+        "weight * from[2], weight * from[3]}",
+        "weight * from[3], weight * from[2]}",
+    ),
+    Mutant("a turn too few", SAMPLING, "fixed_lanes > 0 || turn < problem.channels;", "turn == 0;"),
     Mutant(
         "a hostile point keeps its gradient",
         SAMPLING,
-        "sample.y = corners != 0 ? y * sample.modulation : acc_t(0);",
-        "sample.y = y * sample.modulation;",
+        "inside ? slope.y * located.modulation : acc_t(0), inside",
+        "slope.y * located.modulation, inside",
+    ),
+    Mutant(
+        "an infinite modulation reaches corners outside the feature map",
+        SAMPLING,
+        "has(corners, corner) ? product : -acc_t(0);",
+        "product;",
     ),
 ]
 

@@ -61,7 +61,7 @@ class Operator:
                 if needed:
                     buffers[f"grad_{name}"] = whole("output", gradient)
             self.process.call(fields, buffers)
-            if needs[1] and fields["unused_point_elements"] > 0:
+            if needs[1] and fields["unused_point_elements"] > 0 and not self.process.writes_unused:
                 # kernel.h does it before the kernel, which does not write there.
                 grad_points[0][..., -fields["unused_point_elements"] :] = 0
         return grad_sum.to(value.dtype), *grad_points

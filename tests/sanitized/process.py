@@ -56,6 +56,8 @@ class KernelProcess:
         executable: the path that build.py returned.
     """
 
+    writes_unused = False  # kWritesUnused in csrc
+
     def __init__(self, executable: Path) -> None:
         self.executable = executable
         self._process: subprocess.Popen | None = None

@@ -26,45 +26,18 @@ constexpr uintptr_t kPageCells = 1024;
 /// thread, and whether there were several.
 struct Accessors {
   bool any = false;
-  bool several_blocks = false;
-  bool several_warps = false; // after the block's last barrier
-  bool several_threads = false; // after the warp's last barrier
+  bool several = false;
   Actor first;
 
   void add(const Actor& by) {
-    if (!any) {
-      any = true;
-      first = by;
-    } else if (first.block != by.block) {
-      several_blocks = true;
-    } else if (first.block_epoch != by.block_epoch) {
-      several_warps = several_threads = false;
-      first = by;
-    } else if (first.warp() != by.warp()) {
-      several_warps = true;
-    } else if (first.warp_epoch != by.warp_epoch) {
-      several_threads = false;
-      first = by;
-    } else if (first.thread != by.thread) {
-      several_threads = true;
-    }
+    several = any && (several || first != by);
+    first = any ? first : by;
+    any = true;
   }
 
-  /// Whether one of them is another thread that no barrier orders before `by`.
+  /// Whether one of them is another thread.
   bool race_with(const Actor& by) const {
-    if (!any) {
-      return false;
-    }
-    if (several_blocks || first.block != by.block) {
-      return true;
-    }
-    if (first.block_epoch != by.block_epoch) {
-      return false;
-    }
-    if (several_warps || first.warp() != by.warp()) {
-      return true;
-    }
-    return first.warp_epoch == by.warp_epoch && (several_threads || first.thread != by.thread);
+    return any && (several || first != by);
   }
 };
 
@@ -78,9 +51,6 @@ using Page = std::array<Cell, kPageCells>;
 
 std::vector<const Region*> regions;
 std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages; // of global memory
-uintptr_t shared_begin = 0;
-size_t shared_bytes = 0;
-std::vector<Cell> shared_cells;
 
 const char* name(Access access) {
   return access == Access::Read ? "reads" : access == Access::Write ? "writes" : "adds to";
@@ -106,8 +76,8 @@ void check_cell(Cell& cell, const char* where, size_t offset, Access access) {
   const auto refuse = [&](const Accessors& others, Access before) {
     if (others.race_with(*actor)) {
       fault(
-          "%s byte %zu of %s, as thread %u of block %u %s it with no barrier between them", name(access), offset, where,
-          others.first.thread, others.first.block, name(before));
+          "%s byte %zu of %s, as thread %u of block %u %s it", name(access), offset, where, others.first.thread,
+          others.first.block, name(before));
     }
   };
   refuse(cell.writers, Access::Write);
@@ -135,31 +105,12 @@ void forget_accesses_of_grids() {
   pages.clear();
 }
 
-void forget_accesses_of_blocks(const void* shared, size_t bytes) {
-  shared_begin = reinterpret_cast<uintptr_t>(shared);
-  shared_bytes = bytes;
-  shared_cells.assign((bytes + kCellBytes - 1) / kCellBytes, {});
-}
-
 void check_access(const void* pointer, size_t bytes, Access access) {
   if (actor == nullptr) {
     return; // host code
   }
   const auto address = reinterpret_cast<uintptr_t>(pointer);
   if (address - actor_stack < actor_stack_bytes) {
-    return;
-  }
-  if (address - shared_begin < kMaxSharedBytes) {
-    const size_t offset = address - shared_begin;
-    if (offset + bytes > shared_bytes) {
-      fault("%s byte %zu of %zu of shared memory", name(access), offset, shared_bytes);
-    }
-    for (size_t at = offset / kCellBytes; at * kCellBytes < offset + bytes; ++at) {
-      if (access != Access::Write && !shared_cells[at].writers.any) {
-        fault("%s byte %zu of shared memory, which no thread of the block has written", name(access), offset);
-      }
-      check_cell(shared_cells[at], "shared memory", offset, access);
-    }
     return;
   }
   for (const Region* region : regions) {

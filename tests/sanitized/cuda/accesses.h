@@ -1,4 +1,4 @@
-// Data race detection: the reads and writes of each thread, and the barriers that order them.
+// Data race detection: the reads and writes of each thread. Nothing orders those of two threads: kernels have no barriers.
 
 #pragma once
 
@@ -21,12 +21,12 @@ class Region {
   const bool writable;
 };
 
-/// The running thread and the number of barriers that it has passed.
+/// The running thread.
 struct Actor {
   uint32_t block;
   uint32_t thread;
-  uint32_t block_epoch; // barriers of the block
-  uint32_t warp_epoch; // barriers of the warp alone
+
+  bool operator==(const Actor&) const = default;
 
   uint32_t warp() const {
     return thread / 32;
@@ -35,9 +35,8 @@ struct Actor {
 
 enum class Access { Read, Write, Atomic };
 
-/// To be called at the start of a grid, and of each of its blocks with the addresses of its shared memory.
+/// To be called at the start of a grid.
 void forget_accesses_of_grids();
-void forget_accesses_of_blocks(const void* shared, size_t shared_bytes);
 
 /// The running thread, or null in host code. Accesses to its own stack are not checked.
 extern const Actor* actor;

@@ -19,9 +19,6 @@ class Device:
     """Properties of a GPU. It has so few multiprocessors that even small problems have several units per block."""
 
     multiprocessors: int = 1
-    threads_per_multiprocessor: int = 2048
-    shared_bytes_per_multiprocessor: int = 164 * 1024
-    shared_bytes_per_block: int = 48 * 1024
     blocks_per_grid: int = 2**31 - 1
 
 
@@ -34,6 +31,8 @@ class Emulator(KernelProcess):
         order: the seed for the order in which threads run.
         blocks: the range (first, end) of the grid's blocks to run.
     """
+
+    writes_unused = True
 
     def __init__(
         self,
@@ -53,7 +52,6 @@ class Emulator(KernelProcess):
         """Choose the device, the index type and the order of threads at random."""
         self.device = Device(
             multiprocessors=choose.choice([1, 1, 2, 132]),
-            shared_bytes_per_block=choose.choice([2048, 4096, 16384, 48 * 1024]),
             blocks_per_grid=choose.choice([1, 3, 2**31 - 1]),
         )
         self.index_bits = choose.choice([0, 32, 64])

@@ -17,15 +17,6 @@
 #include <execinfo.h>
 #include <unistd.h>
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#endif
-
-// Dynamic shared memory: declared by every kernel, with a size that the launch chooses.
-namespace flash_internimage::cuda {
-alignas(16) unsigned char shared[cuda_emulator::kMaxSharedBytes];
-}
-
 extern "C" char __executable_start;
 
 namespace cuda_emulator {
@@ -38,16 +29,13 @@ Schedule schedule;
 
 namespace {
 
-using flash_internimage::cuda::shared;
-
 struct Thread {
   enum class State { Ready, Waiting, Exited };
 
   Fiber fiber;
   Actor actor;
   State state;
-  std::source_location where; // of the barrier at which it waits
-  const char* operation; // in which it waits
+  std::source_location where; // of the shuffle in which it waits
   unsigned exchanges; // the number of shuffles so far
 };
 
@@ -64,7 +52,6 @@ struct Warp {
 Context host;
 std::vector<std::unique_ptr<Thread>> threads;
 std::vector<Warp> warps;
-unsigned at_block_barrier = 0; // threads
 unsigned exited = 0;
 Thread* running = nullptr;
 void (*running_kernel)(const void* call) = nullptr;
@@ -76,7 +63,7 @@ std::string describe(const Thread& thread) {
     case Thread::State::Exited:
       return name + " has returned";
     case Thread::State::Waiting:
-      return name + " waits in " + thread.operation + " at line " + std::to_string(thread.where.line());
+      return name + " waits in a shuffle at line " + std::to_string(thread.where.line());
     default:
       return name + " runs";
   }
@@ -145,45 +132,26 @@ std::vector<unsigned> draw_order() {
   return order;
 }
 
-/// Shared memory of this block. Accesses beyond it are errors, and its initial contents are undefined.
-void set_shared(size_t bytes) {
-#if defined(__SANITIZE_ADDRESS__)
-  ASAN_UNPOISON_MEMORY_REGION(shared, kMaxSharedBytes);
-#endif
-  std::memset(shared, 0xFF, bytes);
-#if defined(__SANITIZE_ADDRESS__)
-  ASAN_POISON_MEMORY_REGION(shared + bytes, kMaxSharedBytes - bytes);
-#endif
-  forget_accesses_of_blocks(shared, bytes);
-}
-
-void wait(const char* operation, std::source_location where) {
-  running->state = Thread::State::Waiting;
-  running->operation = operation;
-  running->where = where;
-}
-
-/// Waits until all lanes of the mask have reached the same operation with the same mask.
-void meet_lanes(unsigned mask, const char* operation, std::source_location where) {
+/// Waits until all lanes of the mask have reached a shuffle with the same mask.
+void meet_lanes(unsigned mask, std::source_location where) {
   Warp& warp = running_warp();
   const unsigned first = running->actor.warp() * kWarpSize;
   if (!(mask >> lane() & 1)) {
-    fault("%s at line %u with the mask %08x, which leaves out the lane that calls", operation, where.line(), mask);
+    fault("a shuffle at line %u with the mask %08x, which leaves out the lane that calls", where.line(), mask);
   }
   if (const unsigned missing = mask & (~warp.existing | warp.exited)) {
     fault(
-        "%s at line %u with the mask %08x, but lanes %08x %s", operation, where.line(), mask, missing,
+        "a shuffle at line %u with the mask %08x, but lanes %08x %s", where.line(), mask, missing,
         missing & warp.exited ? "have returned" : "do not exist");
   }
-  if (warp.waiting != 0) {
+  if (warp.waiting != 0 && warp.mask != mask) {
     const Thread& other = *threads[first + std::countr_zero(warp.waiting)];
-    if (warp.mask != mask || other.operation != operation) {
-      fault(
-          "%s at line %u with the mask %08x, but %s with the mask %08x", operation, where.line(), mask,
-          describe(other).c_str(), warp.mask);
-    }
+    fault(
+        "a shuffle at line %u with the mask %08x, but %s with the mask %08x", where.line(), mask,
+        describe(other).c_str(), warp.mask);
   }
-  wait(operation, where);
+  running->state = Thread::State::Waiting;
+  running->where = where;
   warp.mask = mask;
   warp.waiting |= 1u << lane();
   if (warp.waiting != mask) {
@@ -236,13 +204,9 @@ void fault(const char* format, ...) {
   _exit(3);
 }
 
-void run_grid(
-    Index blocks, Index threads_per_block, size_t shared_bytes, void (*enter)(const void* call), const void* call) {
-  if (blocks.x == 0 || blocks.x > 0x7FFFFFFF || threads_per_block.x == 0 || threads_per_block.x > kMaxThreads ||
-      shared_bytes > kMaxSharedBytes) {
-    fault(
-        "a launch of %u blocks of %u threads with %zu bytes of shared memory", blocks.x, threads_per_block.x,
-        shared_bytes);
+void run_grid(Index blocks, Index threads_per_block, void (*enter)(const void* call), const void* call) {
+  if (blocks.x == 0 || blocks.x > 0x7FFFFFFF || threads_per_block.x == 0 || threads_per_block.x > kMaxThreads) {
+    fault("a launch of %u blocks of %u threads", blocks.x, threads_per_block.x);
   }
   grid_size = blocks;
   block_size = threads_per_block;
@@ -259,12 +223,11 @@ void run_grid(
   forget_accesses_of_grids();
   for (unsigned block = schedule.first_block; block < std::min(blocks.x, schedule.last_block); ++block) {
     block_index.x = block;
-    set_shared(shared_bytes);
-    exited = at_block_barrier = 0;
+    exited = 0;
     warps.assign((block_size.x + kWarpSize - 1) / kWarpSize, Warp{});
     for (unsigned number = 0; number < threads.size(); ++number) {
       Thread& thread = *threads[number];
-      thread.actor = {block, number, 0, 0};
+      thread.actor = {block, number};
       thread.state = Thread::State::Ready;
       thread.exchanges = 0;
       warps[thread.actor.warp()].existing |= 1u << number % kWarpSize;
@@ -274,39 +237,13 @@ void run_grid(
   }
 }
 
-void wait_for_block(std::source_location where) {
-  static unsigned first_line = 0;
-  if (at_block_barrier > 0 && where.line() != first_line) {
-    fault("__syncthreads at line %u, but another thread waits at that of line %u", where.line(), first_line);
-  }
-  if (exited > 0) {
-    fault("__syncthreads at line %u, but another thread has returned", where.line());
-  }
-  wait("__syncthreads", where);
-  first_line = where.line();
-  if (++at_block_barrier < threads.size()) {
-    return stop_running();
-  }
-  at_block_barrier = 0;
-  for (const auto& thread : threads) {
-    thread->state = Thread::State::Ready;
-    ++thread->actor.block_epoch;
-  }
-}
-
-void wait_for_lanes(unsigned mask, std::source_location where) {
-  meet_lanes(mask, "__syncwarp", where);
-  // A barrier of only some lanes does not count: race detection tracks barriers of the whole warp only.
-  running->actor.warp_epoch += mask == 0xFFFFFFFF;
-}
-
 void exchange(unsigned mask, const void* own, void* other, size_t bytes, unsigned source, std::source_location where) {
   auto& slots = running_warp().offers[running->exchanges++ % 2];
   if (source >= kWarpSize || !(mask >> source & 1)) {
     fault("a shuffle at line %u with the mask %08x reads lane %u, which it leaves out", where.line(), mask, source);
   }
   std::memcpy(slots[lane()], own, bytes);
-  meet_lanes(mask, "a shuffle", where);
+  meet_lanes(mask, where);
   std::memcpy(other, slots[source], bytes);
 }
 

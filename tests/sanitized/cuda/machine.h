@@ -10,7 +10,6 @@ namespace cuda_emulator {
 
 constexpr unsigned kWarpSize = 32;
 constexpr unsigned kMaxThreads = 1024;
-constexpr size_t kMaxSharedBytes = 48 * 1024;
 
 struct Index {
   unsigned x = 1;
@@ -39,15 +38,11 @@ extern Schedule schedule;
 [[noreturn]] void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 /// Calls `enter(call)` in every thread of the grid.
-void run_grid(Index blocks, Index threads, size_t shared_bytes, void (*enter)(const void* call), const void* call);
+void run_grid(Index blocks, Index threads, void (*enter)(const void* call), const void* call);
 
 inline unsigned lane() {
   return thread_index.x % kWarpSize;
 }
-
-/// Barriers. All threads of the block, or all lanes in the mask, have to reach the same barrier.
-void wait_for_block(std::source_location where);
-void wait_for_lanes(unsigned mask, std::source_location where);
 
 /// Shuffle: offers this lane's `bytes` and receives those of lane `source`, which has to take part.
 void exchange(unsigned mask, const void* own, void* other, size_t bytes, unsigned source, std::source_location where);

@@ -17,11 +17,7 @@ using op_t = flash_internimage::OPERATOR::Operator;
 using flash_internimage::cuda::Queue;
 
 Queue read_queue(const sanitized::Request& request) {
-  return {
-      {kWarpSize, request.integer("multiprocessors"), request.integer("threads_per_multiprocessor"),
-       request.integer("shared_bytes_per_multiprocessor"), request.integer("shared_bytes_per_block"),
-       request.integer("blocks_per_grid")},
-      nullptr};
+  return {{request.integer("multiprocessors"), request.integer("blocks_per_grid"), __CUDA_ARCH__ >= 900}, nullptr};
 }
 
 /// With the index type that the request names, or the one that the sizes need.

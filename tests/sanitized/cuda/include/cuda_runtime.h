@@ -12,6 +12,8 @@
 #include <c10/macros/Macros.h>
 #include <c10/util/ArrayRef.h>
 
+#include <cmath>
+#include <cstring>
 #include <source_location>
 #include <tuple>
 #include <utility>
@@ -19,10 +21,10 @@
 #define __CUDA_ARCH__ CUDA_EMULATOR_ARCHITECTURE
 
 #define __global__
+#define __grid_constant__
+#define __launch_bounds__(...)
 #define __device__
 #define __host__
-#define __shared__
-#define __align__(bytes) __attribute__((aligned(bytes)))
 #define __forceinline__ inline __attribute__((always_inline))
 
 using dim3 = cuda_emulator::Index;
@@ -32,7 +34,6 @@ enum cudaError_t { cudaSuccess = 0 };
 struct cudaLaunchConfig_t {
   dim3 gridDim;
   dim3 blockDim;
-  size_t dynamicSmemBytes;
   cudaStream_t stream;
 };
 
@@ -45,7 +46,12 @@ cudaError_t cudaLaunchKernelEx(
   const auto enter = [](const void* of) {
     std::apply(static_cast<const call_t*>(of)->first, static_cast<const call_t*>(of)->second);
   };
-  cuda_emulator::run_grid(config->gridDim, config->blockDim, config->dynamicSmemBytes, enter, &call);
+  cuda_emulator::run_grid(config->gridDim, config->blockDim, enter, &call);
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaMemsetAsync(void* to, int byte, size_t bytes, cudaStream_t) {
+  std::memset(to, byte, bytes);
   return cudaSuccess;
 }
 
@@ -61,20 +67,40 @@ inline long min(long left, long right) {
   return left < right ? left : right;
 }
 
-inline void __syncthreads(std::source_location where = std::source_location::current()) {
-  cuda_emulator::wait_for_block(where);
+template <typename scalar_t>
+scalar_t exchanged(unsigned mask, scalar_t own, unsigned source, std::source_location where) {
+  scalar_t other;
+  cuda_emulator::exchange(mask, &own, &other, sizeof(scalar_t), source, where);
+  return other;
 }
 
-inline void __syncwarp(unsigned mask = 0xFFFFFFFF, std::source_location where = std::source_location::current()) {
-  cuda_emulator::wait_for_lanes(mask, where);
+template <typename scalar_t>
+scalar_t __shfl_sync(
+    unsigned mask, scalar_t own, int lane, int width, std::source_location where = std::source_location::current()) {
+  return exchanged(mask, own, (cuda_emulator::lane() & -width) | (lane & (width - 1)), where);
 }
 
 template <typename scalar_t>
 scalar_t __shfl_xor_sync(
     unsigned mask, scalar_t own, int distance, std::source_location where = std::source_location::current()) {
-  scalar_t other;
-  cuda_emulator::exchange(mask, &own, &other, sizeof(scalar_t), cuda_emulator::lane() ^ distance, where);
-  return other;
+  return exchanged(mask, own, cuda_emulator::lane() ^ distance, where);
+}
+
+struct alignas(8) uint2 {
+  unsigned x;
+  unsigned y;
+};
+
+struct alignas(16) uint4 {
+  unsigned x;
+  unsigned y;
+  unsigned z;
+  unsigned w;
+};
+
+template <typename word_t>
+word_t __ldg(const word_t* from) {
+  return *from;
 }
 
 // Kernels do not use the return value.
@@ -93,10 +119,6 @@ struct alignas(16) float4 {
   float z;
   float w;
 };
-
-inline float4 make_float4(float x, float y, float z, float w) {
-  return {x, y, z, w};
-}
 
 inline void atomicAdd(float4* to, float4 terms) {
   cuda_emulator::add_atomically<4>(reinterpret_cast<float*>(to), &terms.x);
