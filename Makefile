@@ -95,6 +95,7 @@ compile-clang: install ## Check that Clang compiles the CPU part, in a minute; C
 
 .PHONY: test-aarch64
 test-aarch64: install ## Run the sanitized kernels compiled for AArch64; needs g++-aarch64-linux-gnu and qemu-user.
+	SANITIZED_TARGET=aarch64 $(python) -m tests.sanitized.build
 	SANITIZED_TARGET=aarch64 $(python) -m pytest tests/sanitized/test_fuzz.py -k random $(ARGS)
 
 VERSION ?= 2.11

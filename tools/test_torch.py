@@ -5,7 +5,7 @@
     python3.10 tools/test_torch.py 2.6 -k dcnv4       # what follows the version is passed to pytest
 
 The environment and a copy of the sources are kept there, so that the next run compiles only what has changed. The first
-takes several gigabytes and minutes. docs/index.md lists the versions that were tested.
+takes several gigabytes and minutes. docs/platforms.md lists the versions that were tested.
 """
 
 import argparse
