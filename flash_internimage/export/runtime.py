@@ -155,7 +155,10 @@ def _load_openvino(path: Path, device: torch.device) -> tuple[Detect, Metadata]:
     metadata = Metadata.from_json(properties.get(KEY), str(path))
     # OpenVINO's default precision on some CPUs is bfloat16, in which sampling locations are off by pixels.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = openvino.Core().compile_model(openvino.Core().read_model(str(path)), "CPU", settings)
+    try:
+        compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    except RuntimeError as error:
+        raise UserError(f"{path}: OpenVINO cannot load it: {' '.join(str(error).split())[:500]}") from error
 
     def detect(images: Tensor, sizes: Tensor) -> list[Tensor]:
         outputs = compiled(dict(zip(INPUTS, (images.numpy(), sizes.numpy()), strict=True)))
