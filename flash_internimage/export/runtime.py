@@ -180,4 +180,17 @@ def _load_pt2(path: Path) -> tuple[Detect, Metadata]:
         return loaded, Metadata.from_json(loaded.get_metadata().get(KEY), str(path))
     files = {METADATA_FILE: ""}
     program = torch.export.load(path, extra_files=files)
-    return program.module(), Metadata.from_json(files[METADATA_FILE], str(path))
+    module = program.module()
+
+    def detect(images: Tensor, sizes: Tensor) -> Sequence[Tensor]:
+        try:
+            outputs: Sequence[Tensor] = module(images, sizes)
+        except AssertionError as error:  # a guard on the sizes, which torch.export added
+            size = " x ".join(map(str, images.shape[2:]))
+            raise UserError(
+                f"{path}: the program should take batches of {size} pixels, but torch.export has recorded {error}; export one "
+                "size with --size, or to ONNX"
+            ) from error
+        return outputs
+
+    return detect, Metadata.from_json(files[METADATA_FILE], str(path))
