@@ -48,12 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes.add_argument("--dynamic", action="store_true", help="any image size in multiples of the stride (the default)")
     sizes.add_argument("--size", nargs=2, type=positive, metavar=("HEIGHT", "WIDTH"), help="one image size, in pixels")
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="number of images (1)")
-    parser.add_argument(
-        "--precision",
-        choices=["fp32", "fp16", "bf16"],
-        default="fp32",
-        help="fp16, bf16: autocast, with sampling locations, norms and attention scores in float32 (fp32)",
-    )
     parser.add_argument("--max-detections", type=positive, metavar="N", help="detections per image (default: the model's own)")
     add_overrides(parser)
 
@@ -77,7 +71,6 @@ def run(args: argparse.Namespace) -> int:
         args.output,
         format="aot" if args.aot else format_,
         target=args.target,
-        precision=args.precision,
         size=None if args.size is None else tuple(args.size),
         batch=args.batch,
         max_detections=args.max_detections,
@@ -86,5 +79,5 @@ def run(args: argparse.Namespace) -> int:
     size = "any size" if metadata.height is None else f"{metadata.height} x {metadata.width} pixels"
     megabytes = args.output.stat().st_size / 1e6
     classes = f"{len(metadata.class_names)} classes"
-    print(f"{args.output}: {metadata.family}, {classes}, {size}, {metadata.precision}, {megabytes:.1f} MB")
+    print(f"{args.output}: {metadata.family}, {classes}, {size}, {megabytes:.1f} MB")
     return 0

@@ -26,7 +26,6 @@ class Metadata:
     Attributes:
         format: "onnx", "pt2" (``torch.export``) or "aot" (AOTInductor).
         target: the runtime for which the forms of the operators were chosen; "torch" unless the format is "onnx".
-        precision: "fp32", "fp16" or "bf16".
         family: title of the detector family.
         class_names: name of each class.
         channel_order: "RGB" or "BGR", of the images that the file takes.
@@ -45,7 +44,6 @@ class Metadata:
 
     format: str
     target: str
-    precision: str
     family: str
     class_names: list[str]
     channel_order: str

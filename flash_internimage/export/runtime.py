@@ -155,7 +155,10 @@ def _load_openvino(path: Path, device: torch.device) -> tuple[Detect, Metadata]:
     metadata = Metadata.from_json(properties.get(KEY), str(path))
     # OpenVINO's default precision on some CPUs is bfloat16, in which sampling locations are off by pixels.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = openvino.Core().compile_model(openvino.Core().read_model(str(path)), "CPU", settings)
+    try:
+        compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    except RuntimeError as error:
+        raise UserError(f"{path}: OpenVINO cannot load it: {' '.join(str(error).split())[:500]}") from error
 
     def detect(images: Tensor, sizes: Tensor) -> list[Tensor]:
         outputs = compiled(dict(zip(INPUTS, (images.numpy(), sizes.numpy()), strict=True)))
@@ -177,4 +180,17 @@ def _load_pt2(path: Path) -> tuple[Detect, Metadata]:
         return loaded, Metadata.from_json(loaded.get_metadata().get(KEY), str(path))
     files = {METADATA_FILE: ""}
     program = torch.export.load(path, extra_files=files)
-    return program.module(), Metadata.from_json(files[METADATA_FILE], str(path))
+    module = program.module()
+
+    def detect(images: Tensor, sizes: Tensor) -> Sequence[Tensor]:
+        try:
+            outputs: Sequence[Tensor] = module(images, sizes)
+        except AssertionError as error:  # a guard on the sizes, which torch.export added
+            size = " x ".join(map(str, images.shape[2:]))
+            raise UserError(
+                f"{path}: the program should take batches of {size} pixels, but torch.export has recorded {error}; export one "
+                "size with --size, or to ONNX"
+            ) from error
+        return outputs
+
+    return detect, Metadata.from_json(files[METADATA_FILE], str(path))

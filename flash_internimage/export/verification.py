@@ -37,12 +37,7 @@ class Tolerance:
     unmatched: float
 
 
-TOLERANCES = {
-    "fp32": Tolerance(box=0.1, score=1e-3, mask=0.01, unmatched=0.01),
-    # Half precision changes which of two similar boxes is suppressed.
-    "fp16": Tolerance(box=2.0, score=0.02, mask=0.1, unmatched=0.1),
-    "bf16": Tolerance(box=8.0, score=0.1, mask=0.4, unmatched=0.3),
-}
+TOLERANCE = Tolerance(box=0.1, score=1e-3, mask=0.01, unmatched=0.01)
 
 
 @dataclass(frozen=True)
@@ -95,17 +90,16 @@ def verify(detector: nn.Module, path: str | os.PathLike[str], runtime: str | Non
         VerificationError: after the last batch, if one exceeds the tolerance or there were no detections to compare.
     """
     run, metadata = load(path, runtime=runtime)
-    tolerance = TOLERANCES[metadata.precision]
     failed, total = [], 0
     for images, sizes in example_batches(metadata):
-        comparison = compare(detector(images, sizes), run(images, sizes), " x ".join(map(str, images.shape)), tolerance)
+        comparison = compare(detector(images, sizes), run(images, sizes), " x ".join(map(str, images.shape)), TOLERANCE)
         yield comparison
         total += comparison.detections
-        if not comparison.is_within(tolerance):
+        if not comparison.is_within(TOLERANCE):
             failed.append(comparison.images)
     if failed:
         raise VerificationError(
-            f"export: the detections of the file should be those of the model within {tolerance}, but differ for images of "
+            f"export: the detections of the file should be those of the model within {TOLERANCE}, but differ for images of "
             f"{' and '.join(failed)}; no file was written"
         )
     if total == 0:
@@ -124,7 +118,7 @@ def example_batches(metadata: Metadata) -> Iterator[tuple[Tensor, Tensor]]:
         shapes = [(metadata.height, metadata.width)] * 2
     else:
         # Smaller than the model's own size, which saves time; landscape and portrait.
-        short, middle = (metadata.padded(metadata.short_side * part // 4) for part in (2, 3))
+        short, middle = (metadata.padded(metadata.short_side * part // 4) for part in (3, 4))
         shapes = [(short, middle), (metadata.padded(middle + 1), short)]
     generator = np.random.RandomState(0)
     for number, (height, width) in enumerate(shapes):

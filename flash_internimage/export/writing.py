@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from .detector import ExportableDetector
 from .metadata import INPUTS, KEY, Metadata
 from .packages import require
 from .program import export_program
 from .runtime import METADATA_FILE
-
-FORMATS = ("onnx", "pt2", "aot")
-PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 OPERATOR_FORMS: dict[str, tuple[Any, Any]] = {
     "onnxruntime": ("deform_conv", "grid_sample"),
@@ -34,30 +30,12 @@ OPERATOR_FORMS: dict[str, tuple[Any, Any]] = {
 """
 
 
-class _Autocast(ExportableDetector):
-    """A detector under autocast: norms, softmax and sampling locations stay in float32."""
-
-    def __init__(self, detector: ExportableDetector, dtype: torch.dtype) -> None:
-        nn.Module.__init__(self)
-        self.detector = detector
-        self.dtype = dtype
-        self.divisor = detector.divisor
-        self.smallest_side = detector.smallest_side
-
-    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
-        with torch.autocast(images.device.type, self.dtype, cache_enabled=False):
-            return self.detector(images, sizes)
-
-
 def program_of(detector: ExportableDetector, metadata: Metadata) -> torch.export.ExportedProgram:
-    """Record a detector with ``torch.export``, with the sizes and the precision that the metadata describes."""
-    dtype = PRECISIONS[metadata.precision]
-    module = detector if dtype is None else _Autocast(detector, dtype).eval()
-    height = metadata.height or metadata.padded(metadata.short_side)
-    width = metadata.width or metadata.padded(metadata.long_side)
+    """Record a detector with ``torch.export``, with the sizes that the metadata describes."""
+    size = metadata.height or metadata.padded(metadata.short_side), metadata.width or metadata.padded(metadata.long_side)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return export_program(module, batch=metadata.batch, size=(height, width), dynamic=metadata.height is None)
+        return export_program(detector, batch=metadata.batch, size=size, dynamic=metadata.height is None)
 
 
 def write(program: torch.export.ExportedProgram, path: str | os.PathLike[str], metadata: Metadata) -> None:

@@ -38,7 +38,6 @@ def export(
     *,
     format: str = "onnx",
     target: str = "onnxruntime",
-    precision: str = "fp32",
     size: tuple[int, int] | None = None,
     batch: int = 1,
     max_detections: int | None = None,
@@ -51,7 +50,6 @@ def export(
         path: the file to write.
         format: "onnx", "pt2" (``torch.export``) or "aot" (AOTInductor).
         target: "onnxruntime", "openvino" or "tensorrt": the runtime for which an ONNX file is written.
-        precision: "fp32", or "fp16" or "bf16" for autocast.
         size: (height, width) of all images, in pixels, padding included; None for any multiple of the model's stride.
         batch: number of images.
         max_detections: rows per image; None for the model's own maximum.
@@ -75,7 +73,6 @@ def export(
     metadata = Metadata(
         format=format,
         target=target if format == "onnx" else "torch",
-        precision=precision,
         family=_title(model),
         class_names=names,
         channel_order=getattr(model, "input_format", None) or "RGB",
@@ -84,7 +81,8 @@ def export(
         short_side=short_side,
         long_side=long_side,
         size_divisibility=detector.divisor,
-        smallest_side=detector.divisor if size is not None else detector.smallest_side,
+        # torch.export guards a program against pyramid levels of one row or column, which the smallest side may have.
+        smallest_side=detector.divisor if size is not None else detector.smallest_side + detector.divisor * (format != "onnx"),
         height=None if size is None else size[0],
         width=None if size is None else size[1],
         batch=batch,

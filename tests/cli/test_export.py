@@ -83,7 +83,7 @@ def test_onnx_file(flash_internimage, small, image, tmp_path, repository):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("operators for onnxruntime: largest difference ")
     assert done.stdout.count(" 0 without a partner") == 2
-    assert f"{file}: DINO, 4 classes, any size, fp32" in done.stdout
+    assert f"{file}: DINO, 4 classes, any size, " in done.stdout
 
     ours, theirs = (Predictor(*args, device="cpu") for args in ((config, weights), (file,)))
     assert theirs.class_names == ours.class_names == ["mug", "spoon", "fork", "knife"]

@@ -125,7 +125,7 @@ def check_command(words: list[str], parse: Callable) -> None:
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Raise an error if a config or config key among the arguments does not exist."""
     configs = getattr(arguments, "config_file", [])
-    for config in [configs] if isinstance(configs, str) else configs:
+    for config in [configs] if isinstance(configs, str) else configs or []:
         load_config(config_path(config), getattr(arguments, "overrides", []))
 
 

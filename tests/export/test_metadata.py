@@ -11,7 +11,6 @@ from flash_internimage.export.metadata import Metadata
 METADATA = Metadata(
     format="onnx",
     target="openvino",
-    precision="fp32",
     family="DINO",
     class_names=["mug", "ложка"],
     channel_order="RGB",

@@ -6,7 +6,7 @@ from torch import nn
 
 from flash_internimage.export import verification
 from flash_internimage.export.metadata import Metadata
-from flash_internimage.export.verification import TOLERANCES, VerificationError, compare, example_batches, verify
+from flash_internimage.export.verification import TOLERANCE, VerificationError, compare, example_batches, verify
 
 
 @pytest.fixture
@@ -14,7 +14,6 @@ def metadata():
     return Metadata(
         format="onnx",
         target="onnxruntime",
-        precision="fp32",
         family="Mask R-CNN",
         class_names=["a"],
         channel_order="RGB",
@@ -41,9 +40,9 @@ def outputs(boxes, scores, classes, counts):
 def test_detections_are_matched_in_any_order_and_padding_is_ignored():
     expected = outputs([[0, 0, 9, 9], [5, 5, 8, 8], [7, 7, 7, 7]], [0.9, 0.8, 0.5], [0, 1, 0], 2)
     given = outputs([[5, 5, 8, 8.0625], [0, 0, 9, 9], [1, 1, 1, 1]], [0.8, 0.9, 0.1], [1, 0, 1], 2)
-    comparison = compare(expected, given, "images", TOLERANCES["fp32"])
+    comparison = compare(expected, given, "images", TOLERANCE)
     assert comparison == verification.Comparison("images", 2, 0, box=0.0625, score=0.0, mask=0.0)
-    assert comparison.is_within(TOLERANCES["fp32"])
+    assert comparison.is_within(TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -58,15 +57,15 @@ def test_detections_are_matched_in_any_order_and_padding_is_ignored():
 )
 def test_a_difference_is_a_detection_without_a_partner(given):
     expected = outputs([[0, 0, 9, 9], [5, 5, 8, 8]], [0.9, 0.8], [0, 1], 2)
-    comparison = compare(expected, given, "images", TOLERANCES["fp32"])
+    comparison = compare(expected, given, "images", TOLERANCE)
     assert comparison.unmatched > 0
-    assert not comparison.is_within(TOLERANCES["fp32"])
+    assert not comparison.is_within(TOLERANCE)
 
 
 def test_batches_have_two_sizes_and_images_that_are_smaller(metadata):
     batches = list(example_batches(metadata))
-    assert [tuple(images.shape) for images, _ in batches] == [(2, 3, 64, 96), (2, 3, 128, 64)]
-    assert torch.cat([sizes for _, sizes in batches]).tolist() == [[64, 96], [57, 91], [121, 59], [114, 54]]
+    assert [tuple(images.shape) for images, _ in batches] == [(2, 3, 96, 128), (2, 3, 160, 96)]
+    assert torch.cat([sizes for _, sizes in batches]).tolist() == [[96, 128], [89, 123], [153, 91], [146, 86]]
 
 
 class _Constant(nn.Module):
