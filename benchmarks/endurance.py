@@ -100,7 +100,7 @@ def interrupted(scratch: Path, whole: Path, number: signal.Signals, times: int, 
     first = len(codes)
     finished = Forked(folder, *LONG, "--resume", *arguments).finish(300)
     equal, total = count_equal(folder, whole)
-    lines = (folder / "metrics.json").read_text().splitlines()
+    lines = (folder / "metrics.json").read_text(encoding="utf-8").splitlines()
     readable = sum(_is_json(line) for line in lines)
     counts = ", ".join(f"{codes.count(code)}x {code}" for code in sorted(set(codes)))
     result = f"exit codes {counts}; {equal} of {total} tensors bit-equal; {readable} of {len(lines)} metrics lines readable"
@@ -169,7 +169,7 @@ def full_disk(scratch: Path) -> list[Row]:
         "metrics.json": metrics,
         "TensorBoard events": tensorboard,
         "predictions": lambda: write_json(folder / "coco_instances_results.json", [text]),
-        "report.html": lambda: write_atomically(folder / "report.html", lambda path: path.write_text(text)),
+        "report.html": lambda: write_atomically(folder / "report.html", lambda path: path.write_text(text, encoding="utf-8")),
         "dataset drawing": lambda: make_shapes(folder / "shapes"),
     }
     return [_full_disk(name, write, folder, scratch) for name, write in writers.items()]
@@ -180,14 +180,14 @@ def _full_disk(name: str, write: Callable[[], object], folder: Path, scratch: Pa
 
     def main() -> int:
         private_tmpfs(folder, MIB // 4)
-        (folder / "last_checkpoint").write_text("model_0000099.pth")
+        (folder / "last_checkpoint").write_text("model_0000099.pth", encoding="utf-8")
         try:
             with reported("program"):
                 write()
         finally:
             left = {path.name for path in folder.iterdir()} - {"filler", "last_checkpoint"}
-            kept = (folder / "last_checkpoint").read_text() == "model_0000099.pth"
-            listing.write_text(json.dumps([sorted(left), kept]))
+            kept = (folder / "last_checkpoint").read_text(encoding="utf-8") == "model_0000099.pth"
+            listing.write_text(json.dumps([sorted(left), kept]), encoding="utf-8")
         return 0
 
     process = FORK.Process(target=call_main, args=(main, errors))
@@ -195,8 +195,8 @@ def _full_disk(name: str, write: Callable[[], object], folder: Path, scratch: Pa
     process.join(120)
     process.kill()
     process.join()
-    lines = [line for line in errors.read_text().splitlines() if line]
-    left, kept = json.loads(listing.read_text())
+    lines = [line for line in errors.read_text(encoding="utf-8").splitlines() if line]
+    left, kept = json.loads(listing.read_text(encoding="utf-8"))
     appended = [file for file in left if not file.startswith(("metrics.json", "events"))]
     one_line = len(lines) == 1 and "cannot be written, since " in lines[0]
     good = process.exitcode == 1 and one_line and kept and not appended
@@ -231,11 +231,11 @@ def full_disk_in_a_run(scratch: Path) -> Row:
         free = shutil.disk_usage(folder).free
         (folder / "filler").write_bytes(bytes(free - size // 2))
         code = train("--resume", "train.best_checkpoint.metric=null")
-        named = (folder / "run" / "last_checkpoint").read_text()
+        named = (folder / "run" / "last_checkpoint").read_text(encoding="utf-8")
         loads = load(folder / "run" / named)["iteration"] == 3
         (folder / "filler").unlink()
         again = train("--resume", "train.best_checkpoint.metric=null")
-        outcome.write_text(json.dumps([code, named, loads, again]))
+        outcome.write_text(json.dumps([code, named, loads, again]), encoding="utf-8")
         return 0
 
     process = FORK.Process(target=call_main, args=(main, errors))
@@ -243,7 +243,7 @@ def full_disk_in_a_run(scratch: Path) -> Row:
     process.join(120)
     process.kill()
     process.join()
-    code, named, loads, again = json.loads(outcome.read_text()) if outcome.exists() else (None, "", False, None)
+    code, named, loads, again = json.loads(outcome.read_text(encoding="utf-8")) if outcome.exists() else (None, "", False, None)
     result = f"exit code {code}; {named} {'loads' if loads else 'does not load'}; resumed with space: exit code {again}"
     return "disk full in a run, at its second checkpoint", result, code == 1 and loads and again == 0
 
@@ -322,8 +322,8 @@ def flat_memory(scratch: Path) -> Row:
     samples: dict[int, tuple[float, int, int]] = {}
     while is_running(run.pid):
         with contextlib.suppress(OSError, ValueError, IndexError, KeyError, TypeError):  # it is ending
-            iteration = json.loads((folder / "metrics.json").read_text().splitlines()[-1])["iteration"]
-            status = Path(f"/proc/{run.pid}/status").read_text()
+            iteration = json.loads((folder / "metrics.json").read_text(encoding="utf-8").splitlines()[-1])["iteration"]
+            status = Path(f"/proc/{run.pid}/status").read_text(encoding="utf-8")
             memory = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
             threads = int(re.search(r"Threads:\s+(\d+)", status)[1])
             samples[iteration] = memory, len(os.listdir(f"/proc/{run.pid}/fd")), threads

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 PROGRAMS = ["setup.py", "train_net.py", "flash_internimage", "projects", "tools", "benchmarks"]
-OTHER_MODULES = {"Image", "tarfile", "PathManager"}  # whose open() is not that of text files, or is given the encoding
+# Owners of an open() that is not that of text files, or is given the encoding.
+OTHER_MODULES = {"Image", "PathManager", "archive", "os", "tarfile"}
 
 
 def text_without_encoding(source: str) -> list[int]:
@@ -25,6 +26,8 @@ def _lacks_encoding(call: ast.Call) -> bool:
         name, owner = call.func.attr, call.func.value
         if name == "open" and isinstance(owner, ast.Name) and owner.id in {*OTHER_MODULES, "self"}:
             return False
+        if name == "open" and isinstance(owner, ast.Call) and not _is_path(owner):  # super(), a urllib opener
+            return False
     else:
         name = getattr(call.func, "id", "")
     if name == "open":
@@ -34,6 +37,10 @@ def _lacks_encoding(call: ast.Call) -> bool:
         return bool(keywords & {"text", "universal_newlines"})
     positions = {"read_text": 0, "write_text": 1, "FileHandler": 2}  # of the argument `encoding`
     return name in positions and len(call.args) <= positions[name]
+
+
+def _is_path(call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Name) and call.func.id == "Path"
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -62,7 +69,9 @@ def test_configs_are_ascii(repository: Path, folder: str):
         ("open(path, 'rb')", False),
         ("open(path, encoding='utf-8')", False),
         ("path.open()", True),
+        ("Path(path).open()", True),
         ("Image.open(path)", False),
+        ("super().open(path)", False),
         ("lambda path: path.write_text(text)", True),
         ("path.write_text(text, 'utf-8')", False),
         ("path.read_text()", True),

@@ -18,7 +18,7 @@ def test_evaluates_the_weights_that_are_named_or_the_last(flash_internimage, tra
         "eval", "--config-file", TINY, "--weights", weights, f"train.output_dir={tmp_path}/e", "train.init_checkpoint=no.pth"
     )
     assert named.returncode == 0, named.stderr
-    last = flash_internimage("eval", "--config-file", trained / "config.yaml", "--resume")
+    last = flash_internimage("eval", "--config-file", trained / "config.yaml", "--trust-config", "--resume")
     assert last.returncode == 0, last.stderr
     figures = [[line for line in done.stdout.splitlines() if "copypaste: " in line] for done in (named, last)]
     assert [line.split("copypaste")[1] for line in figures[0]] == [line.split("copypaste")[1] for line in figures[1]]

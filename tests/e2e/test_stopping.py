@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -21,6 +22,14 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     assert Forked(folder, "--config-file", CONFIG).finish() == (0, "")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Receive SIGINT as in the foreground: a process in the background of a script ignores it, and runs keep it ignored."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
 
 
 def assert_same_end(folder, whole):

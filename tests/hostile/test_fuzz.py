@@ -21,8 +21,9 @@ def test_the_fuzzer_reports_other_exceptions_too_much_memory_and_crashes(reposit
         "fake = types.ModuleType('tests.hostile.readers')\n"
         "def readers(folder):\n"
         "    (folder / 'a.txt').write_text('a')\n"
-        "    return {'broken': types.SimpleNamespace(valid=[folder / 'a.txt'], mutate=lambda choose, data: data, read=read)}\n"
-        f"def read(path):\n    {problem}\n"
+        "    mutate = lambda choose, data: b'mutated'\n"
+        "    return {'broken': types.SimpleNamespace(valid=[folder / 'a.txt'], mutate=mutate, read=read)}\n"
+        f"def read(path):\n    if path.read_bytes() == b'mutated':\n        {problem}\n"
         "fake.readers = readers\n"
         "sys.modules['tests.hostile.readers'] = fake\n"
     )
