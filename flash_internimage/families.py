@@ -68,9 +68,9 @@ class DetectorFamily:
         parts: path of a module -> the part to which the analysis counts it. The backbone, and a feature pyramid around it,
             need no entry.
         compiled: paths of modules that ``analyze --compile`` compiles, beside the backbone: functions of tensors alone.
-        detect: the detector as a function of tensors, for export; None if it has no such form.
-        smallest_side: function of the model: with sides of at least so many pixels ``detect`` has the same graph for all sizes;
-            None if it has for any.
+        detect: the detector as a function of tensors, for export; None if it cannot be exported.
+        smallest_side: function of the model that returns the smallest side, in pixels, from which on ``detect`` has the same
+            graph for all sizes; None if this holds for any size.
     """
 
     title: str

@@ -37,7 +37,7 @@ def require_inside(file_name: str, source: str) -> None:
     """Raise an exception if a file name of an annotation file leads out of the image folder.
 
     Raises:
-        UserError: it does, and :data:`IMAGES_ANYWHERE_VARIABLE` is not set.
+        UserError: the name leads out of the folder, and :data:`IMAGES_ANYWHERE_VARIABLE` is not set.
     """
     if leads_outside(file_name):
         raise UserError(

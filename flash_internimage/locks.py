@@ -1,4 +1,4 @@
-"""A lock that a process holds by a file, and that is released when the process ends, whatever ends it."""
+"""File lock between processes, which is released when its process ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class LockedError(Exception):
 class FileLock:
     """Context manager that creates a file and holds a lock on it; the file contains the process id and the host.
 
-    The lock is one of POSIX (``fcntl``): child processes do not inherit it, so that a loader worker which outlives its killed
+    The lock is a POSIX lock (``fcntl``): child processes do not inherit it, so that a loader worker which outlives its killed
     parent does not hold it; over NFS it excludes processes of other hosts, too. Without such locks (Windows, some network
-    file systems) nothing is locked; ``held`` tells.
+    file systems) nothing is locked, and ``held`` is False.
 
     Args:
         path: the file; its folder exists.

@@ -1,4 +1,4 @@
-"""detectron2's path manager with downloads of our own: local paths, and ``https://`` and ``http://`` URLs.
+"""detectron2's path manager with this package's own downloads: local paths, and ``https://`` and ``http://`` URLs.
 
 iopath, which downloads for detectron2, names the cached file after the path of the URL alone: a file of another server with the
 same path takes its place, and ``..`` leads out of the cache. Here the name of the cached file depends on the whole URL.

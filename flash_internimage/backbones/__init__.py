@@ -1,6 +1,6 @@
 """FlashInternImage as modules of PyTorch alone, and as feature extractors with the conventions of timm.
 
-Nothing here imports detectron2; :mod:`flash_internimage.modeling.backbone` makes a detectron2 ``Backbone`` of it.
+Nothing here imports detectron2; :mod:`flash_internimage.modeling.backbone` wraps it as a detectron2 ``Backbone``.
 """
 
 from .feature_extractor import (

@@ -13,7 +13,7 @@ __all__ = ["CheckpointError", "Checkpointer", "class_names_of", "convert_checkpo
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs detectron2 when it is first used: backbones are loaded without it."""
+    """Import classes that need detectron2 on first use, so that backbones can be loaded without it."""
     if name == "Checkpointer":
         from .checkpointer import Checkpointer
 

@@ -1,4 +1,4 @@
-"""Checks of a ``.pth`` file that come before ``torch.load``: the entries of its archive, and the contents of its pickle.
+"""Checks of a ``.pth`` file before ``torch.load``: the entries of its archive, and the contents of its pickle.
 
 ``torch.load(weights_only=True)`` runs no code, but accepts more than a checkpoint needs: compressed entries that fill the
 memory, and names such as ``torch.FloatTensor``, whose call returns uninitialized memory. Nothing here unpickles.
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import IO
 
 _LOCAL_HEADER = 30  # bytes before the name and the contents of an entry
-_MAX_PICKLE = 256 << 20  # bytes; the pickle of a checkpoint holds names and shapes, and has below 10 MB
+_MAX_PICKLE = 256 << 20  # bytes; the pickle of a checkpoint holds only names and shapes, less than 10 MB
 
 _OPCODES = frozenset(
     """PROTO STOP GLOBAL NEWOBJ REDUCE BUILD APPEND APPENDS SETITEM SETITEMS MARK TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWFALSE
@@ -124,7 +124,7 @@ def _names_in_pickle(file: IO[bytes]) -> set[str]:
                 names.add(f"{IMPORT_MAPPING.get(module, module)}.{name}")
     except BadFile:
         raise
-    except Exception as error:  # pickletools raises many kinds
+    except Exception as error:  # pickletools raises exceptions of many types
         raise BadFile(f"not a file of torch.save ({_first_line(error)})") from error
     return names
 
@@ -136,7 +136,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
             yield archive
     except BadFile:
         raise
-    except Exception as error:  # zipfile raises many kinds
+    except Exception as error:  # zipfile raises exceptions of many types
         raise BadFile(f"its archive is damaged ({_first_line(error)}); download or save it again") from error
 
 

@@ -151,7 +151,7 @@ class Checkpointer(DetectionCheckpointer):
         self.model.load_state_dict({name: found.tensors[plain] for name, plain in own_names.items()}, strict=False)
 
     def _check_values(self, path: str, model: Mapping[str, torch.Tensor], file: Mapping[str, torch.Tensor]) -> None:
-        """Refuse matched tensors of another kind of numbers than the model's; log a warning for NaN and infinite values."""
+        """Refuse matched tensors whose kind of dtype differs from the model's; log a warning for NaN and infinite values."""
         for name in self.last_match.matched:
             if _kind(file[name].dtype) != _kind(model[name].dtype):
                 raise CheckpointError(

@@ -90,7 +90,7 @@ def class_names_of(contents: Mapping[str, Any]) -> list[str] | None:
     """The class names in a checkpoint: this project's ``classes`` or MMDetection's ``meta["CLASSES"]``; None without any.
 
     Raises:
-        CheckpointError: they are not a list of text.
+        CheckpointError: the class names are not a list of strings.
     """
     meta = contents.get("meta")
     names = contents.get("classes")

@@ -69,7 +69,7 @@ def dtype_of(dtype: Any) -> np.dtype:
     """Return NumPy's dtype of a :class:`Dtype`.
 
     Raises:
-        BadFile: it is none, or has not been initialized.
+        BadFile: the argument is not a :class:`Dtype`, or has not been initialized.
     """
     value = dtype.__dict__.get("value") if type(dtype) is Dtype else None
     if not isinstance(value, np.dtype):

@@ -99,7 +99,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _require_plain(path: Path, allow: set[str]) -> None:
-    """Raise an error unless a file holds only dense tensors, plain Python values and what is allowed; unpickles nothing."""
+    """Raise an error unless a file holds only dense tensors, plain Python values and allowed names; nothing is unpickled."""
     unknown = sorted(allow - set(BUILDERS))
     if unknown:
         raise CheckpointError(
@@ -136,7 +136,7 @@ def _unpickle(path: Path, allow: set[str]) -> Any:
         return _Finished(path.stat().st_size).value(contents)
     except BadFile as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from error
-    except Exception as error:  # torch.load raises many kinds for a damaged file
+    except Exception as error:  # torch.load raises exceptions of many types for a damaged file
         raise CheckpointError(f"checkpoint {path}: not a file of torch.save ({_first_line(error)})") from error
 
 

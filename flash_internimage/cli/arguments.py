@@ -15,7 +15,7 @@ def add_config(parser: argparse.ArgumentParser, *, several: bool = False, unless
     """Add ``--config-file``, whose value :func:`config_path` turns into the path of a file, and ``--trust-config``.
 
     Args:
-        unless: what makes it unnecessary; by default it is required.
+        unless: condition under which it is optional, for the help; empty: always required.
     """
     count = {"nargs": "+"} if several else {}
     text = f"{_CONFIG}; not needed {unless}" if unless else _CONFIG

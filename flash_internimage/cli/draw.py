@@ -86,10 +86,10 @@ def group_by_image(predictions: list[dict], threshold: float) -> dict[object, li
 
 
 def require_drawable(predictions: list[dict], dataset_dict: dict, categories: Categories, source: Path) -> None:
-    """Raise an exception if a prediction is not of the dataset, or has a box or a mask that is not of its image.
+    """Raise an exception if a prediction has a category that the dataset lacks, or a box or mask that does not fit its image.
 
     Raises:
-        UserError: one is; the message names it.
+        UserError: a prediction does not match the dataset; the message names it.
     """
     for prediction in predictions:
         if prediction["category_id"] not in categories:

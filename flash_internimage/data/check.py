@@ -270,10 +270,10 @@ def require_sound(report: DatasetReport) -> None:
 
 
 def require_valid_contents(name: str) -> None:
-    """Raise an exception if the annotations of a registered dataset have errors; its images are not looked for.
+    """Raise an exception if the annotations of a registered dataset have errors; its image files are not checked.
 
     Raises:
-        UserError: they have, or cannot be read.
+        UserError: the annotations have errors or cannot be read.
     """
     in_code = is_registered_in_code(name)
     metadata = MetadataCatalog.get(name)

@@ -1,7 +1,7 @@
 """Augmentations that combine a training image with other images of the dataset: mosaic, MixUp and copy-paste.
 
-They follow the augmentations of single images. Random numbers come from numpy's global generator, which the training stream
-seeds for every sample; so does the choice of the other images.
+They are applied after the augmentations of single images. All random numbers, including those that choose the other images,
+come from numpy's global generator, which the training stream seeds for every sample.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _GRAY = 114  # of pixels that no image covers, as in YOLOv5
 
 
 class Combination(ABC):
-    """Combines an image with others, with a probability.
+    """Base class of augmentations that combine a training image with others, with a given probability.
 
     Args:
         prob: probability of the combination.
@@ -52,7 +52,7 @@ class Combination(ABC):
 
 
 class Mosaic(Combination):
-    """Four images that meet in a random point of the canvas, each scaled down at random and cropped to its quarter.
+    """Combines four images that meet at a random point of the canvas, each scaled down at random and cropped to its quarter.
 
     The canvas has the size of the image itself. Source: YOLOv4 and YOLOv5.
 
@@ -60,7 +60,7 @@ class Mosaic(Combination):
         prob: probability of a mosaic.
         low: minimum scale of an image.
         high: maximum scale of an image.
-        min_visible: fraction of the area of its box that an object must keep, or it is dropped.
+        min_visible: objects that keep a smaller fraction of the area of their box are dropped.
     """
 
     name = "mosaic"
@@ -94,7 +94,7 @@ class Mosaic(Combination):
 
 
 class MixUp(Combination):
-    """Weighted mean of two images; the objects of both are kept.
+    """Replaces an image by the weighted mean of it and another image; the objects of both are kept.
 
     The second image is cropped to the first, or covers a part of it. Source: Zhang et al., "Bag of Freebies for Training Object
     Detection Neural Networks".

@@ -77,7 +77,7 @@ def given_datasets(cfg: DictConfig, parts: Collection[str] = ("train", "test")) 
         parts: which datasets to convert. Those that need no conversion are always returned.
 
     Returns:
-        ``train`` and ``test``; None for one that is not given, or not asked for.
+        ``train`` and ``test``; None for one that is not given or not requested.
 
     Raises:
         UserError: the keys of ``cfg.data`` contradict each other, or a dataset cannot be read.
@@ -126,12 +126,12 @@ def choose_split(source: Source, part: str, asked: str | None, key: str, is_shar
 
     Args:
         part: ``train`` or ``test``.
-        asked: the split that is asked for; None for the default.
+        asked: the requested split; None for the default.
         key: name of that setting, for messages.
         is_shared: whether the dataset is also trained on, so that all of it cannot be the test data.
 
     Raises:
-        UserError: the dataset does not have the split that is asked for.
+        UserError: the dataset does not have the requested split.
     """
     if asked is not None:
         name = split_of(str(asked)) or str(asked)
@@ -204,7 +204,7 @@ class _Given:
         return self._write(source.read(split), part) if files is None else Dataset(*files)
 
     def _held_out(self) -> tuple[Dataset, Dataset]:
-        """Hold out a part of the training data for evaluation, the recorded one if there is a record."""
+        """Hold out a part of the training data for evaluation: the images that the run has recorded, if it has."""
         chosen = self._split("train")
         assert chosen is not None
         source, split = chosen

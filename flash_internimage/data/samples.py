@@ -1,4 +1,4 @@
-"""Images with their objects as ``Instances``, resized, cropped and put together; boxes and masks stay aligned."""
+"""Resizing, cropping and combining images with their objects (``Instances``); boxes and masks stay aligned."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def crop_sample(sample: Sample, window: tuple[int, int, int, int], min_visible: 
 def _with_objects(
     sample: Sample, image: np.ndarray, boxes: np.ndarray, rows: np.ndarray, columns: np.ndarray, min_visible: float
 ) -> Sample:
-    """Return the image that shows some rows and columns of another, with the objects that are visible in it.
+    """Return an image that consists of rows and columns of another, with the objects that are visible in it.
 
     Args:
         boxes: the boxes in pixels of the new image, not clipped.
@@ -111,7 +111,7 @@ def place_instances(instances: Instances, x: int, y: int, size: tuple[int, int])
 
 
 def join_instances(parts: Sequence[Instances]) -> Instances:
-    """Put the objects of several images of the same size together."""
+    """Concatenate the objects of several images of the same size."""
     joined = Instances(parts[0].image_size)
     joined.gt_boxes = Boxes.cat([part.gt_boxes for part in parts])
     joined.gt_classes = torch.cat([part.gt_classes for part in parts])

@@ -15,20 +15,20 @@ from flash_internimage.errors import UserError
 SHARED_MEMORY = Path("/dev/shm")
 PREFETCHED_BATCHES = 2  # per worker: PyTorch's default
 
-_PLENTY = 2**30  # bytes, with which no sample needs to be loaded to find out
+_PLENTY = 2**30  # bytes; with this much free, no sample is loaded to measure it
 
 
 def require_shared_memory(num_workers: int, batch_size: int, sample: Callable[[], Any]) -> None:
     """Raise an exception if the batches that the workers of a loader prefetch do not fit into ``/dev/shm``.
 
-    Without this check PyTorch's workers would print tracebacks, and the loader would wait for them for ever.
+    Without this check PyTorch's workers would print tracebacks, and the loader would wait for them forever.
 
     Args:
         batch_size: number of samples per batch.
         sample: returns a sample, whose tensors are measured; called only if little space is free.
 
     Raises:
-        UserError: they do not fit.
+        UserError: the batches do not fit.
     """
     if num_workers == 0 or not SHARED_MEMORY.is_dir():
         return

@@ -63,7 +63,7 @@ def load_config(path: str, overrides: Sequence[str] = (), eval_only: bool = Fals
 
 
 def _check_numbers(cfg: DictConfig) -> None:
-    """Raise an exception for a number with which a run could not work, before it writes anything.
+    """Raise an exception for an invalid number in a config, before the run writes anything.
 
     Raises:
         UserError: a number is too small, or the learning rate is not finite.

@@ -142,8 +142,8 @@ def launch(
 ) -> int:
     """Call ``main(device, *args)`` in each process of a run; return the exit code when all have finished.
 
-    A process that torchrun or srun started joins its group. Otherwise ``num_processes`` are started on this machine. They end
-    with this process, whatever ends it, and receive its stop signals (:mod:`.stopping`).
+    A process that torchrun or srun started joins its group. Otherwise ``num_processes`` are started on this machine. They are
+    killed when this process ends for any reason, and receive its stop signals (:mod:`.stopping`).
 
     Args:
         main: an importable function that returns the exit code.
@@ -242,7 +242,7 @@ def _run_spawned(parent: int, process: Process, main: Callable[..., int], device
 
 
 def _end_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, which SIGKILL would not let the parent do. Linux only."""
+    """Have the kernel kill this process when its parent ends: a parent killed by SIGKILL cannot do it. Linux only."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it has ended in the meantime

@@ -74,7 +74,7 @@ class PeriodicCheckpoints(HookBase):
 
 
 class EvaluationRecord(HookBase):
-    """Remembers in a file which evaluation was the last one, and makes up on resume for one that was due but did not finish.
+    """Records the last completed evaluation in a file; on resume, repeats one that was due but did not finish.
 
     Register it after the hooks of evaluation and metrics, in all processes.
     """

@@ -1,4 +1,4 @@
-"""Output folder and log of a run; no file remains of a run that does not start."""
+"""Output folder and log of a run; a run that fails to start leaves no files."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def require_no_other_run(folder: str) -> None:
     """Raise an exception if a folder holds the checkpoints of another run, which a new run would replace one by one.
 
     Raises:
-        UserError: it does; the message names one of them and the alternatives.
+        UserError: the folder holds such checkpoints; the message names one of them and the alternatives.
     """
     found = sorted(path.name for path in _files(folder, _CHECKPOINT))
     if found:

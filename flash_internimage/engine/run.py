@@ -149,7 +149,7 @@ def train(
     built = build_hooks(cfg, model if average is None else average.module, checkpointer, start, trainer.stop)
     trainer.register_hooks(built)
     if comm.is_main_process():
-        if overwrite:  # now that nothing but the writers is left to fail, which open files that this deletes
+        if overwrite:  # last, so that no earlier error costs the old run; but before the writers, which open the files
             remove_other_run(output_dir, keep=cfg.train.init_checkpoint)
         trainer.register_hooks(build_writers(cfg, resumed))
     # After the writers: an evaluation counts when its metrics are written.
@@ -219,7 +219,7 @@ def resume_trainer(trainer: Trainer, model: nn.Module, state: Mapping[str, Any],
 def build_hooks(
     cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, start: int, stop: StopRequest
 ) -> list[HookBase | None]:
-    """Build the hooks of a training run but its writers, in the order of their calls.
+    """Build the hooks of a training run, except its writers, in the order of their calls.
 
     Args:
         model: the model to evaluate.

@@ -1,4 +1,4 @@
-"""Reading the ``config.yaml`` of a run as data: it can name parts of a model, but run no code.
+"""Reading the ``config.yaml`` of a run as data: it can name the parts of a model but cannot run code.
 
 detectron2 reads such files with YAML's unsafe loader, which calls any function that a tag names, and then calls any function
 that a ``_target_`` names. Here a file may hold only the tags that :func:`.config.save_config` writes, and the names in it must
@@ -40,10 +40,10 @@ _RESOLVER = re.compile(r"\$\{[^{}]*:")  # ${oc.env:NAME}; other interpolations r
 
 
 def load_saved_config(path: str) -> DictConfig:
-    """Load a ``.yaml`` config, whose names must be of trusted packages.
+    """Load a ``.yaml`` config in which all names must belong to trusted packages.
 
     Raises:
-        UserError: the file is not a config, or holds more than one may.
+        UserError: the file is not a config, or contains something that is not allowed in one.
     """
     try:
         with PathManager.open(path, "r", encoding="utf-8") as file:
@@ -61,7 +61,7 @@ def load_saved_config(path: str) -> DictConfig:
         return OmegaConf.create(content, flags={"allow_objects": True})
     except _Refused as error:
         raise UserError(f"config {path}: {error}") from error
-    except Exception as error:  # YAML and OmegaConf raise many kinds
+    except Exception as error:  # YAML and OmegaConf raise exceptions of many types
         raise UserError(f"config {path}: {type(error).__name__}: {' '.join(str(error).split())[:500]}") from error
 
 
@@ -73,7 +73,7 @@ def _trusted(name: str) -> Callable[..., Any]:
     """Return the class or function of a name.
 
     Raises:
-        _Refused: there is none, or it belongs to another package.
+        _Refused: the name does not exist, or belongs to a package that is not trusted.
     """
     hint = (
         "it may name parts of models, data and solvers in torch, torchvision, detectron2, fvcore and flash_internimage; give "

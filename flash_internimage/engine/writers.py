@@ -46,7 +46,7 @@ def build_writers(cfg: DictConfig, resumed: bool) -> list[HookBase]:
 class MetricsWriter(JSONWriter):
     """Appends metrics to a file, one JSON object per line, after removing an incomplete last line of a killed run.
 
-    A full disk is an error of one sentence.
+    If the disk is full, the error is one sentence.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,7 +64,7 @@ class MetricsWriter(JSONWriter):
 
 
 def _remove_incomplete_line(path: Path) -> None:
-    """Truncate a file after its last line break; a record appended to half a record would be lost with it."""
+    """Truncate a file after its last line break: a line appended to an incomplete line could not be parsed."""
     if not path.is_file():
         return
     with open(path, "rb+") as file:
@@ -75,7 +75,7 @@ def _remove_incomplete_line(path: Path) -> None:
 
 
 class TensorBoardWriter(TensorboardXWriter):
-    """Writes TensorBoard events. A full disk is an error of one sentence."""
+    """Writes TensorBoard events. If the disk is full, the error is one sentence."""
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)

@@ -33,8 +33,7 @@ def average_precision(
 
     Raises:
         UserError: a prediction refers to an image or category that the dataset does not have, lacks a mask although ``"segm"``
-            is evaluated, or has a score that is NaN; or the RLE mask of an
-            annotation is invalid.
+            is evaluated, or has a score that is NaN; or the RLE mask of an annotation is invalid.
     """
     # Ids may have any sortable type, but hotcoco's are positive integers. Ties between scores are broken by image id.
     image_number = _numbers(dataset["images"])

@@ -14,7 +14,7 @@ from flash_internimage.errors import UserError
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of values.
+    """A type of JSON values, with a name for messages.
 
     Attributes:
         name: for messages: "a finite number".
@@ -94,7 +94,7 @@ def require(content: Any, schema: Any, source: str | Path) -> None:
         source: name of the file, for the message.
 
     Raises:
-        UserError: it does not; the message names the first wrong value.
+        UserError: the value does not match the schema; the message names the first wrong part.
     """
     problem = _problem(content, schema, "")
     if problem is not None:

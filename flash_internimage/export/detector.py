@@ -1,4 +1,4 @@
-"""A detector as a function of tensors alone, which exporters can record."""
+"""A detector as a function of tensors alone, which ``torch.export`` can capture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ExportableDetector(nn.Module):
 
     Args:
         model: the detector.
-        family: its family, which has a form for export.
+        family: its family, whose field ``detect`` is set.
         max_detections: number of rows K of the result; None for the model's own maximum.
 
     Attributes:
@@ -32,7 +32,7 @@ class ExportableDetector(nn.Module):
         self.detect = family.detect
         self.max_detections = max_detections
         self.divisor = max(padding_rule(model.backbone)[0], 1)
-        # A size of 1 would be a constant in the graph.
+        # torch.export specializes dimensions of size 1: they would be constants in the graph.
         side = 0 if family.smallest_side is None else family.smallest_side(model)
         self.smallest_side = max(side, 2 * self.divisor)
 
@@ -58,11 +58,11 @@ def exportable_detector(model: nn.Module, *, max_detections: int | None = None) 
     """Return a detector as a function of tensors alone, in evaluation mode. It shares the parameters of ``model``.
 
     Args:
-        model: a detector whose family describes its form for export. It is set to evaluation mode.
+        model: a detector whose family has a function ``detect``. It is set to evaluation mode.
         max_detections: number of detections per image to return; None for the model's own maximum.
 
     Raises:
-        UserError: the family of the model is unknown, or has no form for export.
+        UserError: the family of the model is unknown, or has no function ``detect``.
     """
     family = detector_family(model.state_dict())
     if family is None:

@@ -1,4 +1,4 @@
-"""What an exported file says of itself, so that nothing but the file is needed to use it."""
+"""Metadata of an exported file, which make the file usable without its config and checkpoint."""
 
 from __future__ import annotations
 

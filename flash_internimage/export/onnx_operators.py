@@ -1,14 +1,14 @@
 """The two operators in standard ONNX operators, for ``torch.onnx.export(custom_translation_table=...)``.
 
-Each operator is a sum of modulated bilinear samples, which ONNX can express in three forms. Runtimes differ in which form they
-compute correctly, and fast:
+Each operator is a sum of modulated bilinear samples, which ONNX can express in three forms. Runtimes differ in which forms they
+compute correctly and fast:
 
 - ``deform_conv``: ``DeformConv`` with a depthwise weight of ones, for DCNv4. One node; the fastest form in onnxruntime.
   OpenVINO has no rule for it.
-- ``grid_sample``: ``GridSample``, for both operators. The fastest form in OpenVINO. TensorRT computes it wrong without an
-  error in some versions (10.13 to 11.1).
+- ``grid_sample``: ``GridSample``, for both operators. The fastest form in OpenVINO. Some versions of TensorRT
+  (10.13 to 11.1) compute wrong results for it, without an error.
 - ``gather``: four gathers of the corners from a padded feature map, for both operators. Only elementary operators: the slowest
-  form, which every runtime computes correctly.
+  form, and the most portable one.
 
 All forms compute sampling locations and sums in float32, whatever the dtype of the values, like the compiled operators.
 The nodes are those of opset 19.
@@ -85,7 +85,7 @@ def translation_table(dcnv4_form: Form, ms_deform_attn_form: Form) -> dict[Calla
 
 
 def _reduction(reduce: Callable[..., Any]) -> Callable[..., Any]:
-    """``Tensor.amax`` or ``amin``, of which the exporter's own rules need ``dim``."""
+    """Translate ``Tensor.amax`` or ``amin`` with and without ``dim``; the exporter's own rules require it."""
 
     def reduction(tensor: Any, dim: Sequence[int] | int = (), keepdim: bool = False) -> Any:
         axes = [dim] if isinstance(dim, int) else list(dim)
@@ -152,7 +152,7 @@ def _dcnv4_as_deform_conv(
 
 
 def _dcnv4_with(sample: Sampler) -> Callable[..., Any]:
-    """DCNv4 as sampling locations and a sampler."""
+    """Translate DCNv4 into its sampling locations and a call of a sampler."""
 
     def dcnv4(
         value: Any,
@@ -206,7 +206,7 @@ def _dcnv4_with(sample: Sampler) -> Callable[..., Any]:
 
 
 def _ms_deform_attn_with(sample: Sampler) -> Callable[..., Any]:
-    """Multi-scale deformable attention as one call of a sampler per level."""
+    """Translate multi-scale deformable attention into one call of a sampler per level."""
 
     def ms_deform_attn(value: Any, spatial_shapes: Sequence[Any], sampling_locations: Any, attention_weights: Any) -> Any:
         heads, channels = _static(value, 2), _static(value, 3)
@@ -262,10 +262,10 @@ def _sample_with_gather(value: Any, locations: Any, weights: Any, sizes: _Sample
     rows = op.Reshape(op.Pad(value, _ints([0, 1, 1, 0, 0, 1, 1, 0])), _ints([-1, sizes.group_channels]))
 
     def corner_and_fraction(axis: int, length: Any) -> tuple[Any, Any]:
-        """Index of the first corner in the padded map, and the distance to it: (N, Q, G, K)."""
+        """Index of the first corner in the padded feature map, and the distance to it: (N, Q, G, K)."""
         limit = op.Cast(op.Squeeze(length, _ints([0])), to=ir.DataType.FLOAT)
         pixel = op.Gather(locations, _int(axis), axis=4)
-        # A point outside moves to -1, which samples the border of zeros alone. Comparisons with NaN are false.
+        # A point outside the feature map moves to -1, which samples the border of zeros alone. Comparisons with NaN are false.
         inside = op.And(op.Greater(pixel, _float(-1.0)), op.Less(pixel, limit))
         pixel = op.Where(inside, pixel, _float(-1.0))
         corner = op.Floor(pixel)

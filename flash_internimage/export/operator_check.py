@@ -1,4 +1,4 @@
-"""Comparison of the ONNX forms of the two operators with the compiled operators, on the inputs where forms go wrong.
+"""Comparison of the ONNX forms of the two operators with the compiled operators, on inputs that reveal errors.
 
 Borders, points outside the feature map, NaN and infinite locations, unequal kernels, strides and dilations, and two sizes.
 """
@@ -24,7 +24,7 @@ TOLERANCE = 1e-4
 
 _GROUPS, _GROUP_CHANNELS = 2, 4
 _HEADS, _POINTS = 2, 3
-# As in the models; and everything unequal, with a stretched grid without center.
+# The settings of the models; and unequal height and width settings, a scaled grid and a removed center.
 _NAMES = ("kernel_size", "stride", "padding", "dilation", "offset_scale", "remove_center")
 _DCNV4: tuple[dict[str, Any], ...] = tuple(
     dict(zip(_NAMES, settings, strict=True))
@@ -36,7 +36,7 @@ _DCNV4: tuple[dict[str, Any], ...] = tuple(
 
 
 class Operators(nn.Module):
-    """The two operators with fixed settings: a value, two inputs of DCNv4, and locations and weights of the attention."""
+    """Calls both operators with fixed settings; the attention samples the value and an output of DCNv4 as two levels."""
 
     def forward(self, value: Tensor, first: Tensor, second: Tensor, locations: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
         settings = zip((first, second), _DCNV4, strict=True)
@@ -60,7 +60,7 @@ def example_inputs(height: int, width: int, batch: int = 2, queries: int = 5) ->
         channels = -(-3 * points * _GROUPS // 8) * 8
         offset_mask = 2 * torch.randn(batch, out_height, out_width, channels, generator=generator)
         offset_mask[0, 0, 0, :6] = torch.tensor([float("nan"), 0.0, float("inf"), -float("inf"), 1e30, -1e9])
-        offset_mask[:, 1, :, : 2 * points] = 1.0  # whole pixels, which meet the borders exactly
+        offset_mask[:, 1, :, : 2 * points] = 1.0  # whole pixels, so that points lie exactly on the borders
         inputs.append(offset_mask)
     shape = (batch, queries, _HEADS, 2, _POINTS)
     locations = 2 * torch.rand(*shape, 2, generator=generator) - 0.5
@@ -75,7 +75,7 @@ def check_operators(target: str) -> float:
     """Compare the forms of a target in its runtime with the compiled operators; return the largest difference.
 
     Raises:
-        VerificationError: it exceeds the tolerance.
+        VerificationError: the difference exceeds the tolerance.
         UserError: a package is missing.
     """
     operators = Operators().eval()

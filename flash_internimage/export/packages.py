@@ -12,7 +12,7 @@ def require(name: str, purpose: str) -> ModuleType:
     """Import a package of the extra ``[export]``, or one that only some targets need.
 
     Raises:
-        UserError: it is not installed.
+        UserError: the package is not installed.
     """
     try:
         return importlib.import_module(name)

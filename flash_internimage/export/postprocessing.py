@@ -1,4 +1,4 @@
-"""From the results of an exported detector to boxes and masks in the original image. Needs NumPy alone, so it can be copied."""
+"""Postprocessing of an exported detector: boxes and masks in the original image. Needs only NumPy, so it can be copied."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def rescale_boxes(boxes: np.ndarray, size: tuple[int, int], original_size: tuple[int, int]) -> np.ndarray:
-    """Scale boxes from the resized image to the original one, and clip them to it.
+    """Scale boxes from the resized image to the original image, and clip them to it.
 
     Args:
         boxes: (K, 4) XYXY in pixels of the resized image.

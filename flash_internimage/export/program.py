@@ -1,6 +1,6 @@
 """Programs of ``torch.export`` (``.pt2``) of detectors, and their compilation with AOTInductor.
 
-Who loads one needs this package's operators (``import flash_internimage.ops``) and those of torchvision, but no model code.
+Loading one needs this package's operators (``import flash_internimage.ops``) and those of torchvision, but no model code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LARGEST_SIDE = 4096
 def export_program(
     detector: ExportableDetector, *, batch: int = 1, size: tuple[int, int], dynamic: bool = False
 ) -> ExportedProgram:
-    """Record a detector with ``torch.export``.
+    """Capture a detector with ``torch.export``.
 
     Args:
         detector: a result of :func:`~flash_internimage.export.exportable_detector`.
@@ -33,7 +33,7 @@ def export_program(
         A program with the arguments and results of ``detector``.
 
     Raises:
-        UserError: the size is not one that the program could take.
+        UserError: the size is too small, or not a multiple of ``detector.divisor``.
     """
     divisor = detector.divisor
     smallest = detector.smallest_side if dynamic else divisor
@@ -58,7 +58,7 @@ def export_program(
 def compile_program(program: ExportedProgram, path: str | os.PathLike[str]) -> str:
     """Compile a program with AOTInductor for the device of its parameters, and write it to ``path`` (``.pt2``).
 
-    It is loaded with ``torch._inductor.aoti_load_package``, and runs on the processor type on which it was compiled.
+    It is loaded with ``torch._inductor.aoti_load_package``, and runs only on the type of processor on which it was compiled.
 
     Returns:
         The path.

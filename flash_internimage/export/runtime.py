@@ -1,4 +1,4 @@
-"""Running an exported file: as a function of arrays, and with the calls of detectron2's models."""
+"""Inference with an exported file, as a function of arrays or with the interface of detectron2's models."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def load(
 
 
 class ExportedDetector(nn.Module):
-    """An exported file with the calls of detectron2's models: a list of input dicts -> a list of dicts with ``instances``.
+    """An exported file with the interface of detectron2's models: list of input dicts -> list of dicts with ``instances``.
 
     Args:
         path: the file.
         device: see :func:`load`.
 
     Attributes:
-        metadata: what the file says of itself.
+        metadata: the description stored in the file.
     """
 
     def __init__(self, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> None:
@@ -91,7 +91,10 @@ class ExportedDetector(nn.Module):
         return results
 
     def _pad(self, images: Sequence[Tensor], batch: int) -> tuple[Tensor, Tensor]:
-        """One batch of the size that the file takes, and the sizes of its images; missing images repeat the last one."""
+        """Pad images to one batch of the size that the file takes; return it with the sizes of its images.
+
+        A batch with too few images is filled with copies of the last one.
+        """
         images = [*images, *[images[-1]] * (batch - len(images))]
         sizes = torch.tensor([image.shape[-2:] for image in images], dtype=torch.int64)
         largest = sizes.amax(dim=0).tolist()
@@ -137,7 +140,7 @@ def _load_onnxruntime(path: Path, device: torch.device) -> tuple[Detect, Metadat
         providers.insert(0, "CUDAExecutionProvider")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # onnxruntime's own classes of errors have no common base
+    except Exception as error:  # onnxruntime's exceptions have no common base class
         raise UserError(f"{path}: onnxruntime cannot load it: {' '.join(str(error).split())[:300]}") from error
     metadata = Metadata.from_json(session.get_modelmeta().custom_metadata_map.get(KEY), str(path))
 

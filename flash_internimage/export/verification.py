@@ -28,7 +28,7 @@ class Tolerance:
         box: in pixels of the resized image.
         score: of scores.
         mask: of mask probabilities.
-        unmatched: fraction of the detections that may have no partner: those at a threshold of scores or of IoU.
+        unmatched: fraction of the detections that may be unmatched, since scores or IoUs near a threshold may cross it.
     """
 
     box: float
@@ -45,9 +45,9 @@ class Comparison:
     """Differences of one batch.
 
     Attributes:
-        images: its shape, as text.
+        images: shape of the batch, as text.
         detections: number of detections of the model.
-        unmatched: detections of either without a partner in the other.
+        unmatched: number of detections of the model or the file that have no counterpart in the other.
         box, score, mask: largest differences of matched detections; mask is None without masks.
     """
 
@@ -145,7 +145,7 @@ def compare(expected: Sequence[Tensor], given: Sequence[Tensor], images: str, to
 
 
 def match(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], tolerance: Tolerance) -> list[tuple[int, int]]:
-    """Pairs of indices of detections that agree, each used once: the nearest boxes of a class first."""
+    """Match detections that agree, one to one, nearest boxes of a class first; return pairs of indices."""
     boxes = np.abs(ours[0][:, None] - theirs[0][None]).max(axis=2)
     scores = np.abs(ours[1][:, None] - theirs[1][None])
     possible = (boxes <= tolerance.box) & (scores <= tolerance.score) & (ours[2][:, None] == theirs[2][None])
@@ -159,7 +159,7 @@ def match(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], tolerance: T
 
 
 def _cut(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The rows of an image without padding, all outputs but the counts in place."""
+    """Remove the padding rows from the outputs for one image."""
     count = int(arrays[3])
     return [array if array.ndim == 0 else array[:count] for array in arrays]
 

@@ -26,12 +26,12 @@ OPERATOR_FORMS: dict[str, tuple[Any, Any]] = {
 - onnxruntime runs ``DeformConv`` on the CPU from 1.25, finite at NaN offsets from 1.26, in a third of the time of
   ``GridSample``, which takes a third of the time of gathers.
 - OpenVINO has no rule for ``DeformConv``, and its ``GridSample`` is faster than its own deformable convolution.
-- TensorRT 10.13 to 11.1 computes ``GridSample`` wrong without an error, and has no ``DeformConv``.
+- TensorRT 10.13 to 11.1 computes wrong results for ``GridSample``, without an error, and has no ``DeformConv``.
 """
 
 
 def program_of(detector: ExportableDetector, metadata: Metadata) -> torch.export.ExportedProgram:
-    """Record a detector with ``torch.export``, with the sizes that the metadata describes."""
+    """Capture a detector with ``torch.export``, for the image sizes in the metadata."""
     size = metadata.height or metadata.padded(metadata.short_side), metadata.width or metadata.padded(metadata.long_side)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -39,7 +39,7 @@ def program_of(detector: ExportableDetector, metadata: Metadata) -> torch.export
 
 
 def write(program: torch.export.ExportedProgram, path: str | os.PathLike[str], metadata: Metadata) -> None:
-    """Write a recorded detector with its metadata, in the format that the metadata says.
+    """Write a program with its metadata, in the format that the metadata name.
 
     Raises:
         UserError: a package of the extra ``[export]`` is missing.

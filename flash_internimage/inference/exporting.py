@@ -1,4 +1,4 @@
-"""Export of a config and its checkpoint to a file that is verified before it exists."""
+"""Export of a config and its checkpoint to a file that is verified before it gets its final name."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def export(
     max_detections: int | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Metadata:
-    """Export a trained detector, and compare the file with the model before it gets its name.
+    """Export a trained detector, and compare the file with the model before it gets its final name.
 
     Args:
         config, checkpoint: as for :class:`~flash_internimage.inference.Predictor`.
@@ -81,7 +81,7 @@ def export(
         short_side=short_side,
         long_side=long_side,
         size_divisibility=detector.divisor,
-        # torch.export guards a program against pyramid levels of one row or column, which the smallest side may have.
+        # torch.export adds guards against pyramid levels of one row or column, which images of the smallest side may have.
         smallest_side=detector.divisor if size is not None else detector.smallest_side + detector.divisor * (format != "onnx"),
         height=None if size is None else size[0],
         width=None if size is None else size[1],

@@ -1,4 +1,4 @@
-"""What the predictor and the export take from a config and a checkpoint: the detector, its class names and its image sizes."""
+"""Loading for prediction and export: the detector of a config and a checkpoint, its class names and its image sizes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from flash_internimage.solver.ema import ema_of_run
 
 
 def load_model(cfg: DictConfig, checkpoint: str) -> tuple[nn.Module, list[str]]:
-    """Build the detector of a config and load its weights; the averaged ones if ``train.ema`` says so.
+    """Build the detector of a config and load its weights; the averaged ones if ``train.ema.enabled`` is set.
 
-    With a custom dataset a run sets the number of classes when it starts, so that the config file has another number. The
-    number is therefore set, in ``cfg`` too, to that of the class names in the checkpoint, if it has any.
+    With a custom dataset, a run sets the number of classes when it starts, and the config file keeps another. If the checkpoint
+    has class names, the number of classes in ``cfg`` and in the model is therefore set to theirs.
 
     Returns:
         The detector in evaluation mode, on the CPU, and its class names. If the checkpoint has none they are COCO's if there

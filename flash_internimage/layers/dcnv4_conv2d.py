@@ -19,14 +19,14 @@ CHANNELS_PER_GROUP = 16
 
 
 class DCNv4Conv2d(nn.Module):
-    """Deformable convolution in the place of an ``nn.Conv2d``: (N, C_in, H, W) -> (N, C_out, H_out, W_out).
+    """Deformable replacement for ``nn.Conv2d``: (N, C_in, H, W) -> (N, C_out, H_out, W_out).
 
     The output has the size that ``nn.Conv2d`` would compute with the same arguments. Inside are the parts of
     :class:`~flash_internimage.layers.DCNv4`, with its parameter names: a projection of the input, sampled at predicted
     offsets with predicted modulation scalars, and a projection of the sampled features.
 
     A new layer samples the regular grid and averages it. :class:`~flash_internimage.layers.DCNv4` starts with modulation
-    scalars of zero instead, which suits residual blocks only: without a shortcut, nothing would pass the layer.
+    scalars of zero instead, which suits residual blocks only: without a shortcut, the output would be constant.
 
     Args:
         in_channels: channels of the input.

@@ -100,5 +100,5 @@ class RoIPooler(nn.Module):
 
 
 def _pooling_dtype(features: Sequence[Tensor]) -> torch.dtype:
-    """Half-precision features are pooled in float32."""
+    """Return the dtype in which features are pooled: float32 for half precision."""
     return torch.promote_types(features[0].dtype, torch.float32)

@@ -38,7 +38,7 @@ def normalize_and_pad(images: Sequence[Tensor], pixel_mean: Tensor, pixel_std: T
 
 
 def normalize_and_pad_batch(images: Tensor, sizes: Tensor, pixel_mean: Tensor, pixel_std: Tensor, backbone: Backbone) -> Tensor:
-    """Equivalent of :func:`normalize_and_pad` for images in one tensor and sizes that only the device knows.
+    """Equivalent of :func:`normalize_and_pad` for images in one tensor and sizes on the device, for export.
 
     Args:
         images: (N, C, H, W) on the scale of 0..255, each image at the top left. What lies beyond its size is ignored.
@@ -60,7 +60,7 @@ def normalize_and_pad_batch(images: Tensor, sizes: Tensor, pixel_mean: Tensor, p
 
 
 def padding_rule(backbone: Backbone) -> tuple[int, int]:
-    """Divisor of the size of padded batches, at most 1 for any size; and side of square batches, 0 for any size."""
+    """Return the divisor of the sides of padded batches (0 or 1: any size), and the side of square batches (0: any size)."""
     # detectron2 0.6 has no such attribute.
     constraints: Mapping[str, int] = getattr(backbone, "padding_constraints", {})
     return constraints.get("size_divisibility", backbone.size_divisibility), constraints.get("square_size", 0)

@@ -1,4 +1,4 @@
-"""Selection of boxes as a fixed number of rows, so that exported detectors have no sizes that depend on values of tensors."""
+"""Selection of boxes with a fixed number of rows, so that exported detectors have no data-dependent shapes."""
 
 from __future__ import annotations
 

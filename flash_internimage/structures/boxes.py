@@ -45,8 +45,8 @@ def clip_boxes(boxes: Tensor, image_size: tuple[int, int] | Tensor) -> Tensor:
 
     Args:
         boxes: (..., 4) XYXY boxes in absolute pixels.
-        image_size: (height, width) in pixels, without padding. A tensor (2,), or (N, 2) for boxes (N, R, 4), is not read by the
-            host.
+        image_size: (height, width) in pixels, without padding. A tensor (2,), or (N, 2) for boxes (N, R, 4), is used on
+            its device, without synchronization.
 
     Returns:
         A new tensor of the same shape, with x in 0..width and y in 0..height. NaN stays NaN.

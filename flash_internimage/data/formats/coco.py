@@ -100,7 +100,7 @@ def _annotation_files(folder: Path) -> list[Path]:
 
 
 def _looks_like_coco(file: Path) -> bool:
-    """Return whether a file has the lists of an annotation file, by its text: it may be large, and damaged."""
+    """Return whether the text of a file mentions the lists of an annotation file; parsing it could be slow, or fail."""
     if "captions" in file.name or "keypoints" in file.name:
         return False
     try:

@@ -1,4 +1,4 @@
-"""Datasets of other formats as the contents of an annotation file in COCO format."""
+"""Conversion of datasets in other formats to the contents of an annotation file in COCO format."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LabeledImage:
 
 @dataclass
 class Contents:
-    """What an annotation file in COCO format contains, and the folder to which its file names are relative."""
+    """Contents of an annotation file in COCO format, and the folder to which its file names are relative."""
 
     content: dict[str, Any]
     image_root: str

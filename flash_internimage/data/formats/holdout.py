@@ -20,12 +20,12 @@ SPLIT_FILE = "split.json"
 
 
 def draw_validation(file_names: Collection[str], fraction: float, seed: int) -> list[str]:
-    """Draw images for validation: at least one, and not all.
+    """Choose images for validation at random: at least one, but not all.
 
     Args:
         file_names: file names of all images; their order does not matter.
-        fraction: fraction of the images to draw, between 0 and 1.
-        seed: determines the draw.
+        fraction: fraction of the images to choose, between 0 and 1.
+        seed: seed of the random choice.
 
     Raises:
         UserError: the fraction is not between 0 and 1, or there are fewer than two images.
@@ -40,7 +40,7 @@ def draw_validation(file_names: Collection[str], fraction: float, seed: int) -> 
 
 
 def recorded_validation(file: Path, fraction: float, seed: int) -> list[str] | None:
-    """Return the images for validation that a file records; None if it does not exist or records another draw.
+    """Return the images for validation that a file records; None if it does not exist or has another fraction or seed.
 
     Raises:
         UserError: the file has other content.
@@ -60,7 +60,7 @@ def recorded_validation(file: Path, fraction: float, seed: int) -> list[str] | N
 
 
 def record_validation(file: Path, names: list[str], fraction: float, seed: int) -> None:
-    """Write the images for validation to a file, with the settings of the draw."""
+    """Write the images for validation to a file, with the fraction and the seed."""
     record = {"val_fraction": fraction, "val_seed": seed, "val": names}
     write_atomically(file, lambda path: path.write_text(json.dumps(record, indent=1), encoding="utf-8"))
 

@@ -5,8 +5,8 @@ beside the images in a folder for each split, which Roboflow writes; and ``Annot
 writes.
 
 As in detectron2, the sides of a box are pixels, counted from 1 and inclusive: ``xmin=1, xmax=10`` covers ten pixels.
-Objects that are marked as difficult are used like others. Polygons of Roboflow are read,
-the masks in ``SegmentationObject`` are not.
+Objects that are marked as difficult are used like others. Polygons are read, as Roboflow writes them; the masks in
+``SegmentationObject`` are not.
 """
 
 from __future__ import annotations

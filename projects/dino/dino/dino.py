@@ -128,7 +128,7 @@ class DINO(nn.Module):
         return DetectionTensors(boxes, scores, classes, torch.full_like(sizes[:, 0], scores.shape[1]))
 
     def smallest_side(self) -> int:
-        """Side in pixels of the smallest square batch that has as many tokens as there are queries."""
+        """Smallest side in pixels with which a square batch has at least as many tokens as there are queries."""
         shapes = self.backbone.output_shape()
         strides = [shapes[name].stride for name in self.neck.in_features]
         strides += [strides[-1] * 2 ** (level + 1) for level in range(len(self.neck.extra_convs))]
