@@ -8,7 +8,7 @@
 
 namespace flash_internimage::cuda {
 
-/// Divides non-negative numbers by a positive one. GPUs have no instruction for that, and take about twenty.
+/// Divides non-negative numbers by a positive one. GPUs divide integers in about twenty instructions.
 template <typename index_t>
 class Divider {
  public:

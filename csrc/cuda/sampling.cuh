@@ -1,8 +1,8 @@
 // The CUDA kernels of every operator: weighted sums of bilinear samples, forward and backward.
 //
-// A unit is one group of channels of one output. Its lanes, neighbors in a warp, first compute the sampling locations
-// of one point each, into shared memory. Then they sample these points together, each lane its own channels. Only the
-// lanes of a warp wait for each other.
+// A unit is one group of channels of one output. Its lanes, neighbors in a warp, first compute the sampling location of
+// one point each. Then they sample these points together, each lane its own channels, and pass the locations to each
+// other by warp shuffles. There is no shared memory, and no barrier.
 
 #pragma once
 

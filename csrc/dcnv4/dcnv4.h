@@ -98,7 +98,7 @@ struct Operator {
       "Tensor value, Tensor offset_mask, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
       "int groups, float offset_scale, bool remove_center";
   static constexpr std::array kPointTensors = {"offset_mask"};
-  static constexpr int kUsualChannels = 16; // of a group, of all published models
+  static constexpr int kUsualChannels = 16; // per group, in all published models
   static constexpr bool kSymbolic = false; // no SymInt[] among the arguments
 
   /// Checks all arguments, for every device.

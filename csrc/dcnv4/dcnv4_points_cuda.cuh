@@ -144,7 +144,7 @@ class Points<dcnv4::Operator, dtypes_t, index_t> {
   Divider<int32_t> window_rows_;
   dcnv4::Tap first_tap_;
   int64_t first_center_[2]; // y and x of the first output's window
-  int32_t removed_point_; // and those after it have a number less than their place
+  int32_t removed_point_; // index in the window; the points after it are numbered one lower
 };
 
 } // namespace flash_internimage::cuda

@@ -72,7 +72,7 @@ struct Operator {
   static constexpr const char* kArguments =
       "Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, Tensor attention_weights";
   static constexpr std::array kPointTensors = {"sampling_locations", "attention_weights"};
-  static constexpr int kUsualChannels = 32; // of a group, of 8 heads and 256 channels
+  static constexpr int kUsualChannels = 32; // per head, with 256 channels and 8 heads as in DINO
   static constexpr bool kSymbolic = true; // lists of integers are SymInt[]
 
   /// Checks all arguments, for every device.
