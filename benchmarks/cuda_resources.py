@@ -1,4 +1,4 @@
-"""Counts of the CUDA kernels' machine code, with those of PyPI's DCNv4 1.0.0.post2 beside them; needs nvcc, but no GPU.
+"""Instructions, registers and memory accesses of the CUDA kernels, beside PyPI's DCNv4 1.0.0.post2; needs nvcc, but no GPU.
 
     python benchmarks/cuda_resources.py --architectures 7.5 8.0 9.0 10.0 12.0 > benchmarks/results/cuda_resources.md
     python benchmarks/cuda_resources.py --peer DCNv4-1.0.0.post2/src/cuda        # the unpacked source distribution
@@ -6,8 +6,8 @@
 The kernels are those of the published models: DCNv4 with 3 x 3 points of 16 channels, attention with 4 levels x 4 points of
 32. Warnings of the compiler and of ptxas, which warns of spills, are errors.
 
-A count follows one thread: each instruction times the trips of the loops around it, all points inside the feature map, and
-both sides of a branch. "Instructions" are those of all lanes of one unit, which is a group of channels of one output.
+The code of one thread is counted: each instruction times the trips of the loops around it, with all points inside the feature
+map, and both sides of each branch. "Instructions" are those of all lanes of one unit: a group of channels of one output.
 """
 
 import argparse
@@ -111,7 +111,7 @@ class Counts:
         return [instruction for instruction in self.instructions if instruction.name.startswith(prefixes)]
 
     def sample_loads(self) -> list[Instruction]:
-        """The reads of values, those through the read-only path in the shortest loop that has some; else its widest."""
+        """Return the reads of values: the widest in the shortest loop with four or more, on the read-only path if it has any."""
         for loop in self.loops():
             loads = [instruction for instruction in self.inside(loop) if instruction.name.startswith("LDG")]
             if constant := [load for load in loads if "CONSTANT" in load.name]:

@@ -4,9 +4,9 @@
     OMP_NUM_THREADS=1 python benchmarks/data_loading.py --objects 2000
 
 Images are generated JPEGs of 640 x 480 pixels with as many objects as COCO's on average, as polygons of COCO's sizes. A mapper
-turns a dataset dict into a sample. Times are CPU seconds of one thread: of the median image, the minimum over the runs; the
-mappers alternate. Ratios are to the first row of an augmentation. The bytes of a sample are what a loader process sends to the
-training process. detectron2 crops polygons only if shapely is installed.
+turns a dataset dict into a sample. Times are CPU seconds of one thread: the median over the images, of which the minimum over
+the runs is reported; the mappers alternate. Ratios are to the first row of an augmentation. The bytes of a sample are what a
+loader process sends to the training process. detectron2 crops polygons only if shapely is installed.
 """
 
 from __future__ import annotations

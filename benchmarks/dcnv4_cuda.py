@@ -6,7 +6,7 @@
 The shapes are those of all stages of FlashInternImage-T, S, B and L with batch sizes 1, 2 and 8, for an 800 x 1344 image
 (800 x 1333, padded) and for 800 x 1280, for which the peer has tuned entries. Offsets are drawn from N(0, 1) in pixels and
 rounded to odd multiples of 1/32: exact in every dtype, and on no border between pixels, where gradients jump. Results are
-compared with float64. What fails in the peer has the reason instead of a time.
+compared with float64. If the peer fails, the table has the reason instead of a time.
 """
 
 import argparse
@@ -49,7 +49,7 @@ class Shape(NamedTuple):
 
 
 def shapes(images: Sequence[str], batches: Sequence[int]) -> Iterator[Shape]:
-    """All shapes of an image before those of the next, and small batches first, which a time limit keeps."""
+    """Yield the shapes image by image, and small batches first: a time limit cuts off the last ones."""
     for image in images:
         height, width = IMAGES[image]
         for batch in batches:

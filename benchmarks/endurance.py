@@ -78,14 +78,14 @@ def count_equal(folder: Path, whole: Path) -> tuple[int, int]:
 
 
 def interrupted(scratch: Path, whole: Path, number: signal.Signals, times: int, *arguments: str) -> Row:
-    """Interrupt a run at random times and resume it each time; compare the end with that of a run which nothing interrupts."""
+    """Interrupt a run at random times and resume it each time; compare its end with that of an uninterrupted run."""
     folder = scratch / f"{number.name}-{len(arguments)}"
     folder.mkdir()
     chance = random.Random(int(number))
     codes: list[int] = []
     while len(codes) < times:
         run = Forked(folder, *LONG, "--resume", *arguments)
-        if len(codes) % 2:  # every other time anywhere, and else in the training
+        if len(codes) % 2:  # every other time at any moment, otherwise during training
             time.sleep(chance.uniform(0, 2))
         else:
             before = _size(folder / "metrics.json")

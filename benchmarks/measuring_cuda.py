@@ -1,4 +1,4 @@
-"""Utilities of the GPU benchmarks: kernel and host times, errors against float64, and tables with a summary.
+"""Measurements of the GPU benchmarks: kernel and host times, errors against float64, and tables with a summary.
 
 Imports torch alone, so that the benchmarks run on a machine without detectron2.
 """

@@ -1,4 +1,4 @@
-"""Downloads of URLs from a server on localhost: the cache, and what the user is told when a download fails."""
+"""Downloads of URLs from a server on localhost: the cache, and the messages when a download fails."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

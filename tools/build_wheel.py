@@ -20,7 +20,7 @@ import cuda_toolkit
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-# What PyTorch has loaded before the extension is imported.
+# Libraries that PyTorch has loaded before the extension is imported: the wheel need not contain them.
 BROUGHT_BY_TORCH = ["libc10*.so", "libtorch*.so", "libcudart.so.*"]
 
 OPTIONS = """\
@@ -66,7 +66,7 @@ def build(folder: Path, cuda: str | None, extension: Path | None = None) -> Path
 
 
 def repair(wheel: Path, output: Path) -> Path:
-    """Check with auditwheel what the wheel needs of its machine, and name its platform accordingly."""
+    """Check with auditwheel which system libraries the wheel needs, and tag it with the matching platform."""
     tools = ROOT / "build" / "wheel-tools"
     if not tools.is_dir():
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--target", str(tools)]

@@ -5,9 +5,10 @@
     python tools/gpu_check.py --parts tests detectors
     python tools/gpu_check.py --output results         # folder of the report; by default benchmarks/results
 
-Each part runs in a process of its own with a time limit, so that one that hangs costs no other. A part that cannot run here
-skips itself, and the report says why. The exit status is 1 if a part failed. On a machine without this package's environment,
-build/gpu-kit (tools/gpu_kit.py) brings what is missing; PyTorch, torchvision, pytest and hypothesis are needed.
+Each part runs in a separate process with a time limit, so that one that hangs does not affect the others. A part that cannot
+run here is skipped, and the report says why. The exit status is 1 if a part failed. On a machine without this package's
+environment, build/gpu-kit (tools/gpu_kit.py) provides the missing packages; PyTorch, torchvision, pytest and hypothesis are
+needed.
 """
 
 import argparse
@@ -96,7 +97,7 @@ def sanitizer(tool: str) -> Part:
 
 
 def benchmark(name: str, title: str, seconds: int) -> Part:
-    # A row that began in time may end later, and the last one takes longest.
+    # A row that starts in time may end later, and the last row takes longest: leave time for it.
     arguments = ["--seconds", str(seconds - 20), "--output", "{table}"]
     return Part(title, seconds, [f"benchmarks/{name}.py", *arguments])
 
@@ -152,7 +153,7 @@ def run_limited(command: list[str], seconds: float, log: Path, **variables: str)
 
 
 def run_part(name: str, part: Part) -> Outcome:
-    """Run one part; never raises for what the part does."""
+    """Run one part; a failure of the part is part of the result and raises nothing."""
     reason = part.obstacle()
     if reason is not None:
         return Outcome(f"skipped: {reason}")
@@ -170,7 +171,7 @@ def run_part(name: str, part: Part) -> Outcome:
 
 
 def details(printed: str, table: Path, is_complete: bool) -> str:
-    """What the report says of a part: its table or Markdown, otherwise the end of its output, longer if it failed."""
+    """Return the section of a part: its table or Markdown, otherwise the end of its output, longer if it failed."""
     if table.exists():
         text = table.read_text(encoding="utf-8", errors="replace").strip()
         return text if is_complete else f"{text}\n\n{quoted(printed, 30)}"
@@ -287,7 +288,7 @@ def main() -> int:
         if name not in outcomes:
             outcomes[name] = run_part(name, PARTS[name])
         print(f"{name}: {outcomes[name].result} ({outcomes[name].seconds:.0f} s)", flush=True)
-        path.write_text(render(found, outcomes, titles), encoding="utf-8")  # after each part, in case the machine goes
+        path.write_text(render(found, outcomes, titles), encoding="utf-8")  # after each part, so that an abort loses no results
     print(f"report: {path}")
     return int(any(outcome.failed for outcome in outcomes.values()))
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prepare build/gpu-kit: what a bare machine with a GPU, a Python and PyTorch lacks to run tools/gpu_check.py.
+"""Prepare build/gpu-kit: packages for tools/gpu_check.py on a machine that has only a GPU, Python and PyTorch.
 
     python3.12 tools/gpu_kit.py --torch 2.11 --architectures 9.0
 

@@ -30,7 +30,7 @@ def folder(version: str) -> Path:
 
 
 def python_with_torch(version: str) -> Path:
-    """The interpreter of an environment with this PyTorch, made from the Python that runs this, if it does not exist yet.
+    """Return the interpreter of an environment with this PyTorch; create it with the running Python if it does not exist.
 
     Args:
         version: such as 2.8, for the newest 2.8.x.

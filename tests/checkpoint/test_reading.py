@@ -89,7 +89,7 @@ class Named:
 
 
 class Call:
-    """Pickled as a call of :class:`Named` with arguments, and perhaps a state."""
+    """Pickled as a call of :class:`Named` with arguments, and optionally a state."""
 
     def __init__(self, function: Named, *arguments: object, state: object = None):
         self.function, self.arguments, self.state = function, arguments, state

@@ -1,4 +1,4 @@
-"""The datasets that ``data.*`` names: the same objects from every format, splits, held-out data, and what contradicts."""
+"""The datasets that ``data.*`` names: the same objects from every format, splits, held-out data, contradictory settings."""
 
 import json
 import logging

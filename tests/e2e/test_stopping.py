@@ -1,4 +1,4 @@
-"""Runs that a signal stops, with a checkpoint, and runs of which a process is killed."""
+"""Runs that are stopped by a signal, with a checkpoint, and runs of which a process is killed."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs L
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing stops."""
+    """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     assert Forked(folder, "--config-file", CONFIG).finish() == (0, "")
     return folder

@@ -1,4 +1,4 @@
-"""The form for export of each family gives the detections of its ordinary inference."""
+"""The function ``detect`` of each family gives the same detections as its ordinary inference."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Fuzzing of the readers: mutated valid files, for which only errors of ours may come out, in bounded memory and time.
+"""Fuzzing of the readers: mutated files may raise only the package's own errors, in bounded memory and time.
 
     python -m tests.hostile.fuzz --minutes 5
     python -m tests.hostile.fuzz --readers config image
     python -m tests.hostile.fuzz --readers config --seed 7 --case 1234      # repeats one case, after a failure
 
-The readers run in a process of their own with a limit on its memory. A case that takes too long, or ends the process, is a
+The readers run in a separate process with a memory limit. A case that takes too long, or ends the process, is a
 failure like any other exception.
 """
 

@@ -1,4 +1,4 @@
-"""The readers of files, each with valid files, the mutation that fits them, and what the programs do with such a file."""
+"""Readers of files to fuzz, each with valid files, a mutation of their format, and a function that uses the contents."""
 
 from __future__ import annotations
 

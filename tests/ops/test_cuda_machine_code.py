@@ -1,4 +1,4 @@
-"""Machine code of the CUDA kernels, counted by benchmarks/cuda_resources.py: what a GPU would be slow without."""
+"""Machine code of the CUDA kernels, counted by benchmarks/cuda_resources.py: properties that their speed depends on."""
 
 import importlib.util
 from types import ModuleType

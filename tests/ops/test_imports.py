@@ -1,4 +1,4 @@
-"""The operator tests run with torch, torchvision, pytest and hypothesis alone, as on a machine lent for a GPU check."""
+"""The operator tests run with torch, torchvision, pytest and hypothesis alone, as on a machine without detectron2."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The GPU check keeps its parts apart: one that hangs, fails or is missing costs no other. Needs no GPU."""
+"""The GPU check isolates its parts: one that hangs, fails or is missing does not affect the others. Needs no GPU."""
 
 import json
 import sys

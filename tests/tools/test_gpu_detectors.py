@@ -18,7 +18,7 @@ def test_difference_is_relative_and_notices_shapes_and_nan(program):
 
 
 def test_random_numbers_are_drawn_on_the_cpu(program):
-    """A device of its own would draw other numbers; the meta device has none."""
+    """Random numbers of the meta device would not advance the generator of the CPU, and the permutation would be another."""
     torch.manual_seed(0)
     expected = torch.rand(3), torch.randperm(5)
     torch.manual_seed(0)
