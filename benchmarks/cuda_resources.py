@@ -111,7 +111,7 @@ class Counts:
         return [instruction for instruction in self.instructions if instruction.name.startswith(prefixes)]
 
     def sample_loads(self) -> list[Instruction]:
-        """Return the reads of values: the widest in the shortest loop with four or more, on the read-only path if it has any."""
+        """Return the widest reads of values in the shortest loop with four or more; if the read-only path is used, its reads."""
         for loop in self.loops():
             loads = [instruction for instruction in self.inside(loop) if instruction.name.startswith("LDG")]
             if constant := [load for load in loads if "CONSTANT" in load.name]:

@@ -3,7 +3,7 @@
     PYTHONPATH=. OMP_NUM_THREADS=1 python benchmarks/endurance.py [WORD]
 
 WORD selects the checks whose functions have it in their names.
-Linux; the checks on full file systems need root, for a tmpfs in a mount namespace of their own, and are skipped without it.
+Linux only; the checks on full file systems need root, for a tmpfs in a private mount namespace, and are skipped without it.
 Runs are forked from this process, which has imported everything. Exits with 1 if a check fails.
 """
 

@@ -156,7 +156,7 @@ def _open(file: IO[bytes], name: str) -> Image.Image:
     """Open an image, unless it has more pixels than the limit.
 
     Raises:
-        UnreadableImage: it has.
+        UnreadableImage: the image has more pixels than the limit.
     """
     text = os.environ.get(MAX_PIXELS_VARIABLE)
     if text:

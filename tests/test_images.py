@@ -73,7 +73,7 @@ def test_deep_single_channel_images_are_refused(tmp_path, pixels, suffix, kind, 
 
 @pytest.fixture
 def _pillow_limit(monkeypatch):
-    """Pillow's limit as it is by default, restored after the test, for 12 x 20 pixels are twice 120."""
+    """Lower Pillow's limit, restored after the test, so that an image of 12 x 20 pixels exceeds it more than twice."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 119)
 
 

@@ -49,8 +49,8 @@ void run_instance(const problem_t& problem, const Launch& plan, const Call<op_t>
   }
 }
 
-/// Plans and launches an instance that processes `width` channels at a time. The operator's usual number of channels has
-/// instances of its own, in the dtypes and sizes that matter.
+/// Plans and launches an instance that processes `width` channels at a time. There are
+/// specialized instances for the operator's usual number of channels, with float32 sums and 32-bit indices.
 template <bool is_forward, int width, typename problem_t, typename op_t>
 void run_width(problem_t problem, const Call<op_t>& call, const Queue& queue) {
   const Launch plan = plan_launch({problem.units, problem.channels, width}, queue.limits);
@@ -88,7 +88,7 @@ void run_indexed(const Call<op_t>& call, const Queue& queue) {
         typename problem_t::points_t(call)};
     constexpr int wide = wide_width<is_forward, acc_t>();
     if constexpr (wide > 1 && sizeof(index_t) == sizeof(int32_t)) {
-      // The gradient of value has a buffer of its own, or is null.
+      // The address of grad_value need not be checked: it is a newly allocated buffer, or null.
       if ((is_forward || queue.limits.vector_atomics) &&
           allows_vectors(
               geometry.group_channels, wide, Channels<value_t, wide>::kWordBytes,

@@ -52,7 +52,7 @@ struct Problem {
   points_t where;
 };
 
-/// A point as it is sampled.
+/// The weights and addresses of a point's corners.
 template <typename acc_t, typename index_t>
 struct Sample {
   acc_t weight[kCorners]; // modulation x corner weight, or -0 for corners outside the feature map

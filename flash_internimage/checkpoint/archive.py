@@ -46,7 +46,7 @@ OTHER_TENSORS = {
     "torch._utils._rebuild_parameter_with_state": "parameters with attributes",
     "torch._utils._rebuild_tensor_v3": "tensors of 8-bit floats or unsigned integers",
 }
-"""What a file holds that refers to one of these names."""
+"""Description, for messages, of what a file contains if it refers to one of these names."""
 
 
 class BadFile(Exception):

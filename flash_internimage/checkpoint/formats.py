@@ -73,7 +73,7 @@ def state_dict_of(contents: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     Plain names have neither the ``_orig_mod`` of compiled modules, anywhere in the name, nor a ``module.`` before all names.
 
     Raises:
-        CheckpointError: there are none, or two have the same plain name.
+        CheckpointError: the file has no tensors, or two tensors have the same plain name.
     """
     tensors = {name: value for name, value in _inner(contents).items() if isinstance(value, torch.Tensor)}
     if not tensors:

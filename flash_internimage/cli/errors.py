@@ -1,4 +1,4 @@
-"""How the programs report errors: one line for a mistake of the user's, a traceback for a bug."""
+"""Reporting of errors by the programs: one line for a user error, a traceback for a bug."""
 
 from __future__ import annotations
 

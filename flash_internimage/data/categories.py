@@ -85,7 +85,7 @@ class Categories(Mapping[int, str]):
         """Raise an error if the classes of a checkpoint are known and differ from these, in name or order.
 
         Raises:
-            UserError: they differ; the message shows the first difference.
+            UserError: the classes differ; the message shows the first difference.
         """
         if in_checkpoint is None or list(in_checkpoint) == self.names:
             return

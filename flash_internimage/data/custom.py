@@ -80,7 +80,7 @@ def require_registered(dataset_name: str) -> None:
     """Raise an error if a dataset is not registered with detectron2.
 
     Raises:
-        UserError: it is not; the message has the nearest names.
+        UserError: the dataset is not registered; the message has the nearest names.
     """
     known = DatasetCatalog.list()
     if dataset_name not in known:

@@ -1,4 +1,4 @@
-"""The datasets that ``data`` of a config names, in any format, as annotation files in COCO format with image folders.
+"""Datasets that a config names in ``data``, in any format, as annotation files in COCO format with image folders.
 
 Datasets in other formats are converted when a run starts: to ``dataset/train.json`` and ``dataset/test.json`` in its output
 folder. The images are not copied.

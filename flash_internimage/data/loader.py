@@ -28,7 +28,7 @@ def build_train_loader(
 
     Args:
         dataset: dataset dicts for training.
-        mapper: maps a dataset dict to a sample, or to ``None`` to have another image drawn.
+        mapper: maps a dataset dict to a sample, or to ``None`` if another image should be used instead.
         total_batch_size: batch size over all processes.
         num_workers: loader processes per training process; the samples do not depend on it.
         seed: determines the order of images and their augmentation; must be the same in all processes.

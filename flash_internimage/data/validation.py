@@ -53,7 +53,7 @@ class Findings:
 
 @dataclass
 class ValidatedContents:
-    """What is usable of an annotation file, and what is wrong with the rest.
+    """The usable contents of an annotation file, and the problems of the rest.
 
     Attributes:
         categories: valid categories; empty if any is invalid.

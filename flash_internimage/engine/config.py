@@ -137,7 +137,7 @@ _Files = TypeVar("_Files", bound=_PathManagerInUTF8)
 
 
 class _TextInMemory(_PathManagerInUTF8):
-    """The same, except that a text file is not written, but kept as :attr:`text`."""
+    """Path manager that keeps the text of a written file as :attr:`text`, instead of writing the file."""
 
     text: str | None = None
 

@@ -1,4 +1,4 @@
-"""Stopping a run with a checkpoint when a signal asks for it: SIGTERM and SIGUSR1 of a scheduler, or Ctrl-C.
+"""Stopping a run with a checkpoint on a signal: SIGTERM and SIGUSR1 of a scheduler, or Ctrl-C.
 
 All processes of a run stop after the same iteration, or in the same evaluation, whichever of them receives the signal.
 """
@@ -43,7 +43,7 @@ class StoppedBySignal(UserError):
 
 
 class StopRequest:
-    """The signal that has asked this process to stop, if one has.
+    """Request to stop, set by the first stop signal that this process receives.
 
     Attributes:
         signal: number of the first signal; 0 if there was none.
@@ -54,7 +54,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Receive the signals inside the context, instead of being ended by them; a second Ctrl-C still ends the process.
+        """Handle the stop signals inside the context, instead of dying from them; a second Ctrl-C still ends the process.
 
         Signals that the process ignores, as a background job of a shell script ignores SIGINT, remain ignored. Without effect
         outside the main thread, which alone can handle signals.

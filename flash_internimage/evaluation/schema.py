@@ -68,7 +68,7 @@ GROUND_TRUTH = {
     "images": [{"id": ID, "file_name": TEXT}],
     "annotations": [{"image_id": ID, "category_id": WHOLE, "bbox": BOX, "iscrowd?": FLAG}],
 }
-"""What a report reads from an annotation file."""
+"""Schema of the parts of an annotation file that a report reads."""
 
 EVALUATION = {
     "dataset": TEXT,

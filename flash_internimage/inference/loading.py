@@ -58,7 +58,7 @@ def mapper_of_config(cfg: DictConfig) -> TestMapper:
     """The mapper of a config's test images.
 
     Raises:
-        UserError: it is not a ``TestMapper``.
+        UserError: the mapper is not a ``TestMapper``.
     """
     mapper = instantiate(cfg.dataloader.test.mapper)
     if not isinstance(mapper, TestMapper):

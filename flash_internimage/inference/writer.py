@@ -80,7 +80,7 @@ def read_source(source: Source) -> np.ndarray | Video:
 
     Raises:
         OSError: the file cannot be opened.
-        UnreadableImage: it is not an image, or is corrupt.
+        UnreadableImage: the file is not an image, or is corrupt.
         UnreadableVideo: OpenCV finds no frame in it.
     """
     if source.path == STDIN:

@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """As the programs that ``run_python`` starts: torch's sums depend on the number of threads, and weights are compared."""
+    """Use one thread, like the programs that ``run_python`` starts: sums depend on it, and tests compare weights bit by bit."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -70,7 +70,7 @@ def own_data(tmp_path_factory) -> Path:
 
 
 def data_overrides(root: Path) -> list[str]:
-    """What points a config at such data."""
+    """Overrides that point a config at such data."""
     return [
         f"data.train.json={annotation_file(root, 'train')}",
         f"data.train.images={root / 'train'}",

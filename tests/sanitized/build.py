@@ -38,7 +38,7 @@ class Recipe(NamedTuple):
 
 
 class Variant(Protocol):
-    """What a program is compiled for. Its string is the name in tests and of the build folder."""
+    """Target of a program: processor or GPU, and checks. Its string names it in tests, and its build folder."""
 
     def recipe(self, csrc: Path, operators: list[str]) -> Recipe:
         """The build of kernels from the folder `csrc`, for a program that can run `operators`."""

@@ -29,7 +29,7 @@ class Operator:
         raise NotImplementedError
 
     def output_shape(self, value: Tensor, points: Tensor) -> Sequence[int]:
-        """Of the first point tensor."""
+        """Shape of the output, given the value and the first point tensor."""
         raise NotImplementedError
 
     def forward(self, value: Tensor, *rest) -> Tensor:

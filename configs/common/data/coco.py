@@ -46,5 +46,5 @@ dataloader.test = L(build_test_loader)(
 dataloader.evaluator = L(FastCOCOEvaluator)(
     dataset_name="${..test.dataset.names}",
     output_dir="${train.output_dir}/inference",  # folder for predictions in COCO result format; null: do not save
-    max_dets_per_image=100,  # of a class in an image; COCO's limit. The model has a limit of its own
+    max_dets_per_image=100,  # of a class in an image; COCO's limit. The model has its own limit
 )

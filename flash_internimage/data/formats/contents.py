@@ -110,7 +110,7 @@ def read_text(file: Path) -> str:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        UserError: it cannot be read, or has another encoding.
+        UserError: the file cannot be read, or has another encoding.
     """
     try:
         return file.read_text(encoding="utf-8-sig")
