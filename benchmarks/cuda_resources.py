@@ -111,7 +111,7 @@ class Counts:
         return [instruction for instruction in self.instructions if instruction.name.startswith(prefixes)]
 
     def sample_loads(self) -> list[Instruction]:
-        """Return the widest reads of values in the shortest loop with four or more; if the read-only path is used, its reads."""
+        """Return the widest reads of values in the shortest loop with four or more; if the read-only path is used, only its."""
         for loop in self.loops():
             loads = [instruction for instruction in self.inside(loop) if instruction.name.startswith("LDG")]
             if constant := [load for load in loads if "CONSTANT" in load.name]:

@@ -40,7 +40,7 @@ inline Launch plan_launch(const Work& work, const DeviceLimits& limits) {
   while (launch.lanes * work.width < work.channels && launch.lanes < kWarpThreads) {
     launch.lanes *= 2;
   }
-  // Smaller blocks if there are too few to occupy each multiprocessor with two.
+  // Use smaller blocks if there are too few for two on each multiprocessor.
   launch.threads = kBlockThreads;
   while (launch.threads > kWarpThreads && work.units * launch.lanes < 2 * limits.multiprocessors * launch.threads) {
     launch.threads /= 2;

@@ -79,7 +79,7 @@ struct Sample {
     return corners & 2 << corner;
   }
 
-  /// The sample of another lane of the unit. All threads of the warp must call this.
+  /// Returns the sample of another lane of the unit. All threads of the warp must call this.
   __device__ __forceinline__ Sample of_lane(int32_t lane, int32_t lanes) const {
     Sample sample = *this;
 #pragma unroll
@@ -148,7 +148,7 @@ struct Place {
   }
 };
 
-/// The sums of the points of each unit.
+/// Computes the output: the sum over the points of each unit.
 template <int width, int fixed_lanes, typename problem_t>
 __global__ void __launch_bounds__(kBlockThreads, resident_blocks<fixed_lanes, problem_t>()) forward_kernel(
     const __grid_constant__ problem_t problem,
@@ -207,13 +207,13 @@ __global__ void __launch_bounds__(kBlockThreads, resident_blocks<fixed_lanes, pr
         result.store(output + (unit.output() + channel), word_distance);
       }
       if (fixed_lanes > 0) {
-        break; // after the only turn
+        break; // fixed lanes take a single turn
       }
     }
   }
 }
 
-/// Without gradients of value if `grad_value` is null, or without those of points unless `needs_points`.
+/// Computes the gradient of value unless `grad_value` is null, and those of the points if `needs_points`.
 template <int width, int fixed_lanes, typename problem_t>
 __global__ void __launch_bounds__(kBlockThreads, resident_blocks<fixed_lanes, problem_t>()) backward_kernel(
     const __grid_constant__ problem_t problem,
@@ -225,7 +225,7 @@ __global__ void __launch_bounds__(kBlockThreads, resident_blocks<fixed_lanes, pr
   using acc_t = typename problem_t::acc_t;
   using index_t = typename problem_t::index_t;
   using channels_t = Channels<value_t, width>;
-  static_assert(channels_t::kWords == 1); // so that words have no distance
+  static_assert(channels_t::kWords == 1); // the distance between words is not used
   const Place<fixed_lanes> place(problem.lanes);
   const int32_t lanes = place.lanes;
   const int32_t last_point = problem.points - 1;

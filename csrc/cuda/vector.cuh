@@ -9,7 +9,7 @@ namespace flash_internimage::cuda {
 
 constexpr unsigned kWholeWarp = 0xFFFFFFFF;
 
-/// A number that stays in registers. The compiler would compute it again for each use in a loop.
+/// Prevents rematerialization: the number stays in a register, instead of being computed again for each use in a loop.
 template <typename number_t>
 __device__ __forceinline__ number_t kept(number_t number) {
 #ifdef __CUDACC__
@@ -22,7 +22,7 @@ __device__ __forceinline__ number_t kept(number_t number) {
   return number;
 }
 
-/// The same for an address in global memory.
+/// Prevents the rematerialization of an address in global memory.
 template <typename scalar_t>
 __device__ __forceinline__ scalar_t* kept(scalar_t* address) {
 #ifdef __CUDACC__

@@ -134,7 +134,7 @@ class Points<dcnv4::Operator, dtypes_t, index_t> {
 
   dcnv4::Geometry geometry_;
   const offset_t* offset_mask_;
-  offset_t* grad_offset_mask_; // null in a forward, or where not needed
+  offset_t* grad_offset_mask_; // null in a forward, or if not needed
   acc_t offset_scale_;
   index_t row_stride_;
   Divider<index_t> groups_;

@@ -24,7 +24,7 @@ DEVICES = {
     "several iterations per block": Device(blocks_per_grid=2),
     "blocks of one warp": Device(multiprocessors=1000),
 }
-# Numbers of channels that take several passes of the lanes, that have specialized kernels, that fill vectors exactly, and
+# Numbers of channels that take several turns of the lanes, that have specialized kernels, that fill vectors exactly, and
 # that leave lanes idle.
 CHANNELS = [80, 32, 16, 24, 3]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
