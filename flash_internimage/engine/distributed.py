@@ -217,13 +217,12 @@ def _wait_for(children: list[Any]) -> int | None:
 
     The others then have a few seconds to end, too. A killed process comes first: errors of the others are its consequences.
     """
-    while not any(child.exitcode for child in children):
-        running = [child for child in children if child.exitcode is None]
-        if not running:
+    # Each code is asked for once: processes that end between two questions would be taken for successful ones.
+    while not any(codes := [child.exitcode for child in children]):
+        if None not in codes:
             return None
-        multiprocessing.connection.wait([child.sentinel for child in running])
-    codes = [child.exitcode or 0 for child in children]
-    failed = next((i for i, code in enumerate(codes) if code < 0), None)
+        multiprocessing.connection.wait([child.sentinel for child, code in zip(children, codes, strict=True) if code is None])
+    failed = next((i for i, code in enumerate(codes) if code is not None and code < 0), None)
     end = time.monotonic() + _GRACE_SECONDS
     for child in children:
         child.join(max(0.0, end - time.monotonic()))
