@@ -181,15 +181,17 @@ def _spawn(processes: list[Process], main: Callable[..., int], device: str, args
     context = mp.get_context("spawn")
     children = [context.Process(target=_run_spawned, args=(os.getpid(), each, main, device, args)) for each in processes]
     received: list[int] = []
+    sent: list[int] = []
 
     def forward(number: int) -> None:
         if number == signal.SIGINT in received:
             raise KeyboardInterrupt
         received.append(number)
+        # Ctrl-C in a terminal reaches the children, too, for which a second SIGINT means to stop at once.
+        sent.append(signal.SIGTERM if number == signal.SIGTERM else signal.SIGUSR1)
         for child in children:
             if child.pid is not None and child.exitcode is None:
-                # Ctrl-C in a terminal reaches the children, too, for which a second SIGINT means to stop at once.
-                os.kill(child.pid, signal.SIGTERM if number == signal.SIGTERM else signal.SIGUSR1)
+                os.kill(child.pid, sent[-1])
 
     try:
         with handling(forward):
@@ -203,7 +205,7 @@ def _spawn(processes: list[Process], main: Callable[..., int], device: str, args
     if failed is None:
         return 0
     code = children[failed].exitcode or 0
-    if received and (code in (EXIT_CODE, INTERRUPTED_EXIT_CODE) or -code in received):
+    if received and (code in (EXIT_CODE, INTERRUPTED_EXIT_CODE) or -code in [*received, *sent]):
         return INTERRUPTED_EXIT_CODE if signal.SIGINT in received else EXIT_CODE
     if code < 0:
         name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"

@@ -142,16 +142,24 @@ def require_no_other_run(folder: str) -> None:
         )
 
 
-def remove_other_run(folder: str, keep: str) -> None:
-    """Delete checkpoints, metrics and TensorBoard events of another run; its log is continued.
+def require_start_elsewhere(folder: str, checkpoint: str) -> None:
+    """Raise an exception if a new run would start from a checkpoint that :func:`remove_other_run` deletes.
 
-    Args:
-        keep: path of a file that is not deleted, the checkpoint that the new run starts from.
+    Raises:
+        UserError: the checkpoint is one of a run in this folder.
     """
-    kept = os.path.abspath(keep)
+    start = os.path.realpath(checkpoint)
+    if any(os.path.realpath(path) == start for path in _files(folder, _OF_A_RUN)):
+        raise UserError(
+            f"train.init_checkpoint={checkpoint}: belongs to the run that --overwrite deletes; move the file to another "
+            "folder, or choose another train.output_dir"
+        )
+
+
+def remove_other_run(folder: str) -> None:
+    """Delete checkpoints, metrics and TensorBoard events of another run; its log is continued."""
     for path in _files(folder, _OF_A_RUN):
-        if os.path.abspath(path) != kept:
-            path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def _files(folder: str, pattern: re.Pattern[str]) -> list[Path]:

@@ -55,6 +55,7 @@ from .output import (
     locked_folder,
     remove_other_run,
     require_no_other_run,
+    require_start_elsewhere,
     require_state_of_run,
 )
 from .seeding import seed_everything
@@ -118,7 +119,9 @@ def train(
 ) -> None:
     """Train from ``train.init_checkpoint``, or, with ``resume``, from the last checkpoint in ``train.output_dir``."""
     output_dir = cfg.train.output_dir
-    if comm.is_main_process() and not (resume or overwrite):
+    if comm.is_main_process() and overwrite:
+        require_start_elsewhere(output_dir, cfg.train.init_checkpoint)
+    elif comm.is_main_process() and not resume:
         require_no_other_run(output_dir)
     categories = categories_of_data(cfg, "train", "test")
     use_augmentation_preset(cfg)
@@ -150,7 +153,7 @@ def train(
     trainer.register_hooks(built)
     if comm.is_main_process():
         if overwrite:  # last, so that no earlier error costs the old run; but before the writers, which open the files
-            remove_other_run(output_dir, keep=cfg.train.init_checkpoint)
+            remove_other_run(output_dir)
         trainer.register_hooks(build_writers(cfg, resumed))
     # After the writers: an evaluation counts when its metrics are written.
     evaluation = [hook for hook in built if isinstance(hook, hooks.EvalHook | BestCheckpoint)]
@@ -254,6 +257,8 @@ def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool) -> No
     ``train.init_checkpoint`` may be an exported file, which resizes images as it was exported. The averaged weights are
     evaluated if ``train.ema.enabled`` is set.
     """
+    if comm.is_main_process():
+        remove_unfinished(cfg.train.output_dir)
     categories = categories_of_data(cfg, "test")
     if not last and is_exported(cfg.train.init_checkpoint):
         exported = ExportedDetector(cfg.train.init_checkpoint, device)
@@ -301,7 +306,6 @@ def evaluate_and_replace(
     output_dir = Path(cfg.train.output_dir)
     if comm.is_main_process():
         (output_dir / REPORT_FILE).unlink(missing_ok=True)
-        remove_unfinished(output_dir)
         for evaluator in evaluators:
             if isinstance(evaluator, FastCOCOEvaluator) and evaluator.output_dir is not None:
                 folder = Path(evaluator.output_dir)

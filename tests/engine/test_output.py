@@ -12,6 +12,7 @@ from flash_internimage.engine.output import (
     locked_folder,
     remove_other_run,
     require_no_other_run,
+    require_start_elsewhere,
     require_state_of_run,
 )
 from flash_internimage.errors import UserError
@@ -104,8 +105,21 @@ def test_checkpoints_of_another_run(tmp_path):
         (tmp_path / name).write_text("")
     with pytest.raises(UserError, match=r"\(model_0000099.pth, model_best.pth, .*continue it with --resume, .*--overwrite"):
         require_no_other_run(str(tmp_path))
-    remove_other_run(str(tmp_path), keep=str(tmp_path / "model_best.pth"))
-    assert {path.name for path in tmp_path.iterdir()} == {"log.txt", "model.pth", "model_best.pth"}
+    remove_other_run(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"log.txt", "model.pth"}
+
+
+def test_a_new_run_cannot_start_from_the_run_that_it_deletes(tmp_path):
+    folder = tmp_path / "real"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    for name in ("model_final.pth", "model.pth"):
+        (folder / name).write_text("")
+    require_start_elsewhere(str(folder), str(folder / "model.pth"))
+    require_start_elsewhere(str(folder), "hf://a/b/model_final.pth")
+    require_start_elsewhere(str(folder), "")
+    with pytest.raises(UserError, match="link/model_final.pth: belongs to the run that --overwrite deletes; move the file"):
+        require_start_elsewhere(str(folder), str(tmp_path / "link" / "model_final.pth"))
 
 
 def test_log_on_a_full_disk_prints_no_traceback(tmp_path, capfd):

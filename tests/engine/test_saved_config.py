@@ -94,6 +94,9 @@ REFUSED = {
     "a target by a call": ("{_target_: {_target_: torch.nn.ReLU}}", "a _target_ that is no name"),
     "a name that does not exist": ("{_target_: torch.nn.NoSuchLayer}", "cannot be imported|no class or function"),
     "an environment variable": ("{a: '${oc.env:HOME}'}", "reads more than the config"),
+    "a resolver by interpolation": ("{r: oc.env, a: '${${.r}:HOME}'}", "reads more than the config"),
+    "a value by a resolver": ("{r: oc.create, model: '${${r}:{_target_:platform.node}}'}", "reads more than the config"),
+    "an interpolation of pieces": ("{a: '$', b: '${a}{oc.env:HOME}${.${a}}'}", "reads more than the config"),
     "a merge key": ("{a: &a {b: 1}, c: {<<: *a}}", "YAML merge key"),
     "aliases that expand": (
         "{" + ", ".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9 if i else ['x'] * 9)}]" for i in range(9)) + "}",

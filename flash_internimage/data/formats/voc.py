@@ -91,6 +91,8 @@ def read_xml(file: Path) -> Element:
     except expat.ExpatError as error:
         problem = expat.ErrorString(error.code)
         raise UserError(f"{file}:{error.lineno}: expected XML, got: {problem}; correct or replace the file") from None
+    except (ValueError, LookupError) as error:  # of an encoding that expat does not know
+        raise UserError(f"{file}: expected XML in UTF-8, got: {error}; save it in UTF-8") from None
     return document.children[0]
 
 

@@ -253,7 +253,7 @@ def _resolved(entry: str, root: Path, beside: Path) -> Path:
 
 def _places_of_listed(path: Path, beside: Path, root: Path) -> list[Path]:
     """Return where a listed image may be; CVAT writes ``data/`` for the folder of the dataset."""
-    inside = Path(*path.parts[1:]) if path.parts[0] == "data" else path
+    inside = Path(*path.parts[1:]) if path.parts[:1] == ("data",) else path
     return [folder / name for name in dict.fromkeys([path, inside]) for folder in dict.fromkeys([beside, root])]
 
 

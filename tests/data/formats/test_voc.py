@@ -161,6 +161,10 @@ def test_other_files(write, tmp_path):
     (root / "Annotations/1.xml").write_text('<!DOCTYPE a [<!ENTITY b "c">]>\n<annotation>&b;</annotation>')
     with pytest.raises(UserError, match="1.xml:1: expected XML without entities"):
         read_voc(root).read(WHOLE)
+    for encoding in ("gbk", "no-such-encoding"):
+        (root / "Annotations/1.xml").write_text(f'<?xml version="1.0" encoding="{encoding}"?><annotation/>')
+        with pytest.raises(UserError, match="1.xml.*: expected XML"):
+            read_voc(root).read(WHOLE)
 
 
 def test_missing_image(write):
