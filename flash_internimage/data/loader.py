@@ -1,6 +1,9 @@
 """Data loaders for training and testing, built on detectron2's."""
 
+import signal
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from detectron2.data import DatasetFromList, build_detection_test_loader, build_detection_train_loader
@@ -68,7 +71,7 @@ def build_train_loader(
     # A loader without its own generator draws from the global one when it starts, which would change the random numbers of
     # the iteration at which a run is resumed.
     loader.generator = torch.Generator()
-    loader.timeout = TIMEOUT_SECONDS if num_workers > 0 else 0
+    _prepare_workers(loader)
     return loader
 
 
@@ -87,5 +90,24 @@ def build_test_loader(dataset: Sequence[dict], mapper: Callable[[dict], dict], n
     if dicts:
         require_shared_memory(num_workers, 1, lambda: mapper(dicts[0]))
     loader = build_detection_test_loader(dicts, mapper=mapper, num_workers=num_workers)
-    loader.timeout = TIMEOUT_SECONDS if num_workers > 0 else 0
+    _prepare_workers(loader)
     return loader
+
+
+def _prepare_workers(loader: Any) -> None:
+    """Give the loader a timeout, and its workers the signal handlers of the run."""
+    loader.timeout = TIMEOUT_SECONDS if loader.num_workers > 0 else 0
+    loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
+
+
+def _start_worker(initialize: Callable[[int], None] | None, worker_id: int) -> None:
+    """Initialize a worker; a SIGTERM to all processes of a run must not end it before the run has stopped.
+
+    PyTorch replaces the handler of SIGTERM that a forked worker inherits (:mod:`flash_internimage.engine.stopping`) by one
+    that ends the worker. The first SIGTERM is for the run; the worker ends at the second, or with the loader.
+    """
+    if initialize is not None:
+        initialize(worker_id)
+    inherited = signal.getsignal(signal.SIGTERM)
+    if callable(inherited):
+        signal.signal(signal.SIGTERM, inherited)

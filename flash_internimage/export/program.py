@@ -27,7 +27,8 @@ def export_program(
         batch: number of images N, which is fixed.
         size: (height, width) of the batch in pixels. With dynamic sizes, that of the example.
         dynamic: accept all heights and widths that are multiples of ``detector.divisor``, from ``detector.smallest_side`` to
-            4096 pixels.
+            4096 pixels. PyTorch assumes that no feature level has a single row or column: run in PyTorch, and not exported to
+            ONNX, the program raises an error for sides below ``detector.smallest_side + detector.divisor``.
 
     Returns:
         A program with the arguments and results of ``detector``.

@@ -1,6 +1,11 @@
 """Data loaders on real files: the samples depend neither on the number of loader processes nor on the start iteration."""
 
 import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -22,6 +27,7 @@ from flash_internimage.data import (
     training_dataset_dicts,
 )
 from flash_internimage.data.presets import multi_scale_crop
+from flash_internimage.engine.stopping import StopRequest
 
 pytestmark = pytest.mark.usefixtures("small_shapes")
 
@@ -121,3 +127,24 @@ def test_test_loader_yields_every_image_once(num_workers):
     dataset_dicts = evaluation_dataset_dicts("small_shapes_val")
     batches = list(build_test_loader(dataset_dicts, TestMapper([ResizeToFit([64], 128)]), num_workers))
     assert [[s["image_id"] for s in batch] for batch in batches] == [[r["image_id"]] for r in dataset_dicts]
+
+
+def _read_while_the_process_group_is_terminated() -> None:
+    os.setpgid(0, 0)
+    with StopRequest().listening() as stop:
+        batches = iter(build_test_loader([{"number": n} for n in range(40)], mapper=dict, num_workers=2))
+        started = [next(batches), next(batches)]  # one of each worker
+        # From another process, as by a scheduler: PyTorch's handler tells the loader's own signals from others.
+        program = f"import os, signal; os.killpg({os.getpid()}, signal.SIGTERM)"
+        subprocess.run([sys.executable, "-c", program], check=True, start_new_session=True)
+        rest = list(batches)  # ends with an exception if a worker has ended
+    sys.exit(0 if len(started) + len(rest) == 40 and stop.signal == signal.SIGTERM else 3)
+
+
+def test_workers_outlive_a_signal_to_the_process_group():
+    process = multiprocessing.get_context("fork").Process(target=_read_while_the_process_group_is_terminated)
+    process.start()
+    process.join(60)
+    process.kill()
+    process.join()
+    assert process.exitcode == 0

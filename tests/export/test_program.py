@@ -14,7 +14,7 @@ from tests.export.small import build, draw
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
-BATCHES = [draw([(96, 128)], 96, 128), draw([(70, 160)], 128, 160), draw([(64, 40)], 64, 64)]
+BATCHES = [draw([(96, 128)], 96, 128), draw([(70, 160)], 128, 160), draw([(64, 40)], 96, 96)]
 
 
 # The other families are recorded with dynamic sizes by `make export-programs`: half a minute each.
