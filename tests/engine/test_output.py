@@ -122,7 +122,9 @@ def test_a_new_run_cannot_start_from_the_run_that_it_deletes(tmp_path):
         require_start_elsewhere(str(folder), str(tmp_path / "link" / "model_final.pth"))
 
 
-def test_log_on_a_full_disk_prints_no_traceback(tmp_path, capfd):
+def test_log_on_a_full_disk_prints_no_traceback(tmp_path, capfd, monkeypatch):
+    for name in ("", "flash_internimage"):  # handlers of earlier tests write to streams that are closed
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
     (tmp_path / "log.txt").symlink_to("/dev/full")
     with RunLog() as log:
         log.write_to(str(tmp_path))
