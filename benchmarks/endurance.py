@@ -43,7 +43,7 @@ TINY = ["--config-file", "tests/engine/tiny_config.py"]
 NANO = ["--config-file", "configs/shapes/mask_rcnn_flash_internimage_nano.py", "dataloader.train.total_batch_size=2"]
 LONG = [
     *TINY,
-    "train.max_iter=400",
+    "train.max_iter=1000",
     "train.checkpointer.period=10",
     "train.eval_period=40",
     "train.log_period=5",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 from huggingface_hub import constants, hf_hub_download
@@ -23,6 +24,7 @@ from huggingface_hub.errors import (
 from iopath.common.file_io import PathHandler, PathManager
 
 from flash_internimage.errors import UserError
+from flash_internimage.files import full_disk_reported
 
 from .reading import CheckpointError
 
@@ -69,8 +71,19 @@ def fetch(path: str) -> str:
     Raises:
         CheckpointError: there is no such file, or it is not in the cache and the hub cannot be reached; the message has
             the URL to download it by hand, and how to use it then.
+        UserError: the disk with the cache is full.
     """
-    wanted = HubFile.parse(path)
+    with full_disk_reported(constants.HF_HUB_CACHE, _newest_part):
+        return _fetch(path, HubFile.parse(path))
+
+
+def _newest_part() -> Path | None:
+    """The file of the last download that did not end, which the hub's library leaves to be resumed."""
+    parts = Path(constants.HF_HUB_CACHE).rglob("*.incomplete")
+    return max(parts, key=lambda part: part.stat().st_mtime, default=None)
+
+
+def _fetch(path: str, wanted: HubFile) -> str:
     try:
         return hf_hub_download(wanted.repo, wanted.file, revision=wanted.revision)
     except LocalEntryNotFoundError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import threading
@@ -12,6 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from flash_internimage.checkpoint import CheckpointError
 from flash_internimage.checkpoint import hub as client
+from flash_internimage.errors import UserError
 from tests.programs import Result, run_code
 
 BLOCK = 10 * 1024 * 1024  # size of the blocks that the client writes
@@ -149,6 +151,20 @@ def test_offline_without_a_cache_the_message_has_the_url_and_the_option(hub, fet
     assert "HF_HUB_OFFLINE is set" in result.stderr
     assert f"download {hub.url}/org/repo/resolve/main/weights.pth" in result.stderr
     assert "train.init_checkpoint=/path/to/the/file" in result.stderr
+
+
+def test_a_full_disk_is_one_sentence(monkeypatch, tmp_path):
+    def full(*arguments: object, **options: object) -> str:
+        (tmp_path / "blobs").mkdir()
+        (tmp_path / "blobs" / "x.incomplete").write_bytes(bytes(3 << 20))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(client.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(client, "hf_hub_download", full)
+    with pytest.raises(
+        UserError, match=r"cannot be written, since no space is left on the disk \(3.0 MiB were written, .* free\)"
+    ):
+        client.fetch("hf://org/repo/weights.pth")
 
 
 def test_the_message_says_that_the_hub_is_unreachable(monkeypatch):
