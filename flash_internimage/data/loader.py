@@ -104,7 +104,7 @@ def _start_worker(initialize: Callable[[int], None] | None, worker_id: int) -> N
     """Initialize a worker; a SIGTERM to all processes of a run must not end it before the run has stopped.
 
     PyTorch replaces the handler of SIGTERM that a forked worker inherits (:mod:`flash_internimage.engine.stopping`) by one
-    that ends the worker. The first SIGTERM is for the run; the worker ends at the second, or with the loader.
+    that ends the worker. The first SIGTERM is for the run; the worker ends with the loader, at the second, or after a while.
     """
     if initialize is not None:
         initialize(worker_id)

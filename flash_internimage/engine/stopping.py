@@ -22,6 +22,9 @@ EXIT_CODE = 75
 INTERRUPTED_EXIT_CODE = 130
 """Exit code of a run that Ctrl-C has stopped, with or without a checkpoint, as shells define it."""
 
+WORKER_GRACE_SECONDS = 30
+"""Time after SIGTERM in which the workers of a loader still serve a run that is about to save its checkpoint."""
+
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 _NOTICE = "stopping with a checkpoint after this iteration; press Ctrl-C again to stop now\n"
 
@@ -85,7 +88,8 @@ def handling(receive: Callable[[int], None]) -> Iterator[None]:
     """Call ``receive`` with the number of each stop signal inside the context, in this process only.
 
     Forked processes, the loader's workers, inherit handlers. A signal to the whole process group must not end them before the
-    run has reached its checkpoint: they end with the run, or with the second SIGTERM.
+    run has reached its checkpoint: they end with the run, at the second SIGTERM, or :data:`WORKER_GRACE_SECONDS` after the
+    first, which may also come from the run itself when it ends and a worker hangs.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -102,6 +106,7 @@ def handling(receive: Callable[[int], None]) -> Iterator[None]:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             terminated = True
+            signal.alarm(WORKER_GRACE_SECONDS)
 
     previous = {number: signal.getsignal(number) for number in SIGNALS}
     handled = [number for number, handler in previous.items() if handler not in (signal.SIG_IGN, None)]
