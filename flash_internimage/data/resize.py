@@ -6,9 +6,12 @@ pixels that MMDetection gives it.
 
 import cv2
 import numpy as np
-from torch.utils.data import get_worker_info
 
 from flash_internimage.errors import UserError
+
+# A forked loader worker has OpenCV's threads in its memory, but they do not run: it waits for them forever if the process that
+# it was forked from has used them. Parallel loading comes from the workers.
+cv2.setNumThreads(0)
 
 
 def fit_size(height: int, width: int, short_side: float, long_side: float) -> tuple[int, int]:
@@ -47,8 +50,6 @@ def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
         raise UserError(f"resize_bilinear: image must be of dtype uint8, got {image.dtype}; convert it first")
     if image.shape[:2] == (height, width):
         return image
-    if get_worker_info() is not None and cv2.getNumThreads() > 1:
-        cv2.setNumThreads(1)  # each loader process would start a thread per core
     resized = cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_LINEAR)
     return resized.reshape(height, width, image.shape[2])  # OpenCV drops an axis of one channel
 
