@@ -6,7 +6,7 @@ compute correctly and fast:
 - ``deform_conv``: ``DeformConv`` with a depthwise weight of ones, for DCNv4. One node; the fastest form in onnxruntime.
   OpenVINO has no rule for it.
 - ``grid_sample``: ``GridSample``, for both operators. The fastest form in OpenVINO. Some versions of TensorRT
-  (10.13 to 11.1) compute wrong results for it, without an error.
+  (10.13 to 11.1) are reported to compute wrong results for it, without an error.
 - ``gather``: four gathers of the corners from a padded feature map, for both operators. Only elementary operators: the slowest
   form, and the most portable one.
 

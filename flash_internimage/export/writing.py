@@ -26,7 +26,7 @@ OPERATOR_FORMS: dict[str, tuple[Any, Any]] = {
 - onnxruntime runs ``DeformConv`` on the CPU from 1.25, finite at NaN offsets from 1.26, in a third of the time of
   ``GridSample``, which takes a third of the time of gathers.
 - OpenVINO has no rule for ``DeformConv``, and its ``GridSample`` is faster than its own deformable convolution.
-- TensorRT 10.13 to 11.1 computes wrong results for ``GridSample``, without an error, and has no ``DeformConv``.
+- TensorRT 10.13 to 11.1 is reported to compute wrong results for ``GridSample``, without an error, and has no ``DeformConv``.
 """
 
 
