@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from flash_internimage.errors import UserError
+
 from .detector import ExportableDetector
 from .metadata import INPUTS, KEY, Metadata
 from .packages import require
@@ -66,6 +68,19 @@ def require_packages(format_: str, target: str) -> None:
             require(name, "export: the format onnx")
         if target == "openvino":
             require("openvino", "export: verifying a file for OpenVINO")
+
+
+def check_precision(format_: str, target: str, precision: str) -> None:
+    """Refuse a precision with which a file could not be run here, and so not be verified.
+
+    Raises:
+        UserError: bfloat16 in onnxruntime, whose kernels on the CPU know float32 and float16.
+    """
+    if format_ == "onnx" and target != "openvino" and precision == "bf16":
+        raise UserError(
+            f"export: bf16 for {target} should run in onnxruntime, which verifies the file, but onnxruntime has no bfloat16 "
+            "layers on the CPU; choose --precision fp16, or --format pt2"
+        )
 
 
 def to_onnx(
