@@ -34,10 +34,10 @@ OPERATOR_FORMS: dict[str, tuple[Any, Any]] = {
 
 def program_of(detector: ExportableDetector, metadata: Metadata) -> torch.export.ExportedProgram:
     """Capture a detector with ``torch.export``, for the image sizes in the metadata."""
-    size = metadata.height or metadata.padded(metadata.short_side), metadata.width or metadata.padded(metadata.long_side)
+    fixed = metadata.height is not None and metadata.width is not None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return export_program(detector, batch=metadata.batch, size=size, dynamic=metadata.height is None)
+        return export_program(detector, batch=metadata.batch, size=(metadata.height, metadata.width) if fixed else None)
 
 
 def write(program: torch.export.ExportedProgram, path: str | os.PathLike[str], metadata: Metadata) -> None:
