@@ -65,7 +65,7 @@ def export(
     path = Path(path)
     if not path.parent.is_dir():
         raise UserError(f"export: the folder of {path} should exist, got {path.parent}; create it")
-    check_precision(format, target, precision)
+    check_precision(format, precision)
     require_packages(format, target)
     cfg, checkpoint = config_and_checkpoint(config, checkpoint)
     mapper = mapper_of_config(cfg)

@@ -108,6 +108,29 @@ def test_onnx_file(flash_internimage, small, image, tmp_path, repository):
     assert len(written["annotations"]) == len(expected)
 
 
+@pytest.mark.slow
+def test_program_in_half_precision_for_two_images(flash_internimage, small, image, tmp_path):
+    file = tmp_path / "model.pt2"
+    arguments = ["--config-file", small / "config.yaml", "--weights", small / "model.pth", "--output", file]
+    done = flash_internimage("export", *arguments, "--batch", "2", "--precision", "bf16", "--size", "128", "192")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 x 3 x 128 x 192: ") == 2
+
+    theirs = Predictor(file, device="cpu")
+    assert theirs.model.metadata.precision == "bf16"
+    weights = theirs.model.detect.state_dict()
+    assert {tensor.dtype for name, tensor in weights.items() if "offset" in name} == {torch.float32}
+    assert torch.bfloat16 in {tensor.dtype for tensor in weights.values()}
+    expected = Predictor(small / "config.yaml", small / "model.pth", device="cpu")(image)["instances"]
+    torch.testing.assert_close(theirs(image)["instances"].scores, expected.scores, rtol=0, atol=32 * 2**-8)
+
+
+def test_bfloat16_in_onnx_is_refused(flash_internimage, tmp_path):
+    done = flash_internimage("export", "--config-file", DINO, "--output", tmp_path / "m.onnx", "--precision", "bf16")
+    assert done.returncode == 1
+    assert "an ONNX file should be in fp32 or fp16, got bf16" in done.stderr
+
+
 def test_the_example_resizes_as_in_training(repository, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.syspath_prepend(str(repository / "examples"))

@@ -1,4 +1,4 @@
-"""Check that takes an hour (``make export-configs``): the published configs with random weights as verified ONNX files.
+"""Check that takes hours (``make export-configs``): the published configs with random weights as verified ONNX files.
 
 Prints seconds and megabytes of each. Small images are exported and compared, since no layer depends on the image size.
 """
