@@ -183,7 +183,13 @@ def _load_pt2(path: Path) -> tuple[Detect, Metadata]:
         return loaded, Metadata.from_json(loaded.get_metadata().get(KEY), str(path))
     files = {METADATA_FILE: ""}
     program = torch.export.load(path, extra_files=files)
-    return without_guards(program), Metadata.from_json(files[METADATA_FILE], str(path))
+    module = without_guards(program)
+
+    def detect(images: Tensor, sizes: Tensor) -> Sequence[Tensor]:  # not the module itself, which refuses train() and eval()
+        outputs: Sequence[Tensor] = module(images, sizes)
+        return outputs
+
+    return detect, Metadata.from_json(files[METADATA_FILE], str(path))
 
 
 def without_guards(program: torch.export.ExportedProgram) -> nn.Module:
