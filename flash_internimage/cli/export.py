@@ -17,8 +17,8 @@ Examples:
 The file takes pixels and returns boxes, scores, classes, counts and mask probabilities; class names, image sizes and the
 checkpoint's hash are in its metadata. `predict`, `eval` and Predictor take it in place of a checkpoint.
 
-The detections of the file are compared with those of the model, at two sizes. If they differ there is no file, and the exit
-code is 1.
+The detections of the file are compared with those of the model, at two sizes and the smallest one. If they differ there is no
+file, and the exit code is 1.
 """
 
 from __future__ import annotations
