@@ -12,6 +12,7 @@ import numpy as np
 from flash_internimage.errors import UserError
 
 _DEFAULT_FPS = 25.0  # for files without a frame rate
+_CODECS = {".mp4": "mp4v", ".webm": "VP80"}  # the second one is slower to write, but plays in browsers
 
 
 class UnreadableVideo(UserError):
@@ -51,18 +52,20 @@ class Video:
 
 
 def write_video(path: Path, frames: Iterator[np.ndarray], frames_per_second: float) -> None:
-    """Write frames, (H, W, 3) ``uint8`` arrays in RGB of the same size, to an MP4 file.
+    """Write frames, (H, W, 3) ``uint8`` arrays in RGB of the same size, to an MP4 or WebM file.
 
     Raises:
-        UserError: OpenCV was built without support for writing MP4 files.
+        UserError: OpenCV was built without support for writing such files.
     """
     writer: cv2.VideoWriter | None = None
     for frame in frames:
         if writer is None:
             height, width = frame.shape[:2]
-            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), frames_per_second, (width, height))
+            writer = cv2.VideoWriter(
+                str(path), cv2.VideoWriter.fourcc(*_CODECS[path.suffix]), frames_per_second, (width, height)
+            )
             if not writer.isOpened():
-                raise UserError(f"{path}: this OpenCV cannot write MP4 files; install opencv-python-headless")
+                raise UserError(f"{path}: this OpenCV cannot write {path.suffix} files; install opencv-python-headless")
         writer.write(np.ascontiguousarray(frame[..., ::-1]))
     if writer is not None:
         writer.release()
