@@ -26,7 +26,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     parameters.source = "ITERATIONS = 4"
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
-    done = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    done = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     for file in ("batch/batch.png", "notebook/model_final.pth", "evaluation/report.html", "drawn/overview.png"):
         assert (tmp_path / "output" / file).is_file(), file
     images = [out for cell in done.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
