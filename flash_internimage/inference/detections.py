@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pycocotools.mask as mask_util
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
 from flash_internimage.data import Categories
+from flash_internimage.evaluation.coco_results import coco_results
 
 
 class Detections:
@@ -42,7 +42,7 @@ class Detections:
         height, width = instances.image_size
         image = {"id": image_id, "file_name": file_name, "height": height, "width": width, "drawn": drawn}
         self._images.append(image if frame is None else {**image, "frame": frame})
-        for found in instances_to_coco_json(instances, image_id):
+        for found in coco_results(instances, image_id):
             mask = found.get("segmentation")
             self._annotations.append(
                 {
