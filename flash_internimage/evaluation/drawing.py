@@ -7,12 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
 from matplotlib.transforms import Bbox
+from torch import Tensor
 
-from flash_internimage.structures import select
+from flash_internimage.structures import WindowMasks, select
 
 _LEGIBLE_SIDE = 480  # pixels to which the longer side of a small image is enlarged, so that labels are legible
 _MIN_FONT_SIZE = 8  # points
@@ -107,10 +109,34 @@ def draw_instances(
         kept.pred_boxes.tensor.numpy(),
         kept.pred_classes.tolist(),
         names,
-        labels=[f"{score:.0%}" for score in kept.scores.tolist()],
-        masks=list(kept.pred_masks.numpy()) if kept.has("pred_masks") else None,
+        labels=_labels_of(kept),
+        masks=_drawable(kept.pred_masks) if kept.has("pred_masks") else None,
         scale=scale,
     )
+
+
+def _labels_of(instances: Instances) -> list[str]:
+    """The score of each detection, after the number of its track if it has one."""
+    scores = [f"{score:.0%}" for score in instances.scores.tolist()]
+    tracks = instances.track_ids.tolist() if instances.has("track_ids") else [-1] * len(scores)
+    return [score if track < 0 else f"#{track} {score}" for score, track in zip(scores, tracks, strict=True)]
+
+
+def _drawable(masks: Tensor | WindowMasks) -> list[Any]:
+    """Masks as bitmaps; those in windows as polygons, of which each is as large as its object and not as the image."""
+    return [outlines(*part) for part in masks.parts()] if isinstance(masks, WindowMasks) else list(masks.numpy())
+
+
+def outlines(mask: np.ndarray, corner: tuple[int, int]) -> list[np.ndarray]:
+    """Return the outlines of a mask, those of its holes too: flat arrays x, y, x, y, ... in pixels of the image.
+
+    Args:
+        mask: (h, w) boolean array.
+        corner: (x, y) of the mask in the image.
+    """
+    # As in detectron2's GenericMask, which draws a pixel at its center.
+    contours, _ = cv2.findContours(np.ascontiguousarray(mask, dtype=np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    return [(contour.reshape(-1, 2) + corner + 0.5).reshape(-1) for contour in contours if len(contour) >= 3]
 
 
 def draw_annotations(
