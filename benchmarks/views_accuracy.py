@@ -5,8 +5,8 @@
 CONFIG and CHECKPOINT are those of a small model that was trained on the shapes dataset. It is evaluated on
 
 - scenes: images of 512 x 768 pixels with up to 40 objects of the sizes of the shapes dataset. Resized for the model, to 128 x
-  192 pixels, the objects are a quarter as large as those that it was trained on. Tiles of 160 pixels are as large as its training
-  images;
+  192 pixels, the objects are a quarter as large as those that it was trained on. Tiles have 160 pixels, like the largest of its
+  training images;
 - the validation split of the shapes dataset, on which there is nothing to gain from tiles.
 
 The scenes are generated in FOLDER on first use.

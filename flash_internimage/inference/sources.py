@@ -113,8 +113,8 @@ def _entries(text: str) -> list[str]:
 
 
 def _beside(path: Path, entry: str) -> str:
-    is_elsewhere = Source(entry, "").is_file and not Path(entry).exists()
-    return str(path.parent / entry) if is_elsewhere and not Path(entry).is_absolute() else entry
+    is_beside = Source(entry, "").is_file and not Path(entry).exists() and (path.parent / entry).exists()
+    return str(path.parent / entry) if is_beside else entry
 
 
 def _is_camera(text: str) -> bool:
