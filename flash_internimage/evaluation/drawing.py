@@ -17,6 +17,7 @@ from torch import Tensor
 from flash_internimage.structures import WindowMasks, select
 
 _LEGIBLE_SIDE = 480  # pixels to which the longer side of a small image is enlarged, so that labels are legible
+_LARGEST_SIDE = 4096  # pixels of the longer side above which an image is shrunk: matplotlib needs about 120 bytes per pixel
 _MIN_FONT_SIZE = 8  # points
 _LABEL_MARGIN = 2  # pixels around the text of a label
 _GAP = 8  # white pixels between two images
@@ -101,16 +102,17 @@ def draw_instances(
         instances: with ``pred_boxes``, ``pred_classes``, ``scores`` and, optionally, ``pred_masks``.
         names: class names.
         min_score: detections with a lower score are not drawn.
-        scale: scale factor of the output; None: :func:`legible_scale`.
+        scale: scale factor of the output; None: :func:`legible_scale`, and large images are shrunk to 4096 pixels.
     """
     kept = select(instances, (instances.scores >= min_score).nonzero()[:, 0]).to("cpu")
+    shrink = min(1.0, _LARGEST_SIDE / max(image.shape[:2])) if scale is None else 1.0
     return draw_objects(
-        image,
-        kept.pred_boxes.tensor.numpy(),
+        image if shrink == 1 else cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA),
+        kept.pred_boxes.tensor.numpy() * shrink,
         kept.pred_classes.tolist(),
         names,
         labels=_labels_of(kept),
-        masks=_drawable(kept.pred_masks) if kept.has("pred_masks") else None,
+        masks=_drawable(kept.pred_masks, shrink) if kept.has("pred_masks") else None,
         scale=scale,
     )
 
@@ -122,9 +124,14 @@ def _labels_of(instances: Instances) -> list[str]:
     return [score if track < 0 else f"#{track} {score}" for score, track in zip(scores, tracks, strict=True)]
 
 
-def _drawable(masks: Tensor | WindowMasks) -> list[Any]:
-    """Masks as bitmaps; those in windows as polygons, of which each is as large as its object and not as the image."""
-    return [outlines(*part) for part in masks.parts()] if isinstance(masks, WindowMasks) else list(masks.numpy())
+def _drawable(masks: Tensor | WindowMasks, scale: float) -> list[Any]:
+    """Masks as bitmaps; as polygons if they are stored in windows or scaled, because large bitmaps fill the memory."""
+    if isinstance(masks, Tensor) and scale == 1:
+        return list(masks.numpy())
+    if isinstance(masks, Tensor):
+        height, width = masks.shape[1:]
+        masks = WindowMasks.from_bitmaps(masks, (0, 0, width, height), (height, width))
+    return [[outline * scale for outline in outlines(*part)] for part in masks.parts()]
 
 
 def outlines(mask: np.ndarray, corner: tuple[int, int]) -> list[np.ndarray]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from flash_internimage.data import TestMapper
 from flash_internimage.data.mapper import read_image
 from flash_internimage.data.resize import resize_bilinear
+from flash_internimage.errors import UserError
 
 from .plan import View, ViewOptions
 
@@ -56,9 +57,14 @@ class ViewsMapper:
     Args:
         mapper: resizes images and windows of images to the input of the model.
         tile, overlap, tta: see :class:`.ViewOptions`.
+
+    Raises:
+        UserError: ``mapper`` cannot resize an image, or another argument is out of range.
     """
 
     def __init__(self, mapper: TestMapper, tile: int | None = None, overlap: float = 0.2, tta: bool = False) -> None:
+        if not isinstance(mapper, TestMapper):
+            raise UserError(f"tiles and tta: dataloader.test.mapper should be a TestMapper, got {type(mapper).__name__}")
         self.mapper = mapper
         self.options = ViewOptions(tile, overlap, tta)
 
