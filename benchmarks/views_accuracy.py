@@ -32,7 +32,6 @@ RUNS = {
         "whole images": [],
         "`--tile 160`": ["--tile", TILE],
         "`--tta`": ["--tta"],
-        "`--tile 160 --tta`": ["--tile", TILE, "--tta"],
     },
     "shapes": {"whole images": [], "`--tta`": ["--tta"]},
 }

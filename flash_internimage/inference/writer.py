@@ -8,6 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -97,7 +98,7 @@ class DetectionWriter:
                 yield skipped.popleft()
             target = self.output / f"{frame.source.name}.jpg"
             drawn = Image.fromarray(self._draw(frame, self._above_threshold(instances), target.name))
-            write_atomically(target, lambda path, drawn=drawn: drawn.save(path, format="JPEG", quality=92, subsampling=0))
+            write_atomically(target, partial(drawn.save, format="JPEG", quality=92, subsampling=0))
             yield frame.source, None
         yield from skipped
 
