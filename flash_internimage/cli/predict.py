@@ -40,8 +40,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from flash_internimage.analysis.speed import PRECISIONS
-from flash_internimage.engine.config import load_config
-from flash_internimage.export.runtime import is_exported
+from flash_internimage.export.runtime import ExportedDetector
 from flash_internimage.inference import Predictor
 from flash_internimage.inference.execution import has_fast_bfloat16
 from flash_internimage.inference.sources import find_sources
@@ -56,12 +55,10 @@ from .arguments import (
     add_threshold,
     add_views,
     add_weights,
-    config_path,
-    overrides_with_weights,
     positive,
     view_options,
 )
-from .errors import UsageError
+from .chosen_model import chosen_model
 
 _OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)+=.*", re.DOTALL)
 
@@ -95,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
     if args.track:
         require_tracker()
     predictor = build_predictor(args)
-    if predictor.device.type == "cpu" and args.precision == "fp32" and has_fast_bfloat16() and args.config_file is not None:
+    on_cpu = predictor.device.type == "cpu" and not isinstance(predictor.model, ExportedDetector)
+    if on_cpu and args.precision == "fp32" and has_fast_bfloat16():
         print_above_bar("this processor has AMX: --precision bf16 is faster")
     args.output.mkdir(parents=True, exist_ok=True)
     writer = DetectionWriter(predictor, args.output, args.threshold, args.track)
@@ -118,21 +116,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def build_predictor(args: argparse.Namespace) -> Predictor:
-    """Build the predictor that the arguments describe.
-
-    Raises:
-        UsageError: there is no config, and the weights are no exported file or come with overrides.
-    """
-    if args.config_file is not None:
-        path, overrides = config_path(args.config_file), overrides_with_weights(args)
-        model = load_config(path, overrides, eval_only=True, trust_config=args.trust_config)
-    elif args.weights is not None and is_exported(args.weights) and not args.overrides:
-        model = args.weights
-    else:
-        raise UsageError("--config-file: needed, except with an exported file as --weights and without overrides")
+    """Build the predictor that the arguments describe."""
     views = view_options(args)
     return Predictor(
-        model,
+        chosen_model(args),
         min_score=min(args.threshold, LOW_SCORE) if args.track else args.threshold,
         batch_size=args.batch_size,
         precision=args.precision,

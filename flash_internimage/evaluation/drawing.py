@@ -5,6 +5,8 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,8 +14,10 @@ import numpy as np
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
 from matplotlib.transforms import Bbox
+from PIL import Image
 from torch import Tensor
 
+from flash_internimage.files import write_atomically
 from flash_internimage.structures import WindowMasks, select
 
 _LEGIBLE_SIDE = 480  # pixels to which the longer side of a small image is enlarged, so that labels are legible
@@ -193,6 +197,11 @@ def grid(images: Sequence[np.ndarray]) -> np.ndarray:
         top, left = number // columns * height, number % columns * width
         page[top : top + image.shape[0], left : left + image.shape[1]] = image
     return page
+
+
+def write_png(image: np.ndarray, path: Path) -> None:
+    """Write an (H, W, 3) ``uint8`` RGB image to a PNG file."""
+    write_atomically(path, partial(Image.fromarray(image).save, format="PNG"))
 
 
 def _label(annotation: Mapping[str, Any]) -> str:

@@ -15,9 +15,9 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from flash_internimage.errors import UserError
+from flash_internimage.packages import require
 
 from .metadata import INPUTS, KEY, Metadata
-from .packages import require
 
 Detect = Callable[[Tensor, Tensor], Sequence[Tensor]]
 """Function of images (N, 3, H, W) and their sizes (N, 2) -> the outputs of the file."""

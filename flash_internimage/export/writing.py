@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from flash_internimage.packages import require
+
 from .detector import ExportableDetector
 from .metadata import INPUTS, KEY, Metadata
-from .packages import require
 from .program import export_program
 from .runtime import METADATA_FILE
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from types import ModuleType
 
 import torch
 from detectron2.structures import Instances
 
-from flash_internimage.errors import UserError
+from flash_internimage.packages import require
 from flash_internimage.structures import select
 
 LOW_SCORE = 0.1
@@ -32,7 +32,8 @@ class Tracker:
     """
 
     def __init__(self, min_score: float, frames_per_second: float) -> None:
-        trackers, self._supervision = _packages()
+        trackers = require_tracker()
+        self._supervision = importlib.import_module("supervision")  # which trackers needs
         self._min_score = min_score
         self._tracker = trackers.ByteTrackTracker(
             frame_rate=frames_per_second, track_activation_threshold=min_score, high_conf_det_threshold=min_score
@@ -65,19 +66,10 @@ class Tracker:
         return result
 
 
-def require_tracker() -> None:
-    """Raise an error unless the package for tracking is installed.
+def require_tracker() -> ModuleType:
+    """Import the package for tracking.
 
     Raises:
-        UserError: it is not.
+        UserError: it is not installed.
     """
-    _packages()
-
-
-def _packages() -> tuple[Any, Any]:
-    try:
-        return importlib.import_module("trackers"), importlib.import_module("supervision")
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"--track needs the package trackers, but {error.name} is not installed; pip install trackers, the extra [track]"
-        ) from None
+    return require("trackers", "--track")

@@ -17,6 +17,7 @@ from .sources import Source
 _DEFAULT_FPS = 25.0  # for sources without a frame rate
 _MAX_FPS = 240.0  # some cameras and streams report their clock as the frame rate
 _TIMEOUT = 10_000  # milliseconds until a stream that sends nothing is given up
+_CODECS = {".mp4": "mp4v", ".webm": "VP80"}  # the second one is slower to write, but plays in browsers
 
 
 class UnreadableVideo(UserError):
@@ -25,6 +26,9 @@ class UnreadableVideo(UserError):
 
 class Video:
     """Iterable over the frames of a video file, a camera or a stream.
+
+    Args:
+        source: the source, or the path of a file.
 
     Attributes:
         frames_per_second: frame rate according to the source.
@@ -36,7 +40,8 @@ class Video:
         UnreadableVideo: OpenCV cannot read a frame from it.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source | str) -> None:
+        source = Source(source, Path(source).stem) if isinstance(source, str) else source
         if source.is_file and not Path(source.path).is_file():
             raise FileNotFoundError(2, "No such file or directory", source.path)
         self._capture = open_capture(source)
@@ -73,18 +78,20 @@ def open_capture(source: Source) -> Any:
 
 
 def write_video(path: Path, frames: Iterator[np.ndarray], frames_per_second: float) -> None:
-    """Write frames, (H, W, 3) ``uint8`` arrays in RGB of the same size, to an MP4 file.
+    """Write frames, (H, W, 3) ``uint8`` arrays in RGB of the same size, to an MP4 or WebM file.
 
     Raises:
-        UserError: OpenCV was built without support for writing MP4 files.
+        UserError: OpenCV was built without support for writing such files.
     """
     writer: cv2.VideoWriter | None = None
     for frame in frames:
         if writer is None:
             height, width = frame.shape[:2]
-            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), frames_per_second, (width, height))
+            writer = cv2.VideoWriter(
+                str(path), cv2.VideoWriter.fourcc(*_CODECS[path.suffix]), frames_per_second, (width, height)
+            )
             if not writer.isOpened():
-                raise UserError(f"{path}: this OpenCV cannot write MP4 files; install opencv-python-headless")
+                raise UserError(f"{path}: this OpenCV cannot write {path.suffix} files; install opencv-python-headless")
         writer.write(np.ascontiguousarray(frame[..., ::-1]))
     if writer is not None:
         writer.release()

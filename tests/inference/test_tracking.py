@@ -59,5 +59,6 @@ def test_an_object_that_returns_keeps_its_id(tracker):
 
 def test_the_package_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "trackers", None)
-    with pytest.raises(ValueError, match=r"--track needs the package trackers, .* pip install trackers, the extra \[track\]"):
+    message = r"--track needs trackers, which is not installed; pip install trackers \(the extra \[track\]\)"
+    with pytest.raises(ValueError, match=message):
         Tracker(0.5, 30)
