@@ -23,9 +23,10 @@ from flash_internimage.app.detection import LOWEST_SCORE
 from flash_internimage.app.models import Models, published_models
 from flash_internimage.app.page import build_page
 from flash_internimage.errors import UserError
+from flash_internimage.inference import Predictor
 
 from .arguments import add_config, add_overrides, add_weights
-from .chosen_predictor import chosen_predictor
+from .chosen_model import chosen_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,5 +51,5 @@ def chosen_models(args: argparse.Namespace) -> Models:
     """Return the detector that the arguments name, loaded; without one, the published detectors."""
     if args.config_file is None and args.weights is None and not args.overrides:
         return Models(published_models())
-    predictor = chosen_predictor(args, LOWEST_SCORE)
+    predictor = Predictor(chosen_model(args), min_score=LOWEST_SCORE)
     return Models({Path(args.weights or args.config_file).name: lambda: predictor})
