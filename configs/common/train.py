@@ -27,6 +27,9 @@ train = dict(
         metric="bbox/AP",  # the checkpoint with the best value is kept as model_best.pth; null: disabled
         mode="max",  # best value: "max" or "min"
     ),
+    early_stop=dict(
+        patience=None,  # end after this many evaluations without a new best checkpoint; null: never
+    ),
     report=True,  # --eval-only writes report.html to output_dir; takes seconds at COCO's size
     # Training step
     accumulation_steps=1,  # gradient accumulation: split a process's images of a step into this many parts, to save memory

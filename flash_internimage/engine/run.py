@@ -46,6 +46,7 @@ from flash_internimage.solver.resume import OptimizerLayout, resumed_state
 from .batch_size import fit_to_batch_size
 from .config import load_config, save_config
 from .distributed import distribute
+from .early_stop import EarlyStop
 from .evaluation import evaluate
 from .exported import mapper_node
 from .hooks import BestCheckpoint, EvaluationRecord, PeriodicCheckpoints
@@ -150,6 +151,7 @@ def train(
     if categories is not None:
         checkpointer.add_checkpointable("classes", categories)
     built = build_hooks(cfg, model if average is None else average.module, checkpointer, start, trainer.stop)
+    ending = early_stop(cfg, built)
     trainer.register_hooks(built)
     if comm.is_main_process():
         if overwrite:  # last, so that no earlier error costs the old run; but before the writers, which open the files
@@ -158,6 +160,7 @@ def train(
     # After the writers: an evaluation counts when its metrics are written.
     evaluation = [hook for hook in built if isinstance(hook, hooks.EvalHook | BestCheckpoint)]
     trainer.register_hooks([EvaluationRecord(output_dir, cfg.train.eval_period, cfg.train.log_period, evaluation)])
+    trainer.register_hooks([ending])
     if comm.is_main_process():
         remove_unfinished(output_dir)
         save_config(cfg, os.path.join(output_dir, CONFIG_FILE))
@@ -249,6 +252,26 @@ def build_hooks(
         hooks.EvalHook(options.eval_period, evaluate_now),
         BestCheckpoint(checkpointer, options.eval_period, best.metric, best.mode, resumed) if on_main and best.metric else None,
     ]
+
+
+def early_stop(cfg: DictConfig, built: Sequence[HookBase | None]) -> EarlyStop | None:
+    """Build the hook of ``train.early_stop``; None if it is disabled.
+
+    Args:
+        built: the hooks of :func:`build_hooks`, with that of the best checkpoint.
+
+    Raises:
+        UserError: the patience is invalid, or there is no best checkpoint or no periodic evaluation to count.
+    """
+    patience = OmegaConf.select(cfg, "train.early_stop.patience")  # configs saved by earlier versions have no such section
+    if patience is None:
+        return None
+    if not cfg.train.best_checkpoint.metric:
+        raise UserError(
+            f"train.early_stop.patience={patience}: needs the metric of the best checkpoint; set train.best_checkpoint.metric"
+        )
+    best = next((hook for hook in built if isinstance(hook, BestCheckpoint)), None)
+    return EarlyStop(best, cfg.train.eval_period, patience)
 
 
 def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool) -> None:
