@@ -31,6 +31,7 @@ train = dict(
         patience=None,  # end after this many evaluations without a new best checkpoint; null: never
     ),
     report=True,  # --eval-only writes report.html to output_dir; takes seconds at COCO's size
+    freeze=None,  # module to freeze, such as "backbone", or a list of them: no gradient, running statistics kept; null: none
     # Training step
     accumulation_steps=1,  # gradient accumulation: split a process's images of a step into this many parts, to save memory
     amp=dict(

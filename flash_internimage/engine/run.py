@@ -41,6 +41,7 @@ from flash_internimage.evaluation.validation_visualizations import ValidationVis
 from flash_internimage.export.runtime import ExportedDetector, is_exported
 from flash_internimage.files import remove_unfinished
 from flash_internimage.solver.ema import ema_of_run
+from flash_internimage.solver.freezing import freeze, require_filled
 from flash_internimage.solver.resume import OptimizerLayout, resumed_state
 
 from .batch_size import fit_to_batch_size
@@ -128,12 +129,15 @@ def train(
     use_augmentation_preset(cfg)
     fit_to_batch_size(cfg, comm.get_world_size())
     model = instantiate(cfg.model).to(device)
+    frozen = freeze(model, OmegaConf.select(cfg, "train.freeze"))  # configs saved by earlier versions have no such key
     checkpointer = Checkpointer(model, output_dir)
     last = checkpointer.get_checkpoint_file() if resume else ""
     resumed = bool(last)
     if resume and not resumed:
         logger.warning("--resume: no checkpoint in %s, the run starts from its beginning", output_dir)
     state = checkpointer.load(last) if resumed else checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
+    if frozen:
+        require_filled(frozen, checkpointer.unfilled(), last or cfg.train.init_checkpoint)
     if resumed:
         require_state_of_run(state, output_dir)
         if categories is not None:
