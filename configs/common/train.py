@@ -13,6 +13,7 @@ train = dict(
     scale_to_batch_size=False,  # scale both if dataloader.train.total_batch_size differs
     eval_period=iterations(epochs=1, batch_size=16),  # iterations between evaluations; 0: only after the last iteration
     log_period=20,  # iterations between log lines and metrics
+    val_loss=False,  # at each evaluation also compute the losses on the test data; a second pass over it
     validation_pictures=4,  # images per evaluation to visualize in TensorBoard, detections beside ground truth
     wandb=dict(  # Weights & Biases, to be installed separately
         enabled=False,

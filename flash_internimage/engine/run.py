@@ -37,6 +37,7 @@ from flash_internimage.errors import UserError
 from flash_internimage.evaluation import FastCOCOEvaluator
 from flash_internimage.evaluation.report import REPORT_FILE, write_report
 from flash_internimage.evaluation.saved import remove_evaluation
+from flash_internimage.evaluation.training_curves import find_metrics
 from flash_internimage.evaluation.validation_visualizations import ValidationVisualizer
 from flash_internimage.export.runtime import ExportedDetector, is_exported
 from flash_internimage.files import remove_unfinished
@@ -63,6 +64,7 @@ from .output import (
 from .seeding import seed_everything
 from .stopping import StopRequest
 from .trainer import StepOptions, Trainer, amp_dtype
+from .validation_loss import TASK, validation_loader, validation_losses
 from .writers import build_writers
 
 CONFIG_FILE = "config.yaml"
@@ -154,7 +156,7 @@ def train(
         checkpointer.add_checkpointable("ema", average)
     if categories is not None:
         checkpointer.add_checkpointable("classes", categories)
-    built = build_hooks(cfg, model if average is None else average.module, checkpointer, start, trainer.stop)
+    built = build_hooks(cfg, model if average is None else average.module, device, checkpointer, start, trainer.stop)
     ending = early_stop(cfg, built)
     trainer.register_hooks(built)
     if comm.is_main_process():
@@ -227,19 +229,24 @@ def resume_trainer(trainer: Trainer, model: nn.Module, state: Mapping[str, Any],
 
 
 def build_hooks(
-    cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, start: int, stop: StopRequest
+    cfg: DictConfig, model: nn.Module, device: torch.device, checkpointer: Checkpointer, start: int, stop: StopRequest
 ) -> list[HookBase | None]:
     """Build the hooks of a training run, except its writers, in the order of their calls.
 
     Args:
         model: the model to evaluate.
+        device: device of the model.
         start: first iteration of this part of the run; above 0 if it was resumed.
         stop: request to stop, which an evaluation observes, too.
+
+    Raises:
+        UserError: the validation losses are enabled, but the test data has no annotations.
     """
     options = cfg.train
     on_main = comm.is_main_process()
     best = options.best_checkpoint
     resumed = start > 0
+    validation = validation_loader(cfg) if OmegaConf.select(cfg, "train.val_loss", default=False) else None
 
     def evaluate_now() -> dict[str, Any]:
         evaluators = [instantiate(cfg.dataloader.evaluator)]
@@ -247,7 +254,11 @@ def build_hooks(
         if number > 0 and isinstance(evaluators[0], FastCOCOEvaluator):
             evaluators.append(ValidationVisualizer(evaluators[0], number))
         iteration = min(get_event_storage().iter, options.max_iter - 1)
-        return evaluate_and_replace(cfg, model, evaluators, stop, iteration)
+        results = evaluate_and_replace(cfg, model, evaluators, stop, iteration)
+        if validation is None:
+            return results
+        losses = validation_losses(model, validation, options.seed, device, stop, iteration)
+        return {**results, TASK: losses} if losses else results
 
     return [
         hooks.IterationTimer(),
@@ -299,7 +310,9 @@ def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool) -> No
     evaluator = instantiate(cfg.dataloader.evaluator)
     results = evaluate_and_replace(cfg, model, [evaluator])
     if comm.is_main_process() and isinstance(evaluator, FastCOCOEvaluator) and evaluator.output_dir is not None:
-        report_evaluation(cfg, evaluator.output_dir, results)
+        # Where the checkpoint is, its training has written its metrics.
+        run_folder = cfg.train.output_dir if last else os.path.dirname(os.path.abspath(cfg.train.init_checkpoint))
+        report_evaluation(cfg, evaluator.output_dir, results, find_metrics([Path(run_folder)]))
 
 
 def _load_complete(cfg: DictConfig, device: torch.device, last: bool) -> tuple[nn.Module, Sequence[str] | None]:
@@ -343,13 +356,14 @@ def evaluate_and_replace(
     return evaluate(model, instantiate(cfg.dataloader.test), evaluators, stop, iteration)
 
 
-def report_evaluation(cfg: DictConfig, folder: str, results: Mapping[str, Any]) -> None:
+def report_evaluation(cfg: DictConfig, folder: str, results: Mapping[str, Any], training_metrics: Path | None = None) -> None:
     """Save the config beside the files of an evaluation, and write ``report.html`` if there are metrics to report.
 
     Args:
         cfg: config of the evaluation; ``train.report=false`` omits the report.
         folder: where the evaluator wrote its files.
         results: metrics by task; empty for data without annotations.
+        training_metrics: ``metrics.json`` of the training, whose curves the report shows; None if unavailable.
     """
     saved = os.path.join(folder, CONFIG_FILE)
     save_config(cfg, saved)
@@ -357,7 +371,7 @@ def report_evaluation(cfg: DictConfig, folder: str, results: Mapping[str, Any]) 
         return
     target = os.path.join(cfg.train.output_dir, REPORT_FILE)
     with open(saved, encoding="utf-8") as file:
-        write_report(folder, target, config=file.read(), environment=format_table(collect_env()))
+        write_report(folder, target, config=file.read(), environment=format_table(collect_env()), metrics=training_metrics)
     logger.info("Report: %s", target)
 
 

@@ -28,6 +28,7 @@ from .report_matching import MATCH_IOU, NEAR_IOU, Boxes, Kind, Matches, confusio
 from .saved import PREDICTIONS_FILE, read_evaluation, read_json, read_predictions, scores_of
 from .schema import GROUND_TRUTH, require
 from .scores import METRICS, TASK_NAMES, Scores
+from .training_curves import read_training_curves
 
 REPORT_FILE = "report.html"
 _MAX_CONFUSIONS = 15
@@ -72,6 +73,7 @@ def write_report(
     *,
     config: str | None = None,
     environment: str | None = None,
+    metrics: Path | None = None,
     min_score: float = 0.5,
     num_images: int = 6,
 ) -> None:
@@ -82,6 +84,7 @@ def write_report(
         target: the file to write.
         config: config of the run, as text; None if unavailable.
         environment: versions and hardware of the run, as text; None if unavailable.
+        metrics: ``metrics.json`` of the training, for its curves; None if unavailable.
         min_score: score threshold of the detections, except for AP and the curves over all scores.
         num_images: number of images to show with missed objects, and with incorrect detections.
 
@@ -90,9 +93,11 @@ def write_report(
     """
     data = load(evaluation)
     matches = match(data.detections, data.objects, len(data.files), min_score)
+    curves = read_training_curves(metrics) if metrics is not None else None
     page = _template().render(
         **_metrics_section(data),
         **_matches_section(data, matches, min_score),
+        training_curves=figures.training_curves(curves) if curves else None,
         image_sections=_image_sections(data, matches, num_images),
         config=config,
         environment=environment,
