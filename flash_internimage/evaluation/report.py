@@ -23,6 +23,7 @@ from flash_internimage.images import require_inside
 
 from . import report_figures as figures
 from .average_precision import MAX_DETECTIONS
+from .frequency import frequency_groups, mean_over_classes
 from .report_images import Mistakes, count_mistakes, draw_mistakes, worst
 from .report_matching import MATCH_IOU, NEAR_IOU, Boxes, Kind, Matches, confusion, match
 from .saved import PREDICTIONS_FILE, read_evaluation, read_json, read_predictions, scores_of
@@ -153,6 +154,14 @@ def _metrics_section(data: Evaluation) -> dict[str, Any]:
     everything = [found.metrics for found in data.scores.values()]
     rows = [_ap_row("all", int(data.num_objects.sum()), everything)]
     ids = list(next(iter(data.scores.values())).by_category)
+    groups = frequency_groups(data.num_objects)
+    for group, classes in groups.items():
+        of_classes = [[found.by_category[ids[k]] for k in classes] for found in data.scores.values()]
+        name = f"{len(classes)} {group} classes"
+        rows.append(
+            _ap_row(name, int(data.num_objects[classes].sum()), [mean_over_classes(found, METRICS) for found in of_classes])
+        )
+    num_groups = len(rows)
     for k, (name, id_) in enumerate(zip(data.names, ids, strict=True)):
         rows.append(_ap_row(name, int(data.num_objects[k]), [found.by_category[id_] for found in data.scores.values()]))
     return {
@@ -160,6 +169,7 @@ def _metrics_section(data: Evaluation) -> dict[str, Any]:
         "tasks": [TASK_NAMES[task] for task in data.scores],
         "metrics": METRICS,
         "ap_rows": rows,
+        "num_group_rows": num_groups,  # the first rows: all classes, and thirds of them
         "precision_recall": figures.precision_recall(data.scores, data.names),
     }
 

@@ -70,8 +70,8 @@ def training_curves(curves: TrainingCurves) -> str:
             _curve(parts, curves.training.get(name), color=color, label=_plain(name))
             _curve(parts, curves.validation.get(name), color=color, linestyle="--")
         parts.set(title="losses, validation dashed" if curves.validation else "losses", xlabel="iteration")
-        for name, color in zip(curves.scores, (_GOOD, _BAD, _NEUTRAL), strict=False):
-            _curve(scores, curves.scores[name], color=color, label=TASK_NAMES.get(name.removesuffix("/AP"), name))
+        for name, fixed in zip(curves.scores, (_GOOD, _BAD, _NEUTRAL), strict=False):
+            _curve(scores, curves.scores[name], color=fixed, label=TASK_NAMES.get(name.removesuffix("/AP"), name))
         scores.set(title="AP", xlabel="iteration")
         for axes in (total, parts, scores):
             axes.set_ylim(bottom=0)
