@@ -34,6 +34,7 @@ train = dict(
     report=True,  # --eval-only writes report.html to output_dir; takes seconds at COCO's size
     freeze=None,  # module to freeze, such as "backbone", or a list of them: no gradient, running statistics kept; null: none
     # Training step
+    compile=False,  # compile backbone and neck with torch.compile, for any image size: minutes at the start
     accumulation_steps=1,  # gradient accumulation: split a process's images of a step into this many parts, to save memory
     amp=dict(
         enabled=False,  # mixed precision

@@ -46,6 +46,7 @@ from flash_internimage.solver.freezing import freeze, require_filled
 from flash_internimage.solver.resume import OptimizerLayout, resumed_state
 
 from .batch_size import fit_to_batch_size
+from .compilation import RequireCompiled, compile_for_training
 from .config import load_config, save_config
 from .distributed import distribute
 from .early_stop import EarlyStop
@@ -146,6 +147,8 @@ def train(
             categories.require_names(state.get("classes"))
     start = state["iteration"] + 1 if resumed else 0
     average = ema_of_run(cfg.train.ema, model, state if resumed else {})
+    # After the moving average has copied the model: the copy of a compiled forward would run the original.
+    compiled = compile_for_training(model) if OmegaConf.select(cfg, "train.compile", default=False) else []
     trainer = build_trainer(cfg, model, device, average, start, stop)
     if resumed:
         resume_trainer(trainer, model, state, last)
@@ -166,7 +169,7 @@ def train(
     # After the writers: an evaluation counts when its metrics are written.
     evaluation = [hook for hook in built if isinstance(hook, hooks.EvalHook | BestCheckpoint)]
     trainer.register_hooks([EvaluationRecord(output_dir, cfg.train.eval_period, cfg.train.log_period, evaluation)])
-    trainer.register_hooks([ending])
+    trainer.register_hooks([ending, RequireCompiled(compiled) if compiled else None])
     if comm.is_main_process():
         remove_unfinished(output_dir)
         save_config(cfg, os.path.join(output_dir, CONFIG_FILE))
