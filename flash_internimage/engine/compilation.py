@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.engine import HookBase
@@ -40,7 +41,7 @@ def compile_for_training(model: nn.Module, backend: str = "inductor") -> list[st
             f"train.compile=true: compiles {' and '.join(_PARTS)}, but {type(model).__name__} has only {', '.join(modules)}; "
             "set train.compile=false"
         )
-    options = {"fallback_random": True} if backend == "inductor" else None
+    options: Any = {"fallback_random": True} if backend == "inductor" else None
     for name in found:
         module = modules[name]
         module.forward = torch.compile(module.forward, dynamic=True, backend=backend, options=options)
@@ -70,8 +71,8 @@ class RequireCompiled(HookBase):
         graphs = _graphs() - self._before
         if graphs < 1:
             raise UserError(
-                "train.compile=true: torch.compile has compiled nothing; unset TORCHDYNAMO_DISABLE and TORCH_COMPILE_DISABLE, or "
-                "set train.compile=false"
+                "train.compile=true: torch.compile has compiled nothing; unset TORCHDYNAMO_DISABLE and TORCH_COMPILE_DISABLE, "
+                "or set train.compile=false"
             )
         logger.info("Compiled %s: %d graphs, for images of any size", " and ".join(self._modules), graphs)
 
