@@ -151,6 +151,7 @@ struct Place {
   }
 };
 
+/// Locates a point of a unit; `fixed_points` is the unit's number of points, or 0 if that is not known.
 template <int fixed_points, typename unit_t, typename numbers_t>
 __device__ __forceinline__ auto located(const unit_t& unit, int32_t point, const numbers_t& numbers) {
   if constexpr (fixed_points > 0) {
