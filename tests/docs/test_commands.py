@@ -43,6 +43,10 @@ NEEDS = {
     "a GPU",
     "minutes",
     "the network",
+    "a Hugging Face account",
+    "detections",
+    "FiftyOne",
+    "supervision",
 }
 LANGUAGES = {"python", "sh", "text"}
 FOLDERS = "benchmarks|configs|csrc|docs|flash_internimage|projects|tests|tools"
