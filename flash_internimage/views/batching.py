@@ -12,13 +12,14 @@ from flash_internimage.modeling.preprocessing import padding_rule
 T = TypeVar("T")
 R = TypeVar("R")
 
-_LOOKAHEAD = 4  # batches of items that are held back while their batch is incomplete
+_LOOKAHEAD = 4  # batches of items that are read while an incomplete batch waits
 
 
 def batches_of_equals(items: Iterable[T], key: Callable[[T], Hashable], size: int) -> Iterator[list[tuple[int, T]]]:
     """Collect items with equal keys into batches, each item with its position.
 
-    At most ``4 * size`` items wait for others; then the batch of the oldest one is yielded although it is incomplete.
+    An item waits until ``4 * size`` items have been read, itself included; then its batch is yielded although it is incomplete.
+    An item of a rare size therefore delays few others, see :func:`in_order`.
 
     Args:
         size: number of items per batch.
@@ -29,8 +30,9 @@ def batches_of_equals(items: Iterable[T], key: Callable[[T], Hashable], size: in
         waiting.setdefault(group, []).append((position, item))
         if len(waiting[group]) == size:
             yield waiting.pop(group)
-        elif sum(map(len, waiting.values())) >= _LOOKAHEAD * size:
-            yield waiting.pop(next(iter(waiting)))
+        oldest = next(iter(waiting), None)
+        if oldest is not None and position - waiting[oldest][0][0] + 1 >= _LOOKAHEAD * size:
+            yield waiting.pop(oldest)
     yield from waiting.values()
 
 
@@ -46,11 +48,11 @@ def in_order(numbered: Iterable[tuple[int, R]]) -> Iterator[R]:
 
 
 def detect_in_batches(
-    detect: Callable[[list[dict[str, Any]]], Sequence[dict[str, Any]]],
+    detect: Callable[[list[dict[str, Any]]], Sequence[R]],
     samples: Iterable[dict[str, Any]],
     size: int,
     divisor: int,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[R]:
     """Run a model on batches of samples; yield its outputs in the order of the samples.
 
     Padding changes what a network computes near the border of an image. A batch therefore has only images that are padded to
@@ -67,7 +69,7 @@ def detect_in_batches(
         image: Tensor = sample["image"]
         return tuple(-(-side // divisor) for side in image.shape[1:])
 
-    def outputs() -> Iterator[tuple[int, dict[str, Any]]]:
+    def outputs() -> Iterator[tuple[int, R]]:
         for batch in batches_of_equals(samples, padded_size, size):
             found = detect([sample for _, sample in batch])
             yield from zip((position for position, _ in batch), found, strict=True)

@@ -27,6 +27,23 @@ def test_few_items_wait(items, size):
         done += len(batch)
 
 
+def test_an_item_of_a_rare_size_delays_few_results():
+    keys = ["rare", *["common"] * 1000]
+    computed = []
+
+    def results():
+        for batch in batches_of_equals(keys, lambda key: key, 8):
+            for position, _ in batch:
+                computed.append(position)
+                yield position, position
+
+    most = 0
+    for position in in_order(results()):
+        most = max(most, len(computed) - position)
+    assert len(computed) == len(keys)
+    assert most <= (4 + 1) * 8  # those that are read while the rare one waits, and a batch
+
+
 @given(st.permutations(range(20)))
 def test_results_come_in_order(order):
     assert list(in_order((number, str(number)) for number in order)) == [str(number) for number in range(20)]
