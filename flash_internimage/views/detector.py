@@ -21,7 +21,7 @@ IOU_THRESHOLD = 0.5
 """IoU above which two detections of a class are one object; the threshold of the models' own NMS."""
 
 _MAX_BITMAP = 2**22  # pixels of a mask that a model returns; those of larger windows are scaled up
-_EDGE = 1.0  # pixels from the edge of a window within which a box touches it, in the window as the model sees it
+_EDGE = 1.0  # pixels of the image from the edge of a window within which a box touches it
 
 
 class ViewsDetector(nn.Module):
@@ -56,24 +56,33 @@ class ViewsDetector(nn.Module):
         return [{"instances": self._detect(sample["views"])} for sample in batched_inputs]
 
     def _detect(self, views: ImageViews) -> Instances:
+        def detect(batch: list[dict[str, Any]]) -> list[Instances]:
+            # Results that wait for those of earlier views are compact, and not on the GPU.
+            return [
+                self._kept(output["instances"], sample["view"], views.size)
+                for sample, output in zip(batch, self.model(batch), strict=True)
+            ]
+
         samples = (_sample(pixels, view) for view, pixels in views)
-        outputs = detect_in_batches(self.model, samples, self.batch_size, padding_divisor(self.model))
-        found = []
+        found = list(detect_in_batches(detect, samples, self.batch_size, padding_divisor(self.model)))
         most: defaultdict[Any, int] = defaultdict(int)  # detections of a window in one of its views: the limit of the model
-        for view, output in zip(views.views, outputs, strict=True):
-            instances = output["instances"]
-            instances = instances[instances.scores >= self.min_score].to("cpu")
+        for view, instances in zip(views.views, found, strict=True):
             most[view.window] = max(most[view.window], len(instances))
-            found.append(in_image(instances, view, views.size))
         return merge(found, self.iou_threshold, limit=sum(most.values()))
+
+    def _kept(self, instances: Instances, view: View, image_size: tuple[int, int]) -> Instances:
+        return in_image(instances[instances.scores >= self.min_score].to("cpu"), view, image_size)
 
 
 def _sample(pixels: Tensor, view: View) -> dict[str, Any]:
-    """Input of the model for a view. Detections come in the size of the window, or in a smaller one if it is large."""
+    """Input of the model for a view. Detections come in the size of the window, or in a smaller one if it is large.
+
+    The view itself is under the key ``view``, which models ignore.
+    """
     x0, y0, x1, y1 = view.window
     shrink = min(1.0, math.sqrt(_MAX_BITMAP / ((x1 - x0) * (y1 - y0))))
     height, width = (max(int(side * shrink), 1) for side in (y1 - y0, x1 - x0))
-    return {"image": pixels, "height": height, "width": width}
+    return {"image": pixels, "height": height, "width": width, "view": view}
 
 
 def in_image(instances: Instances, view: View, image_size: tuple[int, int]) -> Instances:

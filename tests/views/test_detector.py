@@ -1,5 +1,7 @@
 """Detection in views with a model that finds rectangles exactly: where it looks, and where the detections are in the image."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -51,11 +53,11 @@ RECTANGLES = [(10, 10, 18, 16), (95, 40, 108, 50), (150, 100, 158, 112), (30, 60
 """The second one crosses the edge of a tile."""
 
 
-def picture(height=120, width=200, rectangles=RECTANGLES):
-    image = np.zeros((height, width, 3), dtype=np.uint8)
+def image(height=120, width=200, rectangles=RECTANGLES):
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
     for x0, y0, x1, y1 in rectangles:
-        image[y0:y1, x0:x1] = 255
-    return image
+        pixels[y0:y1, x0:x1] = 255
+    return pixels
 
 
 def detect(image, side, with_masks=True, **options):
@@ -71,9 +73,9 @@ def boxes_of(instances):
 
 @pytest.mark.parametrize("with_masks", [True, False], ids=["masks", "boxes"])
 def test_tiles_find_small_objects_that_the_whole_image_at_low_resolution_does_not(with_masks):
-    whole, _ = detect(picture(), 60, with_masks)
+    whole, _ = detect(image(), 60, with_masks)
     assert len(whole) < len(RECTANGLES)
-    found, model = detect(picture(), 60, with_masks, tile=60, overlap=0.5)
+    found, model = detect(image(), 60, with_masks, tile=60, overlap=0.5)
     assert len(model.shapes) == 1 + 3 * 6
     assert boxes_of(found) == sorted(RECTANGLES)
     if with_masks:
@@ -85,12 +87,12 @@ def test_tiles_find_small_objects_that_the_whole_image_at_low_resolution_does_no
 
 def test_an_object_larger_than_a_tile_is_found_once_in_the_whole_image():
     rectangle = (20, 20, 180, 100)
-    found, _ = detect(picture(rectangles=[rectangle]), 60, tile=60, overlap=0.2)
+    found, _ = detect(image(rectangles=[rectangle]), 60, tile=60, overlap=0.2)
     assert boxes_of(found) == [rectangle]
 
 
 def test_augmented_views_agree_on_where_the_objects_are():
-    found, model = detect(picture(), 120, tta=True)
+    found, model = detect(image(), 120, tta=True)
     assert boxes_of(found) == sorted(RECTANGLES)
     assert sorted({shape for shape, _ in model.shapes}) == [(90, 150), (120, 200), (150, 250)]
 
@@ -99,18 +101,34 @@ def test_augmented_views_agree_on_where_the_objects_are():
 def test_masks_of_large_windows_are_scaled_up(monkeypatch, limit):
     monkeypatch.setattr(detector_module, "_MAX_BITMAP", limit)
     rectangle = (40, 20, 160, 100)
-    found, model = detect(picture(rectangles=[rectangle]), 120, tile=None)
+    found, model = detect(image(rectangles=[rectangle]), 120, tile=None)
     height, width = model.shapes[0][1]
     assert height * width <= limit or (height, width) == (120, 200)
-    expected = picture(rectangles=[rectangle])[..., 0] > 0
+    expected = image(rectangles=[rectangle])[..., 0] > 0
     different = found.pred_masks.tensor[0].numpy() ^ expected
     # At 600 pixels, a pixel of the mask is 7 of the image, and an edge is off by at most half of it, on 400 pixels of outline.
     assert different.sum() <= (0 if limit > 600 else 400 * 3.5)
     assert boxes_of(found)[0] == pytest.approx(rectangle, abs=1)
 
 
+def test_outputs_of_the_model_are_not_kept_while_an_earlier_view_waits():
+    class Counted(BrightRectangles):
+        outputs, alive = [], []
+
+        def forward(self, batch):
+            self.alive.append(sum(output() is not None for output in self.outputs))
+            found = super().forward(batch)
+            self.outputs.extend(weakref.ref(output["instances"]) for output in found)
+            return found
+
+    mapper = ViewsMapper(TestMapper([ResizeToFit([60], 240)]), tile=60, overlap=0.5)
+    ViewsDetector(Counted(), batch_size=2)([mapper.sample(image())])
+    assert len(Counted.outputs) == 1 + 3 * 6
+    assert max(Counted.alive) <= 2  # the whole image has another shape, and waits for 7 tiles
+
+
 def test_low_scores_are_dropped_before_the_merging():
     model = BrightRectangles()
     mapper = ViewsMapper(TestMapper([ResizeToFit([120], 240)]), tile=60)
-    (output,) = ViewsDetector(model, min_score=0.95)([mapper.sample(picture())])
+    (output,) = ViewsDetector(model, min_score=0.95)([mapper.sample(image())])
     assert len(output["instances"]) == 0
