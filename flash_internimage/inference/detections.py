@@ -58,6 +58,14 @@ class Detections:
                 }
             )
 
+    def extend(self, other: Detections) -> None:
+        """Add all detections of another collection with the same categories."""
+        images, annotations = len(self._images), len(self._annotations)
+        self._images += [{**image, "id": images + image["id"]} for image in other._images]
+        self._annotations += [
+            {**found, "id": annotations + found["id"], "image_id": images + found["image_id"]} for found in other._annotations
+        ]
+
     def as_coco(self) -> dict[str, list[dict[str, Any]]]:
         """Return ``images``, ``annotations`` (boxes XYWH in pixels, masks as RLE, scores) and ``categories``."""
         return {"images": self._images, "annotations": self._annotations, "categories": self._categories}

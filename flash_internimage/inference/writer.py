@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import sys
@@ -17,6 +18,7 @@ from detectron2.structures import Instances
 from PIL import Image
 from tqdm import tqdm
 
+from flash_internimage.engine.stopping import handling
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation.drawing import draw_instances
 from flash_internimage.files import write_atomically
@@ -58,7 +60,7 @@ class DetectionWriter:
         track: whether to give the objects in videos ids that stay the same.
 
     Attributes:
-        detections: the detections so far.
+        detections: the detections in the files that are written so far.
     """
 
     def __init__(self, predictor: Predictor, output: Path, min_score: float = 0.0, track: bool = False) -> None:
@@ -97,8 +99,10 @@ class DetectionWriter:
             while skipped:
                 yield skipped.popleft()
             target = self.output / f"{frame.source.name}.jpg"
-            drawn = Image.fromarray(self._draw(frame, self._above_threshold(instances), target.name))
+            kept = self._above_threshold(instances)
+            drawn = Image.fromarray(self._draw(frame, kept))
             write_atomically(target, partial(drawn.save, format="JPEG", quality=92, subsampling=0))
+            self.detections.add(frame.source.label, kept, target.name)
             yield frame.source, None
         yield from skipped
 
@@ -107,14 +111,15 @@ class DetectionWriter:
         if not isinstance(video, Video):
             return source, str(video)
         target = self.output / f"{source.name}.mp4"
-        frames = self._video_frames(source, video, target.name)
-        if video.is_live:
-            frames = until_interrupted(frames)
-        write_atomically(target, lambda path: write_video(path, frames, video.frames_per_second))
+        detections = Detections(self.predictor.categories)
+        frames = self._video_frames(source, video, target.name, detections)
+        with until_stopped(frames) if video.is_live else contextlib.nullcontext(frames) as shown:
+            write_atomically(target, lambda path: write_video(path, shown, video.frames_per_second))
+        self.detections.extend(detections)
         return source, None
 
-    def _video_frames(self, source: Source, video: Video, file_name: str) -> Iterator[np.ndarray]:
-        """Yield the visualizations of the frames."""
+    def _video_frames(self, source: Source, video: Video, file_name: str, detections: Detections) -> Iterator[np.ndarray]:
+        """Yield the visualizations of the frames, and add their detections to ``detections``."""
         keep: Callable[[Instances], Instances] = self._above_threshold
         if self._track:
             keep = Tracker(self._min_score, video.frames_per_second).update
@@ -122,7 +127,9 @@ class DetectionWriter:
         frames = (Frame(source, image, number) for number, image in enumerate(images))
         with tqdm(desc=source.name, total=video.length or None, unit="frame", leave=False) as progress:
             for frame, instances in self._detected(frames):
-                yield self._draw(frame, keep(instances), file_name)
+                kept = keep(instances)
+                detections.add(source.label, kept, file_name, frame.number)
+                yield self._draw(frame, kept)
                 progress.update()
 
     def _detected(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Instances]]:
@@ -140,21 +147,35 @@ class DetectionWriter:
     def _above_threshold(self, instances: Instances) -> Instances:
         return select(instances, (instances.scores >= self._min_score).nonzero()[:, 0])
 
-    def _draw(self, frame: Frame, instances: Instances, file_name: str) -> np.ndarray:
-        self.detections.add(frame.source.label, instances, file_name, frame.number)
+    def _draw(self, frame: Frame, instances: Instances) -> np.ndarray:
         return draw_instances(frame.image, instances, self.predictor.class_names)
 
 
-def until_interrupted(items: Iterable[T]) -> Iterator[T]:
-    """Yield items until Ctrl-C, which ends a live source; before the first item it is raised."""
-    started = False
-    try:
+@contextlib.contextmanager
+def until_stopped(items: Iterable[T]) -> Iterator[Iterator[T]]:
+    """Inside the context, Ctrl-C and the other stop signals end an iterator after the current item.
+
+    What the consumer does with an item is not interrupted, so that it can finish its file. A signal before the first item, and
+    a second one, raise KeyboardInterrupt. Without effect outside the main thread, which alone can handle signals.
+    """
+    started = stopped = False
+
+    def receive(number: int) -> None:
+        nonlocal stopped
+        if stopped or not started:
+            raise KeyboardInterrupt
+        stopped = True
+
+    def iterate() -> Iterator[T]:
+        nonlocal started
         for item in items:
-            yield item
             started = True
-    except KeyboardInterrupt:
-        if not started:
-            raise
+            yield item
+            if stopped:
+                return
+
+    with handling(receive):
+        yield iterate()
 
 
 def read_source(source: Source) -> np.ndarray | Video:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import sys
 
 import cv2
@@ -142,30 +143,57 @@ def test_tracked_objects_keep_their_ids(predict, tmp_path):
     assert all("track_id" not in annotation for annotation in annotations if annotation["image_id"] == 1)
 
 
+class Camera:
+    """A camera without an end."""
+
+    read = staticmethod(lambda: (True, np.zeros((48, 64, 3), np.uint8)))
+    get = staticmethod(lambda name: 0.0)
+    release = staticmethod(lambda: None)
+
+
+class InterruptedWriter:
+    """A writer of OpenCV that receives Ctrl-C while it writes the second frame."""
+
+    written = 0
+
+    def __init__(self, *arguments):
+        self.writer = REAL_WRITER(*arguments)
+
+    def write(self, frame):
+        InterruptedWriter.written += 1
+        if InterruptedWriter.written == 2:
+            signal.raise_signal(signal.SIGINT)
+        self.writer.write(frame)
+
+    def __getattr__(self, name):
+        return getattr(self.writer, name)
+
+
+REAL_WRITER = cv2.VideoWriter
+
+
 def test_a_camera_until_it_is_interrupted(predict, tmp_path, monkeypatch):
-    class Camera:
-        """A camera without an end; the third visualization is interrupted."""
-
-        read = staticmethod(lambda: (True, np.zeros((48, 64, 3), np.uint8)))
-        get = staticmethod(lambda name: 0.0)
-        release = staticmethod(lambda: None)
-
     monkeypatch.setattr(video.cv2, "VideoCapture", lambda number: Camera())
-    draw, drawn = writer.draw_instances, []
-
-    def draw_two(image, *arguments):
-        if len(drawn) == 2:
-            raise KeyboardInterrupt
-        drawn.append(draw(image, *arguments))
-        return drawn[-1]
-
-    monkeypatch.setattr(writer, "draw_instances", draw_two)
+    InterruptedWriter.fourcc, InterruptedWriter.written = REAL_WRITER.fourcc, 0
+    monkeypatch.setattr(video.cv2, "VideoWriter", InterruptedWriter)
     code, out, _, output = predict("--source", "0", threshold="0.9")
+    monkeypatch.undo()
     assert code == 0
     assert names(output) == ["camera0.mp4", "detections.json"]
     assert "1 sources" in out
     images = json.loads((output / "detections.json").read_text())["images"]
-    assert [image["file_name"] for image in images] == ["0"] * 3
+    assert [image["file_name"] for image in images] == ["0"] * 2
+    written = cv2.VideoCapture(str(output / "camera0.mp4"))
+    assert [written.read()[0] for _ in range(3)] == [True, True, False]
+
+
+def test_a_camera_that_is_interrupted_before_the_first_frame(predict, monkeypatch):
+    monkeypatch.setattr(video.cv2, "VideoCapture", lambda number: Camera())
+    monkeypatch.setattr(writer, "draw_instances", lambda *_: signal.raise_signal(signal.SIGINT))
+    code, _, _, output = predict("--source", "0", threshold="0.9")
+    assert code == 130
+    assert names(output) == ["detections.json"]
+    assert json.loads((output / "detections.json").read_text())["images"] == []
 
 
 def test_batches_give_the_same_detections(predict, tmp_path):
@@ -243,7 +271,27 @@ def test_a_run_that_is_stopped_leaves_whole_files(predict, monkeypatch, tmp_path
     code, _, _, output = predict("--source", tmp_path / "*.png")
     assert code == 130
     assert names(output) == ["a.jpg", "detections.json"]
-    json.loads((output / "detections.json").read_text())
+    images = json.loads((output / "detections.json").read_text())["images"]
+    assert [image["drawn"] for image in images] == ["a.jpg"]
+
+
+def test_a_video_that_is_stopped_is_not_in_the_detections(predict, monkeypatch, tmp_path):
+    Image.fromarray(noise()).save(tmp_path / "a.png")
+    write_moving_square(tmp_path / "clip.avi")
+    draw, calls = writer.draw_instances, []
+
+    def stopped(image, *arguments):
+        calls.append(image)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return draw(image, *arguments)
+
+    monkeypatch.setattr(writer, "draw_instances", stopped)
+    code, _, _, output = predict("--source", tmp_path / "a.png", tmp_path / "clip.avi")
+    assert code == 130
+    assert names(output) == ["a.jpg", "detections.json"]
+    images = json.loads((output / "detections.json").read_text())["images"]
+    assert [image["drawn"] for image in images] == ["a.jpg"]
 
 
 @pytest.mark.parametrize(
