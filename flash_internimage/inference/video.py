@@ -84,14 +84,16 @@ def write_video(path: Path, frames: Iterator[np.ndarray], frames_per_second: flo
         UserError: OpenCV was built without support for writing such files.
     """
     writer: cv2.VideoWriter | None = None
-    for frame in frames:
-        if writer is None:
-            height, width = frame.shape[:2]
-            writer = cv2.VideoWriter(
-                str(path), cv2.VideoWriter.fourcc(*_CODECS[path.suffix]), frames_per_second, (width, height)
-            )
-            if not writer.isOpened():
-                raise UserError(f"{path}: this OpenCV cannot write {path.suffix} files; install opencv-python-headless")
-        writer.write(np.ascontiguousarray(frame[..., ::-1]))
-    if writer is not None:
-        writer.release()
+    try:
+        for frame in frames:
+            if writer is None:
+                height, width = frame.shape[:2]
+                writer = cv2.VideoWriter(
+                    str(path), cv2.VideoWriter.fourcc(*_CODECS[path.suffix]), frames_per_second, (width, height)
+                )
+                if not writer.isOpened():
+                    raise UserError(f"{path}: this OpenCV cannot write {path.suffix} files; install opencv-python-headless")
+            writer.write(np.ascontiguousarray(frame[..., ::-1]))
+    finally:
+        if writer is not None:
+            writer.release()

@@ -10,7 +10,7 @@ import pytest
 
 from flash_internimage.inference import video
 from flash_internimage.inference.sources import Source
-from flash_internimage.inference.video import UnreadableVideo, Video
+from flash_internimage.inference.video import UnreadableVideo, Video, write_video
 
 FRAMES = [np.full((48, 64, 3), value, np.uint8) for value in (20, 120, 220)]
 
@@ -122,3 +122,24 @@ def test_sources_without_frames(server, path, message):
     with pytest.raises(UnreadableVideo, match=message) as error:
         Video(Source(path.format(server), "x"))
     assert "secret" not in str(error.value)
+
+
+def test_a_video_is_closed_when_its_frames_end_with_an_error(tmp_path, monkeypatch):
+    released = []
+
+    class Writer:
+        def __init__(self, *arguments):
+            self.isOpened = lambda: True
+            self.write = lambda frame: None
+            self.release = lambda: released.append(self)
+
+        fourcc = cv2.VideoWriter.fourcc
+
+    def frames():
+        yield FRAMES[0]
+        raise ValueError("no more")
+
+    monkeypatch.setattr(video.cv2, "VideoWriter", Writer)
+    with pytest.raises(ValueError, match="no more"):
+        write_video(tmp_path / "clip.mp4", frames(), 10)
+    assert len(released) == 1
