@@ -53,7 +53,7 @@ class Source:
     @property
     def label(self) -> str:
         """The path for messages and results: a URL without user name, password and query."""
-        return re.sub(r"(?<=://)[^/@]*@", "", self.path).partition("?")[0] if self.is_url else self.path
+        return re.sub(r"(?<=://)[^/]*@", "", self.path).partition("?")[0] if self.is_url else self.path
 
 
 def find_sources(inputs: Iterable[str]) -> tuple[list[Source], list[str]]:
@@ -104,7 +104,7 @@ def _entries(text: str) -> list[str]:
         raise UserError(f"--source {text}: should be a list of inputs, but cannot be opened ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"--source {text}: should be a list of inputs, one per line in UTF-8, but is not text") from error
-    entries = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    entries = [line for line in map(str.strip, lines) if line and not line.startswith("#")]
     if not entries:
         raise UserError(f"--source {text}: should list inputs, one per line, but is empty")
     if any(Path(entry).suffix.lower() == _LIST_SUFFIX and not _URL.match(entry) for entry in entries):

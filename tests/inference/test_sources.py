@@ -57,7 +57,7 @@ def test_other_files_in_a_folder_are_skipped_and_returned(find):
 def test_lists_name_inputs_of_all_kinds(find):
     Path("lists").mkdir()
     Path("lists/beside.png").touch()
-    Path("lists/all.txt").write_text("# photos\na.png\n\nbeside.png\nsub\n*.JPG\nrtsp://host/live\nmissing.jpg\n")
+    Path("lists/all.txt").write_text("# photos\na.png\n  # indented\n\nbeside.png\nsub\n*.JPG\nrtsp://host/live\nmissing.jpg\n")
     found = [path for path, _ in find("lists/all.txt", "clip.MP4")[0]]
     assert found == [
         "a.png",
@@ -96,6 +96,18 @@ def test_cameras_and_urls_are_videos():
     assert not camera.is_file
     assert not stream.is_file
     assert stream.label == "rtsp://host:554/live"  # neither password nor key in files and messages
+
+
+@pytest.mark.parametrize(
+    ("url", "label"),
+    [
+        pytest.param("rtsp://admin:p@ss@cam/live", "rtsp://cam/live", id="password with an at sign"),
+        pytest.param("rtsp://admin:p?ss@cam/live", "rtsp://cam/live", id="password with a question mark"),
+        pytest.param("http://cam/@garden/live", "http://cam/@garden/live", id="path with an at sign"),
+    ],
+)
+def test_labels_of_urls_are_without_passwords(url, label):
+    assert Source(url, "x").label == label
 
 
 def test_cameras_and_urls_have_names_for_files(find):
