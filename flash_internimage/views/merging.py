@@ -11,6 +11,8 @@ from detectron2.structures import Boxes, Instances
 
 from flash_internimage.structures import WindowMasks
 
+_CUT_SCORE_RATIO = 0.5  # smallest score of a detection that suppresses a cut one, as a fraction of the score of the cut one
+
 Similarity = Callable[[int, np.ndarray], np.ndarray]
 """Function of a detection and of others, with which it shares pixels of its box -> how much it repeats each of them, 0 to 1."""
 
@@ -20,7 +22,8 @@ def merge(views: Sequence[Instances], threshold: float, limit: int | None = None
 
     A detection is suppressed by a better one of the same class if the IoU of both exceeds a threshold: the IoU of their masks,
     or of their boxes without masks. Detections that the edge of a tile has cut come last, and are suppressed if this fraction
-    of their own area is in a better one, because the IoU of a part with its whole is small.
+    of their own area is in another one, because the IoU of a part with its whole is small. The other one needs at least half
+    the score of the cut one: with less, it is more likely a false detection than the whole object.
 
     Args:
         views: detections in the same image, at least one, with ``pred_boxes``, ``scores``, ``pred_classes``, ``is_cut`` and,
@@ -70,11 +73,18 @@ def suppress(
         (M,) indices of the remaining detections, best first within a class.
     """
     order = np.lexsort((np.arange(len(scores)), -scores, is_cut))
-    kept = [_suppress_in_class(boxes, order[classes[order] == label], similarity, threshold) for label in np.unique(classes)]
+    enough = scores * np.where(is_cut, _CUT_SCORE_RATIO, 1.0)
+    kept = [
+        _suppress_in_class(boxes, scores, enough, order[classes[order] == label], similarity, threshold)
+        for label in np.unique(classes)
+    ]
     return np.concatenate([np.zeros(0, dtype=np.int64), *kept])
 
 
-def _suppress_in_class(boxes: np.ndarray, order: np.ndarray, similarity: Similarity, threshold: float) -> np.ndarray:
+def _suppress_in_class(
+    boxes: np.ndarray, scores: np.ndarray, enough: np.ndarray, order: np.ndarray, similarity: Similarity, threshold: float
+) -> np.ndarray:
+    """Suppress in this order; each detection by those before it whose score is at least the one that is ``enough`` for it."""
     kept = np.zeros(len(order), dtype=np.int64)
     count = 0
     for i in order.tolist():
@@ -82,7 +92,7 @@ def _suppress_in_class(boxes: np.ndarray, order: np.ndarray, similarity: Similar
         others = boxes[better]
         x0, y0, x1, y1 = boxes[i]
         touching = (others[:, 0] < x1) & (x0 < others[:, 2]) & (others[:, 1] < y1) & (y0 < others[:, 3])
-        rivals = better[touching]
+        rivals = better[touching & (scores[better] >= enough[i])]
         if not len(rivals) or similarity(i, rivals).max() <= threshold:
             kept[count] = i
             count += 1

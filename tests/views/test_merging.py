@@ -48,7 +48,8 @@ def naive(boxes, bitmaps, scores, classes, is_cut, threshold):
         for k in kept:
             common = (bitmaps[i] & bitmaps[k]).sum()
             whole = bitmaps[i].sum() if is_cut[i] else (bitmaps[i] | bitmaps[k]).sum()
-            if classes[i] == classes[k] and common > threshold * whole:
+            is_likely = scores[k] >= scores[i] * (0.5 if is_cut[i] else 1)
+            if classes[i] == classes[k] and common > threshold * whole and is_likely:
                 break
         else:
             kept.append(i)
@@ -69,15 +70,17 @@ def test_masks_as_bitmaps_in_numpy(seed, count):
     assert torch.equal(merged.pred_masks.tensor, torch.from_numpy(bitmaps[expected]))
 
 
-def test_a_part_that_a_tile_has_cut_is_suppressed_by_its_whole_whatever_its_score():
+def test_a_part_that_a_tile_has_cut_is_suppressed_by_its_whole_with_at_least_half_its_score():
     whole, part = [0, 0, 40, 20], [30, 0, 40, 20]
-    merged = merge([instances([whole], [0.4], [1]), instances([part], [0.9], [1], [True])], 0.5)
+    merged = merge([instances([whole], [0.46], [1]), instances([part], [0.9], [1], [True])], 0.5)
     assert merged.pred_boxes.tensor.tolist() == [whole]
     assert not merged.has("is_cut")
+    # A false detection does not suppress an object at the edge of a tile.
+    assert len(merge([instances([whole], [0.01], [1]), instances([part], [0.95], [1], [True])], 0.5)) == 2
     # A small object on a large one is no part of it.
-    assert len(merge([instances([whole], [0.4], [1]), instances([part], [0.9], [1], [False])], 0.5)) == 2
+    assert len(merge([instances([whole], [0.46], [1]), instances([part], [0.9], [1], [False])], 0.5)) == 2
     # Nothing else shows the object.
-    assert len(merge([instances([whole], [0.4], [0]), instances([part], [0.9], [1], [True])], 0.5)) == 2
+    assert len(merge([instances([whole], [0.46], [0]), instances([part], [0.9], [1], [True])], 0.5)) == 2
 
 
 def test_masks_decide_where_boxes_are_equal():
