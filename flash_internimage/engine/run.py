@@ -67,7 +67,7 @@ from .seeding import seed_everything
 from .stopping import StopRequest
 from .trainer import StepOptions, Trainer, amp_dtype
 from .validation_loss import TASK, validation_loader, validation_losses
-from .views import use_views
+from .views import set_views, with_views
 from .writers import build_writers
 
 CONFIG_FILE = "config.yaml"
@@ -317,7 +317,8 @@ def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool, views
         model, names = _load_complete(cfg, device, last)
     if categories is not None:
         categories.require_names(names)
-    model = use_views(cfg, model, views)
+    if views is not None and not views.is_whole_image:
+        set_views(cfg, views)
     evaluator = instantiate(cfg.dataloader.evaluator)
     results = evaluate_and_replace(cfg, model, [evaluator])
     if comm.is_main_process() and isinstance(evaluator, FastCOCOEvaluator) and evaluator.output_dir is not None:
@@ -364,7 +365,7 @@ def evaluate_and_replace(
                 remove_unfinished(folder)
                 if folder.absolute() != output_dir.absolute():  # in output_dir it is the config of the run
                     (folder / CONFIG_FILE).unlink(missing_ok=True)
-    return evaluate(model, instantiate(cfg.dataloader.test), evaluators, stop, iteration)
+    return evaluate(with_views(cfg, model), instantiate(cfg.dataloader.test), evaluators, stop, iteration)
 
 
 def report_evaluation(cfg: DictConfig, folder: str, results: Mapping[str, Any], training_metrics: Path | None = None) -> None:

@@ -25,6 +25,7 @@ TRUSTED = (
         f"flash_internimage.{part}"
         for part in ("backbones", "data", "evaluation", "layers", "modeling", "ops", "projects", "solver", "structures")
     ),
+    "flash_internimage.views",
     *(f"detectron2.{part}" for part in ("data.transforms", "evaluation", "layers", "modeling", "solver", "structures")),
     *(f"fvcore.{part}" for part in ("common.param_scheduler", "nn", "transforms")),
     "torch.nn",

@@ -51,11 +51,19 @@ def test_tiles_and_augmented_views(flash_internimage, nano_checkpoint, tmp_path)
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, **square}],
     }
     (tmp_path / "data.json").write_text(json.dumps(content))
+    saved = tmp_path / "tiles/inference/config.yaml"
+    runs = {
+        "plain": [NANO],
+        "tiles": [NANO, "--tile", "80"],
+        "tta": [NANO, "--tta"],
+        "the tiles of a config": [saved],
+        "other tiles": [saved, "--tile", "64"],
+    }
     counts = {}
-    for name, flags in {"plain": [], "tiles": ["--tile", "80"], "tta": ["--tta"]}.items():
+    for name, flags in runs.items():
         folder = tmp_path / name
         done = flash_internimage(
-            *["eval", "--config-file", NANO, "--weights", nano_checkpoint, *flags, f"train.output_dir={folder}"],
+            *["eval", "--weights", nano_checkpoint, "--config-file", *flags, f"train.output_dir={folder}"],
             *[f"data.test.json={tmp_path}/data.json", f"data.test.images={tmp_path}/images", "train.device=cpu"],
             *["train.report=false", "dataloader.test.num_workers=0"],
         )
@@ -66,7 +74,9 @@ def test_tiles_and_augmented_views(flash_internimage, nano_checkpoint, tmp_path)
         assert set(read_evaluation(folder)[0]["tasks"]) == {"bbox", "segm"}
     assert counts["tiles"] > counts["plain"]
     assert counts["tta"] <= 100  # the limit of the model
-    assert "tile: 80" in (tmp_path / "tiles/inference/config.yaml").read_text()
+    assert "tile: 80" in saved.read_text()
+    assert counts["the tiles of a config"] == counts["tiles"]
+    assert counts["other tiles"] > counts["tiles"]
 
 
 def test_views_need_a_mapper(flash_internimage, trained, tmp_path):
