@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -37,18 +39,19 @@ class ImageViews:
         return int(self.image.shape[0]), int(self.image.shape[1])
 
     def __iter__(self) -> Iterator[tuple[View, Tensor]]:
-        """Yield each view with its pixels, a (3, H', W') ``uint8`` tensor."""
-        for view in self.views:
-            yield view, self._pixels(view)
+        """Yield each view with its pixels, a (3, H', W') ``uint8`` tensor. Flipped views in succession share a resize."""
+        for (x0, y0, x1, y1), in_window in groupby(self.views, attrgetter("window")):
+            crop = self.image[y0:y1, x0:x1].numpy()
+            resized = self.mapper.resized(crop)
+            for scale, views in groupby(in_window, attrgetter("scale")):
+                pixels = resized if scale == 1 else _resize(crop, *(max(round(side * scale), 1) for side in resized.shape[1:]))
+                for view in views:
+                    yield view, pixels.flip(2) if view.flipped else pixels
 
-    def _pixels(self, view: View) -> Tensor:
-        x0, y0, x1, y1 = view.window
-        crop = self.image[y0:y1, x0:x1].numpy()
-        resized = self.mapper.resized(crop)
-        if view.scale != 1:
-            height, width = (max(round(side * view.scale), 1) for side in resized.shape[1:])
-            resized = torch.from_numpy(resize_bilinear(crop, height, width).transpose(2, 0, 1).copy())
-        return resized.flip(2) if view.flipped else resized
+
+def _resize(image: np.ndarray, height: int, width: int) -> Tensor:
+    """Resize an (H, W, 3) ``uint8`` array to a (3, height, width) tensor."""
+    return torch.from_numpy(resize_bilinear(image, height, width).transpose(2, 0, 1).copy())
 
 
 class ViewsMapper:

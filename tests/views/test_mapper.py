@@ -1,0 +1,30 @@
+"""Views of an image: each window is resized once per scale."""
+
+import numpy as np
+import torch
+
+from flash_internimage.data import ResizeToFit, TestMapper
+from flash_internimage.views import ViewsMapper
+from flash_internimage.views import mapper as mapper_module
+from flash_internimage.views.mapper import ImageViews
+
+
+def test_a_window_is_resized_once_per_scale(monkeypatch):
+    resized = []
+
+    class Counted(TestMapper):
+        def resized(self, image):
+            resized.append(image)
+            return super().resized(image)
+
+    resize = mapper_module.resize_bilinear
+    monkeypatch.setattr(mapper_module, "resize_bilinear", lambda image, *size: resized.append(image) or resize(image, *size))
+    image = np.random.RandomState(0).randint(0, 256, (50, 80, 3)).astype(np.uint8)
+    views = ViewsMapper(Counted([ResizeToFit([64], 128)]), tile=40, tta=True).sample(image)["views"]
+    windows = {view.window for view in views.views}
+    found = list(views)
+    assert len(found) == 6 * len(windows)
+    assert len(resized) == 3 * len(windows)
+    for view, pixels in found:
+        ((_, alone),) = ImageViews(views.image, [view], views.mapper)
+        assert torch.equal(pixels, alone)
