@@ -27,6 +27,7 @@ from flash_internimage.inference.conversion import FORMATS, read_detections, to_
 
 from .arguments import add_output
 from .errors import UsageError
+from .terminal import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,5 +60,5 @@ def run(args: argparse.Namespace) -> int:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, partial(Path.write_text, data=text, encoding="utf-8"))
     objects = sum(len(image.detections) for image in images)
-    print(f"{args.output}: {len(files)} files, {objects:,} objects in {len(images):,} images")
+    print(f"{args.output}: {counted(files, 'file')}, {counted(objects, 'object')} in {counted(images, 'image')}")
     return 0

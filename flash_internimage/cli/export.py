@@ -28,6 +28,7 @@ from pathlib import Path
 
 from .arguments import add_config, add_overrides, add_weights, config_path, overrides_with_weights, positive
 from .errors import UsageError
+from .terminal import counted
 
 _SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2"}
 
@@ -85,6 +86,6 @@ def run(args: argparse.Namespace) -> int:
     )
     size = "any size" if metadata.height is None else f"{metadata.height} x {metadata.width} pixels"
     megabytes = args.output.stat().st_size / 1e6
-    classes = f"{len(metadata.class_names)} classes"
+    classes = counted(metadata.class_names, "class", "classes")
     print(f"{args.output}: {metadata.family}, {classes}, {size}, {megabytes:.1f} MB")
     return 0

@@ -59,6 +59,7 @@ from .arguments import (
     view_options,
 )
 from .chosen_model import chosen_model
+from .terminal import counted
 
 _OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)+=.*", re.DOTALL)
 
@@ -106,12 +107,13 @@ def run(args: argparse.Namespace) -> int:
     finally:
         writer.write_detections()  # also after an interrupt: the visualizations up to then exist
     if ignored:
-        print_above_bar(f"{len(ignored)} files are neither images nor videos: {', '.join(ignored[:3])}")
+        are = "is neither an image nor a video" if len(ignored) == 1 else "are neither images nor videos"
+        print_above_bar(f"{counted(ignored, 'file')} {are}: {', '.join(ignored[:3])}")
     if args.compile:
-        print(f"compiled {predictor.compiled_graphs} graphs")
-    done = f"{len(sources) - skipped} of {len(sources)} sources" if skipped else f"{len(sources)} sources"
-    objects = writer.detections.number_of_objects
-    print(f"{done}, {objects} objects: visualizations and detections.json are in {args.output}")
+        print(f"compiled {counted(predictor.compiled_graphs, 'graph')}")
+    done = f"{len(sources) - skipped} of {counted(sources, 'source')}" if skipped else counted(sources, "source")
+    objects = counted(writer.detections.number_of_objects, "object")
+    print(f"{done}, {objects}: visualizations and detections.json are in {args.output}")
     return 1 if skipped else 0
 
 

@@ -17,6 +17,7 @@ def escape_unprintable() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def counted(things: Sized, noun: str) -> str:
+def counted(things: Sized | int, noun: str, plural: str | None = None) -> str:
     """Return the number of things with their noun, such as "1 error" or "2 errors"."""
-    return f"{len(things):,} {noun}{'' if len(things) == 1 else 's'}"
+    number = things if isinstance(things, int) else len(things)
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"

@@ -78,7 +78,7 @@ def find_sources(inputs: Iterable[str]) -> tuple[list[Source], list[str]]:
             found, others = _in_folder(path)
             skipped += others
             if not found:
-                raise UserError(f"--source {text}: no images or videos in this folder ({len(others)} other files)")
+                raise UserError(f"--source {text}: no images or videos in this folder (other files: {len(others)})")
         elif Source(text, "").is_file and not path.exists() and glob.has_magic(text):
             found = sorted(name for name in glob.glob(text, recursive=True) if Path(name).is_file())
             if not found:

@@ -29,7 +29,8 @@ def test_files_of_a_format(flash_internimage, detections, tmp_path, format_, fil
     done = flash_internimage("convert-results", "--format", format_, detections, "--output", tmp_path / "out")
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()) == files
-    assert done.stdout == f"{tmp_path / 'out'}: {len(files)} files, 1 objects in 1 images\n"
+    number = "1 file" if len(files) == 1 else f"{len(files)} files"
+    assert done.stdout == f"{tmp_path / 'out'}: {number}, 1 object in 1 image\n"
 
 
 @pytest.mark.parametrize("flags", [["--polygons"], ["--scores"], ["--image-root", "x/"]])

@@ -56,7 +56,7 @@ def test_folder_of_images_some_of_which_are_none(predict, tmp_path, nano_checkpo
     assert len(skipped) == 3
     for text in ("broken.jpg: not a readable image (", "text.png: not a readable", "nowhere.jpg: No such file"):
         assert any(text in line for line in skipped)
-    assert "1 files are neither images nor videos" in err
+    assert "1 file is neither an image nor a video" in err
     assert "2 of 5 sources, " in out
     assert names(output) == ["a.jpg", "a_2.jpg", "detections.json"]
     assert Image.open(output / "a_2.jpg").size == (320, 480)  # turned by a quarter, enlarged to be legible
@@ -180,7 +180,7 @@ def test_a_camera_until_it_is_interrupted(predict, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert code == 0
     assert names(output) == ["camera0.mp4", "detections.json"]
-    assert "1 sources" in out
+    assert "1 source, " in out
     images = json.loads((output / "detections.json").read_text())["images"]
     assert [image["file_name"] for image in images] == ["0"] * 2
     written = cv2.VideoCapture(str(output / "camera0.mp4"))
@@ -297,7 +297,7 @@ def test_a_video_that_is_stopped_is_not_in_the_detections(predict, monkeypatch, 
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        pytest.param(["empty"], "no images or videos in this folder (1 other files)", id="folder without images"),
+        pytest.param(["empty"], "no images or videos in this folder (other files: 1)", id="folder without images"),
         pytest.param(["nothing/*.jpg"], "no file matches this pattern", id="pattern"),
         pytest.param(["out/mine.jpg"], "holds an input", id="output folder of the inputs"),
     ],

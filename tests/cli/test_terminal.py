@@ -24,3 +24,4 @@ def test_streams_that_are_replaced_stay_as_they_are(monkeypatch):
 
 def test_counted():
     assert [counted(range(n), "error") for n in (0, 1, 2, 1000)] == ["0 errors", "1 error", "2 errors", "1,000 errors"]
+    assert [counted(n, "class", "classes") for n in (1, 2)] == ["1 class", "2 classes"]
