@@ -24,9 +24,9 @@ from flash_internimage.structures import select
 from flash_internimage.views import ViewOptions, ViewsDetector, ViewsMapper
 from flash_internimage.views.batching import detect_in_batches, padding_divisor
 
-from .ahead import map_ahead
 from .execution import Compiled, autocast_dtype
 from .loading import config_and_checkpoint, load_model, mapper_of_config
+from .prefetch import prefetch_map
 
 ImageLike = np.ndarray | str | os.PathLike[str] | Image.Image
 """(H, W, 3) ``uint8`` array in RGB, path of an image file, or PIL image."""
@@ -153,7 +153,7 @@ class Predictor:
             yield {**output, "instances": select(instances, kept).to("cpu")}
 
     def _in_batches(self, images: Iterable[ImageLike]) -> Iterator[dict[str, Any]]:
-        samples = map_ahead(self._sample, images, ahead=self.batch_size)
+        samples = prefetch_map(self._sample, images, ahead=self.batch_size)
         return detect_in_batches(
             lambda batch: self._run(self.model, batch), samples, self.batch_size, padding_divisor(self.model)
         )
@@ -161,7 +161,7 @@ class Predictor:
     def _in_views(self, images: Iterable[ImageLike]) -> Iterator[dict[str, Any]]:
         mapper = ViewsMapper(self._mapper, self._views.tile, self._views.overlap, self._views.tta)
         detector = ViewsDetector(self.model, self.batch_size, self.min_score)
-        for sample in map_ahead(lambda image: mapper.sample(_to_array(image)), images, ahead=1, threads=1):
+        for sample in prefetch_map(lambda image: mapper.sample(_to_array(image)), images, ahead=1, threads=1):
             yield from self._run(detector, [sample])
 
     def _sample(self, image: ImageLike) -> dict[str, Any]:

@@ -25,9 +25,9 @@ from flash_internimage.files import write_atomically
 from flash_internimage.images import UnreadableImage, decode_rgb, read_rgb
 from flash_internimage.structures import select
 
-from .ahead import iterate_ahead, map_ahead
 from .detections import Detections
 from .predictor import Predictor
+from .prefetch import prefetch, prefetch_map
 from .sources import STDIN, Source
 from .tracking import Tracker
 from .video import UnreadableVideo, Video, write_video
@@ -71,7 +71,7 @@ class DetectionWriter:
         self._track = track
 
     def write(self, sources: Sequence[Source]) -> Iterator[tuple[Source, str | None]]:
-        """Write the visualizations of images and videos, whose files are read ahead.
+        """Write the visualizations of images and videos, whose files are prefetched.
 
         Yields:
             Each source when it is done, with None; or with the reason why it was skipped.
@@ -89,7 +89,7 @@ class DetectionWriter:
         skipped: deque[tuple[Source, str]] = deque()
 
         def frames() -> Iterator[Frame]:
-            for source, contents in map_ahead(lambda s: (s, _read(s)), sources, ahead=self.predictor.batch_size):
+            for source, contents in prefetch_map(lambda s: (s, _read(s)), sources, ahead=self.predictor.batch_size):
                 if isinstance(contents, str):
                     skipped.append((source, contents))
                 elif isinstance(contents, np.ndarray):
@@ -123,7 +123,7 @@ class DetectionWriter:
         keep: Callable[[Instances], Instances] = self._above_threshold
         if self._track:
             keep = Tracker(self._min_score, video.frames_per_second).update
-        images = iterate_ahead(video, self.predictor.batch_size)
+        images = prefetch(video, self.predictor.batch_size)
         frames = (Frame(source, image, number) for number, image in enumerate(images))
         with tqdm(desc=source.name, total=video.length or None, unit="frame", leave=False) as progress:
             for frame, instances in self._detected(frames):
@@ -133,7 +133,7 @@ class DetectionWriter:
                 progress.update()
 
     def _detected(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Instances]]:
-        """Yield each frame with its detections; the predictor takes some frames ahead."""
+        """Yield each frame with its detections; the predictor prefetches some frames."""
         waiting: deque[Frame] = deque()
 
         def images() -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Iterators that work ahead of their consumer in threads: images are decoded while the model runs."""
+"""Prefetching iterators, which work in threads: images are decoded while the model runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ THREADS = 4
 """Threads that decode images: decoders of PIL and OpenCV release Python's lock."""
 
 
-def map_ahead(function: Callable[[T], R], items: Iterable[T], ahead: int, threads: int = THREADS) -> Iterator[R]:
+def prefetch_map(function: Callable[[T], R], items: Iterable[T], ahead: int, threads: int = THREADS) -> Iterator[R]:
     """Yield ``function(item)`` for each item, in order, computed in threads.
 
     An exception of the function is raised in the place of its result.
@@ -40,7 +40,7 @@ def map_ahead(function: Callable[[T], R], items: Iterable[T], ahead: int, thread
                 future.cancel()
 
 
-def iterate_ahead(items: Iterable[T], ahead: int) -> Iterator[T]:
+def prefetch(items: Iterable[T], ahead: int) -> Iterator[T]:
     """Yield the items of an iterable that a thread iterates, such as the frames of a video.
 
     An exception of the iterable is raised after the items before it. The thread ends with the iterator.
