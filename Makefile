@@ -140,6 +140,10 @@ export-published: install ## Export the published detectors to verified ONNX fil
 	mkdir -p output/export
 	$(foreach config,$(CONFIGS),$(program) export --config-file $(config) --output output/export/$(config).onnx && ):
 
+.PHONY: export-configs
+export-configs: install ## Export the published configs with random weights to verified ONNX files (CPU, hours); ARGS="-k t_1x" selects some.
+	$(python) -m pytest tests/export/published.py --timeout=0 --show-capture=no $(ARGS)
+
 .PHONY: parity
 parity: install ## Compare every stage of the models with MMDetection's stored outputs; prints the differences.
 	$(python) -m pytest tests/golden --parity $(ARGS)
