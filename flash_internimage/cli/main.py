@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "train a detector, or resume its training",
     "eval": "evaluate a checkpoint: COCO metrics and a report",
     "predict": "detect objects in images and videos",
+    "app": "serve a web page on which a detector is tried",
     "export": "export a detector to ONNX, torch.export or AOTInductor",
     "check-data": "find mistakes in a dataset in COCO format",
     "show-batch": "draw the first training batch, after augmentation",

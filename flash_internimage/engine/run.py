@@ -44,6 +44,7 @@ from flash_internimage.files import remove_unfinished
 from flash_internimage.solver.ema import ema_of_run
 from flash_internimage.solver.freezing import freeze, require_filled
 from flash_internimage.solver.resume import OptimizerLayout, resumed_state
+from flash_internimage.views import ViewOptions
 
 from .batch_size import fit_to_batch_size
 from .compilation import RequireCompiled, compile_for_training
@@ -66,6 +67,7 @@ from .seeding import seed_everything
 from .stopping import StopRequest
 from .trainer import StepOptions, Trainer, amp_dtype
 from .validation_loss import TASK, validation_loader, validation_losses
+from .views import use_views
 from .writers import build_writers
 
 CONFIG_FILE = "config.yaml"
@@ -82,6 +84,7 @@ def run(
     resume: bool,
     overwrite: bool = False,
     trust_config: bool = False,
+    views: ViewOptions | None = None,
 ) -> None:
     """Train or evaluate in this process, one of those that :func:`~flash_internimage.engine.distributed.launch` starts.
 
@@ -93,6 +96,7 @@ def run(
         resume: continue from, or evaluate, the last checkpoint in ``train.output_dir``.
         trust_config: see :func:`~flash_internimage.engine.config.load_config`.
         overwrite: start a new run in place of another one in ``train.output_dir``.
+        views: tiles and test-time augmentation of an evaluation; None: as the config says.
 
     Raises:
         StoppedBySignal: a signal has stopped the training, with a checkpoint.
@@ -107,7 +111,7 @@ def run(
         check_writable(output_dir)
         with locked_folder(output_dir, comm.is_main_process()):
             if eval_only:
-                evaluate_checkpoint(cfg, device, resume)
+                evaluate_checkpoint(cfg, device, resume, views)
             else:
                 with StopRequest().listening() as stop:
                     train(cfg, device, log, resume=resume, overwrite=overwrite, stop=stop)
@@ -292,11 +296,14 @@ def early_stop(cfg: DictConfig, built: Sequence[HookBase | None]) -> EarlyStop |
     return EarlyStop(best, cfg.train.eval_period, patience)
 
 
-def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool) -> None:
+def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool, views: ViewOptions | None = None) -> None:
     """Evaluate ``train.init_checkpoint``, or the last checkpoint in ``train.output_dir`` if ``last`` is set.
 
     ``train.init_checkpoint`` may be an exported file, which resizes images as it was exported. The averaged weights are
     evaluated if ``train.ema.enabled`` is set.
+
+    Args:
+        views: tiles and test-time augmentation; None: the mapper of the config decides.
     """
     if comm.is_main_process():
         remove_unfinished(cfg.train.output_dir)
@@ -310,6 +317,7 @@ def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool) -> No
         model, names = _load_complete(cfg, device, last)
     if categories is not None:
         categories.require_names(names)
+    model = use_views(cfg, model, views)
     evaluator = instantiate(cfg.dataloader.evaluator)
     results = evaluate_and_replace(cfg, model, [evaluator])
     if comm.is_main_process() and isinstance(evaluator, FastCOCOEvaluator) and evaluator.output_dir is not None:

@@ -41,6 +41,7 @@ NEEDS = {
     "a C++ compiler",
     "a CUDA toolkit",
     "a GPU",
+    "a camera",
     "minutes",
     "the network",
     "a Hugging Face account",
