@@ -1,18 +1,15 @@
-"""What the event writers for experiment trackers share: which values are new, the package, and the id of a resumed run."""
+"""What the event writers for experiment trackers share: which values are new, and the id of a resumed run."""
 
 from __future__ import annotations
 
-import importlib
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from detectron2.utils.events import EventWriter, get_event_storage
 
-from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 
 _WINDOW = 20  # iterations over which scalars are smoothed, as in TensorBoard
@@ -47,26 +44,6 @@ class ExperimentWriter(EventWriter):
         for iteration in sorted({*scalars, *images}):
             self.log(iteration, scalars[iteration], images[iteration])
             self._last_write = max(self._last_write, iteration)
-
-
-def require_package(name: str, section: str, install: str) -> Any:
-    """Import the package of an experiment tracker.
-
-    Args:
-        name: of the package.
-        section: of the config, for the message, such as ``wandb`` for ``train.wandb``.
-        install: what ``pip install`` is given.
-
-    Raises:
-        UserError: the package cannot be imported.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(
-            f"train.{section}.enabled=true: the package {name} cannot be imported ({error}); install it with `pip install "
-            f"{install}`, or leave train.{section}.enabled=false"
-        ) from error
 
 
 def noted_id(note: Path, resumed: bool) -> str | None:

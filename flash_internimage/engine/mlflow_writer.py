@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .experiment_writer import ExperimentWriter, note_id, noted_id, require_package
+from flash_internimage.packages import require
+
+from .experiment_writer import ExperimentWriter, note_id, noted_id
 
 _RUN_FILE = "mlflow_run_id"
 _REFUSED = re.compile(r"[^\w\-. /:]")  # characters that MLflow does not allow in the name of a metric
@@ -41,7 +43,7 @@ class MLflowWriter(ExperimentWriter):
         folder: str,
         resumed: bool,
     ) -> None:
-        mlflow = require_package("mlflow", "mlflow", "'flash-internimage[mlflow]'")
+        mlflow = require("mlflow", "train.mlflow.enabled=true")
         self._metric = mlflow.entities.Metric
         self._client = mlflow.MlflowClient(tracking_uri)
         note = Path(folder) / _RUN_FILE

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .experiment_writer import ExperimentWriter, note_id, noted_id, require_package
+from flash_internimage.packages import require
+
+from .experiment_writer import ExperimentWriter, note_id, noted_id
 
 _RUN_FILE = "wandb_run_id"
 
@@ -28,7 +30,7 @@ class WandbWriter(ExperimentWriter):
     """
 
     def __init__(self, project: str, name: str | None, config: Mapping[str, Any], folder: str, resumed: bool) -> None:
-        self._wandb = require_package("wandb", "wandb", "wandb")
+        self._wandb = require("wandb", "train.wandb.enabled=true")
         note = Path(folder) / _RUN_FILE
         earlier = noted_id(note, resumed)
         Path(folder).mkdir(parents=True, exist_ok=True)
