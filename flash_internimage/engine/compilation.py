@@ -60,7 +60,7 @@ class RequireCompiled(HookBase):
             modules: names of the compiled modules, as :func:`compile_for_training` returns them.
         """
         self._modules = modules
-        self._before = _graphs()
+        self._before = compiled_graphs()
 
     def before_train(self) -> None:
         logger.info("Compiling %s; the first iterations take minutes", " and ".join(self._modules))
@@ -68,7 +68,7 @@ class RequireCompiled(HookBase):
     def after_step(self) -> None:
         if self.trainer.iter > self.trainer.start_iter:
             return
-        graphs = _graphs() - self._before
+        graphs = compiled_graphs() - self._before
         if graphs < 1:
             raise UserError(
                 "train.compile=true: torch.compile has compiled nothing; unset TORCHDYNAMO_DISABLE and TORCH_COMPILE_DISABLE, "
@@ -77,8 +77,8 @@ class RequireCompiled(HookBase):
         logger.info("Compiled %s: %d graphs, for images of any size", " and ".join(self._modules), graphs)
 
 
-def _graphs() -> int:
+def compiled_graphs() -> int:
     """Number of graphs that this process has compiled."""
     from torch._dynamo.utils import counters  # takes seconds to import
 
-    return counters["stats"]["unique_graphs"]
+    return int(counters["stats"]["unique_graphs"])

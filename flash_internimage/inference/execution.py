@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import torch
 from torch import nn
 
 from flash_internimage.analysis.speed import PRECISIONS, compile_parts
+from flash_internimage.engine.compilation import compiled_graphs
 from flash_internimage.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Compiled:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._before = _graphs()
+        self._before = compiled_graphs()
         self.graphs = 0
         if not compile_parts(model):
             raise UserError(
@@ -61,7 +61,7 @@ class Compiled:
         Raises:
             UserError: nothing was compiled.
         """
-        found = _graphs() - self._before
+        found = compiled_graphs() - self._before
         if not found:
             raise UserError(
                 "compile: torch.compile should have compiled a graph, but compiled none; unset TORCH_COMPILE_DISABLE and "
@@ -70,11 +70,3 @@ class Compiled:
         if found > self.graphs:
             logger.info("Compiled %d graphs", found)
         self.graphs = found
-
-
-def _graphs() -> int:
-    """The number of graphs that this process has compiled."""
-    from torch._dynamo.utils import counters  # imports the compiler, which takes seconds
-
-    stats: Any = counters["stats"]
-    return int(stats["unique_graphs"])

@@ -37,7 +37,8 @@ class Predictor:
 
     Args:
         config: name of a published detector (``model_zoo.list()``), config file (``.py``, or the ``config.yaml`` of a run),
-            or loaded config, which is not modified; or a file that ``flash-internimage export`` wrote (``.onnx``, ``.pt2``).
+            or loaded config, which is not modified; ``hf://owner/name`` or a folder that ``flash-internimage push`` wrote; or a
+            file that ``flash-internimage export`` wrote (``.onnx``, ``.pt2``).
         checkpoint: checkpoint to load: a file, ``hf://…`` or ``https://…``; or an exported file, for which nothing of the
             config is used but ``train.device``. None: the published checkpoint for a name, downloaded on first use, or
             ``train.init_checkpoint`` of a config.

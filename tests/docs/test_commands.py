@@ -44,6 +44,10 @@ NEEDS = {
     "a camera",
     "minutes",
     "the network",
+    "a Hugging Face account",
+    "detections",
+    "FiftyOne",
+    "supervision",
 }
 LANGUAGES = {"python", "sh", "text"}
 FOLDERS = "benchmarks|configs|csrc|docs|flash_internimage|projects|tests|tools"

@@ -96,7 +96,7 @@ def test_a_model_without_compilable_parts_is_refused():
 
 
 def test_graphs_of_others_do_not_count(monkeypatch):
-    monkeypatch.setattr(execution, "_graphs", lambda: 7)
+    monkeypatch.setattr(execution, "compiled_graphs", lambda: 7)
     monkeypatch.setattr(torch, "compile", lambda function: function)
     with pytest.raises(ValueError, match="compiled none"):
         Compiled(Net()).check()
