@@ -20,7 +20,10 @@ def test_an_installed_package_is_imported():
 
 @pytest.mark.parametrize(
     ("name", "command"),
-    [("gradio", "pip install gradio (the extra [app])"), ("onnx", "pip install onnx onnxscript onnxruntime (the extra [export])")],
+    [
+        ("gradio", "pip install gradio (the extra [app])"),
+        ("onnx", "pip install onnx onnxscript onnxruntime (the extra [export])"),
+    ],
 )
 def test_a_missing_package_names_its_extra(monkeypatch, name, command):
     monkeypatch.setitem(sys.modules, name, None)

@@ -33,6 +33,7 @@ from flash_internimage.evaluation.drawing import write_png
 
 from .arguments import add_output, add_own_data, positive
 from .errors import UsageError
+from .terminal import counted
 
 _MOST_SHOWN = 10
 
@@ -62,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
         args.output.mkdir(parents=True, exist_ok=True)
         file = args.output / "grid.png"
         write_png(draw_examples(readable, report.categories, args.limit), file)
-        print(f"{min(args.limit, len(readable))} images with their objects: {file}")
-    print(f"{len(errors)} errors, {len(report.warnings)} warnings")
+        print(f"{counted(readable[: args.limit], 'image')} with objects: {file}")
+    print(f"{counted(errors, 'error')}, {counted(report.warnings, 'warning')}")
     return 1 if errors else 0
 
 

@@ -34,6 +34,7 @@ from flash_internimage.images import read_rgb
 
 from .arguments import add_output, add_own_data, add_threshold, positive
 from .errors import UsageError
+from .terminal import counted
 
 _OVERVIEW = "overview.png"
 _OVERVIEW_IMAGES = 6
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         write_png(drawn, args.output / f"{Path(dataset_dict['file_name']).stem}.png")
         if (dataset_dict["annotations"] or predictions) and len(overview) < _OVERVIEW_IMAGES:
             overview.append(drawn)
-    print(f"{len(dataset_dicts)} visualizations in {args.output}: ground truth on the left, detections on the right")
+    print(f"{counted(dataset_dicts, 'visualization')} in {args.output}: ground truth on the left, detections on the right")
     if overview:
         write_png(grid(overview), args.output / _OVERVIEW)
         print(f"{len(overview)} of them in one image: {args.output / _OVERVIEW}")

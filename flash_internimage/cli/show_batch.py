@@ -29,6 +29,7 @@ from flash_internimage.engine.run import categories_of_data
 from flash_internimage.evaluation.drawing import draw_objects, grid, write_png
 
 from .arguments import add_config, add_output, add_overrides, config_path, positive
+from .terminal import counted
 
 _SIDE = 480  # of a cell of the grid, in pixels
 
@@ -54,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
     write_png(grid([draw_sample(sample, names) for sample in shown]), file)
     for sample in shown:
         height, width = sample["image"].shape[-2:]
-        print(f"{sample['file_name']}: {width} x {height}, {len(sample['instances'])} objects")
-    print(f"{len(batch)} images in the batch; {file}")
+        print(f"{sample['file_name']}: {width} x {height}, {counted(sample['instances'], 'object')}")
+    print(f"{counted(batch, 'image')} in the batch; {file}")
     return 0
 
 
