@@ -5,6 +5,9 @@ Examples:
   the report of an evaluation:
     flash-internimage report output
 
+  with the losses and AP of the training:
+    flash-internimage report output/evaluation --run output
+
   with more detections and more images, into another folder:
     flash-internimage report output --threshold 0.3 --limit 12 --output reports
 
@@ -18,6 +21,7 @@ from pathlib import Path
 
 from flash_internimage.evaluation.report import REPORT_FILE, write_report
 from flash_internimage.evaluation.saved import read_evaluation
+from flash_internimage.evaluation.training_curves import find_metrics
 
 from .arguments import add_output, add_threshold
 
@@ -26,6 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of an evaluation")
     add_output(parser, f"{REPORT_FILE} (default: FOLDER)")
     add_threshold(parser, "shown")
+    parser.add_argument(
+        "--run",
+        nargs=1,
+        default=[],
+        type=Path,
+        metavar="RUN",
+        help="output folder of the training, whose curves are shown (default: FOLDER, if it is one)",
+    )
     parser.add_argument("--limit", type=int, default=6, metavar="N", help="number of images for each kind of mistake (6)")
 
 
@@ -33,7 +45,14 @@ def run(args: argparse.Namespace) -> int:
     _, folder = read_evaluation(args.folder)
     target = (args.output or (args.folder if args.folder.is_dir() else folder)) / REPORT_FILE
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_report(args.folder, target, config=saved_config(folder), min_score=args.threshold, num_images=args.limit)
+    write_report(
+        args.folder,
+        target,
+        config=saved_config(folder),
+        metrics=find_metrics([folder, folder.parent, *args.run]),
+        min_score=args.threshold,
+        num_images=args.limit,
+    )
     print(target)
     return 0
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 
 class Linear(nn.Linear):
@@ -40,3 +43,13 @@ def _onednn_dtypes() -> tuple[torch.dtype, ...]:
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return (torch.float32, torch.bfloat16)
     return (torch.float32,)
+
+
+def _linear_flops(x: Any, weight: Any, *args: Any, out_shape: Any) -> int:
+    """PyTorch's count of a product: two FLOPs per multiply-add."""
+    return 2 * math.prod(out_shape) * int(weight[1])
+
+
+# PyTorch counts no FLOPs of this operator, so that FlopCounterMode would miss every linear layer in inference.
+if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._linear_pointwise not in flop_registry:
+    register_flop_formula(torch.ops.mkldnn._linear_pointwise)(_linear_flops)

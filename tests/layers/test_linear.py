@@ -1,8 +1,11 @@
+"""The linear layer has the results of ``nn.Linear``, computed by one call of oneDNN in inference."""
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from flash_internimage.layers import Linear
 
@@ -92,3 +95,11 @@ def test_gradients_are_those_of_the_linear_layer_of_pytorch():
 def test_wrong_channels_get_the_message_of_pytorch():
     with torch.no_grad(), pytest.raises(RuntimeError, match=r"shapes cannot be multiplied \(3x6 and 7x5\)"):
         Linear(7, 5)(torch.randn(3, 6))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_flops_are_counted_in_inference(bias):
+    layer = Linear(24, 40, bias=bias)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        layer(torch.rand(2, 3, 5, 24))
+    assert counter.get_total_flops() == 2 * 2 * 3 * 5 * 24 * 40
