@@ -86,7 +86,7 @@ def build_train_loader(
 
 
 def _repeat_factors(dataset: Sequence[dict], sampler: str, threshold: float) -> torch.Tensor | None:
-    """Expected occurrences of each image per epoch; None if they are all 1.
+    """Expected occurrences of each image per epoch; None for the TrainingSampler, whose epochs have each image once.
 
     The factor of an image is that of its rarest class c, max(1, sqrt(threshold / f(c))), where f(c) is the fraction of images
     with that class (LVIS, https://arxiv.org/abs/1908.03195, appendix B.2).
