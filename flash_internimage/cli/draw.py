@@ -26,8 +26,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from flash_internimage.data import Categories, require_registered
-from flash_internimage.data.check import require_valid_contents
 from flash_internimage.data.custom import register_in_place
+from flash_internimage.data.registered import require_valid_contents
 from flash_internimage.data.validation import problem_of_annotation
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation.drawing import draw_annotations, side_by_side

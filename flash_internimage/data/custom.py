@@ -13,9 +13,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from flash_internimage.errors import UserError
 
+from .annotations import check_dataset_once
 from .categories import Categories
-from .check import DatasetReport, check_dataset_once, require_sound, require_valid
+from .check import DatasetReport, require_sound
 from .given import Dataset, given_datasets
+from .registered import require_valid
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,9 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from flash_internimage.data import check_dataset, require_valid
+from flash_internimage.data.annotations import check_dataset_once
 from flash_internimage.data.boxes import is_degenerate
-from flash_internimage.data.check import check_dataset_once, missing_files
+from flash_internimage.data.check import missing_files
 
 
 def first(content: dict) -> dict:
