@@ -64,7 +64,7 @@ def read_annotations(annotation_file: str) -> Annotations:
 
 @functools.lru_cache(maxsize=16)
 def _read(annotation_file: str, local: Path, changed_ns: int, size: int, anywhere: bool) -> Annotations:
-    return _parse(annotation_file) if size < MIN_CACHED else _read_cached(annotation_file, local)
+    return _parse(annotation_file) if size < MIN_CACHED else _read_cached(annotation_file, local, (changed_ns, size))
 
 
 def _parse(annotation_file: str) -> Annotations:
@@ -86,7 +86,7 @@ def _validated(annotation_file: str) -> tuple[DatasetReport, dict, dict[str, int
     return report, content, file_names_of(fill(report, content).images.values())
 
 
-def _read_cached(annotation_file: str, local: Path) -> Annotations:
+def _read_cached(annotation_file: str, local: Path, version: tuple[int, int]) -> Annotations:
     folder = cache_folder()
     try:
         prepare_folder(folder)
@@ -97,7 +97,7 @@ def _read_cached(annotation_file: str, local: Path) -> Annotations:
             return found
         with writing(folder, key):
             found = _look_up(annotation_file, folder / key)  # another process may have written it meanwhile
-            return _write(annotation_file, local, folder / key) if found is None else found
+            return _write(annotation_file, local, version, folder / key) if found is None else found
     except OSError as error:
         logger.warning(_NOT_CACHED, annotation_file, error)
         return _parse(annotation_file)
@@ -111,15 +111,20 @@ def _look_up(annotation_file: str, entry: Path) -> Annotations | None:
     return Annotations(_report_from_json(report, annotation_file), records, partial(read_ids, entry))
 
 
-def _write(annotation_file: str, local: Path, entry: Path) -> Annotations:
-    """Read a file, and write it to the cache if it has no errors."""
+def _write(annotation_file: str, local: Path, version: tuple[int, int], entry: Path) -> Annotations:
+    """Read a file, and write it to the cache if it has no errors.
+
+    Args:
+        version: time of change and size of the file before the name of the entry was computed.
+    """
     start = time.monotonic()
     with many_objects():
         report, content, ids = _validated(annotation_file)
         if report.errors:
             return Annotations(report, None, lambda: ids)
         try:
-            if key_of(local) != entry.name:
+            status = local.stat()
+            if (status.st_mtime_ns, status.st_size) != version:
                 raise OSError("it has changed while it was read")
             write_entry(entry, dataset_dicts_of(content), _report_to_json(report), ids)
             records = Records.open(entry)

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from flash_internimage.errors import UserError
 from flash_internimage.path_manager import PathManager
 
@@ -159,9 +161,10 @@ def _count(report: DatasetReport, images: dict, objects: list[dict]) -> None:
     report.images_with = {id_: with_category[id_] for id_ in report.categories}
     report.image_sizes = Counter((image["height"], image["width"]) for image in images.values())
     report.num_without_objects = len(images) - len({annotation["image_id"] for annotation in objects})
-    for annotation in objects:
-        area = annotation["bbox"][2] * annotation["bbox"][3]
-        report.objects_by_size[next(size for size, end in OBJECT_SIZES.items() if area < end)] += 1
+    areas = [annotation["bbox"][2] * annotation["bbox"][3] for annotation in objects]
+    numbers = np.searchsorted(list(OBJECT_SIZES.values()), areas, side="right")
+    counts = np.bincount(numbers, minlength=len(OBJECT_SIZES)).tolist()
+    report.objects_by_size += Counter(dict(zip(OBJECT_SIZES, counts, strict=True)))
 
 
 def _check_crowds(report: DatasetReport, found: ValidatedContents) -> None:
