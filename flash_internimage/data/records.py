@@ -97,7 +97,7 @@ class Records:
         return len(self.sizes)
 
     def __getitem__(self, index: int) -> dict:
-        return self._load(memoryview(self.buffer[self.ends[index] : self.ends[index + 1]]))
+        return self._load(self.buffer[self.ends[index] : self.ends[index + 1]].data)
 
     def __reduce__(self) -> tuple[Callable[..., Records], tuple[Any, ...]]:
         """Processes that do not inherit the memory of this one map the files, too."""
@@ -146,9 +146,10 @@ def _serialize(dataset_dicts: Iterable[dict], file: BinaryIO) -> dict[str, np.nd
             boxes.extend((x, y, width, height))
             is_crowd.append(bool(annotation.get("iscrowd", 0)))
             has_mask.append("segmentation" in annotation)
-    found = {"ends": ends, "sizes": sizes, "objects": objects, "boxes": boxes, "is_crowd": is_crowd, "has_mask": has_mask}
+    found: list[array] = [ends, sizes, objects, boxes, is_crowd, has_mask]  # as in _COLUMNS
     return {
-        name: np.frombuffer(found[name].tobytes(), dtype=dtype).reshape(-1, *shape) for name, (dtype, shape) in _COLUMNS.items()
+        name: np.frombuffer(values.tobytes(), dtype=dtype).reshape(-1, *shape)
+        for values, (name, (dtype, shape)) in zip(found, _COLUMNS.items(), strict=True)
     }
 
 
