@@ -40,6 +40,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from flash_internimage.data import TestMapper, TrainingMapper, presets
 
 HEIGHT, WIDTH, CORNERS, GPUS = 480, 640, 24, 8
+MASKS = {"polygons": "polygon", "bitmaps": "bitmask"}  # detectron2's names of the formats of masks
 Mapper = Callable[[dict], dict]
 Decoder = Callable[[bytes], np.ndarray]
 
@@ -105,14 +106,9 @@ def mappers() -> dict[str, dict[str, Mapper]]:
         # fvcore crops polygons with shapely.
         cropped = any(isinstance(augmentation, (T.RandomCrop, T.FixedSizeCrop)) for augmentation in THEIRS[name])
         if not cropped or importlib.util.find_spec("shapely"):
-            table[name] = {"detectron2, polygons": theirs(name, "polygon")}
-        table.setdefault(name, {}).update(
-            {
-                "detectron2, bitmaps": theirs(name, "bitmask"),
-                "this project": ours(augmentations),
-                "this project, no masks": ours(augmentations, with_masks=False),
-            }
-        )
+            table[name] = {f"detectron2, {kind}": theirs(name, mask) for kind, mask in MASKS.items()}
+        own_mappers = {"this project": ours(augmentations), "this project, no masks": ours(augmentations, with_masks=False)}
+        table.setdefault(name, {}).update(own_mappers)
     table["evaluation"] = {
         "detectron2": DatasetMapper(False, augmentations=THEIRS["single_scale"][:1], image_format="RGB"),
         "this project": TestMapper([instantiate(presets.single_scale()[0])]),
