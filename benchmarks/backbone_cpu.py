@@ -12,21 +12,19 @@ under autocast, and the products are in bfloat16.
 import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from detectron2.config import LazyConfig, instantiate
 from measuring import machine
 from torch import Tensor, nn
 
+from flash_internimage.backbones.flash_internimage import FlashInternImageBase
+from flash_internimage.backbones.sizes import SIZES
 from flash_internimage.layers import DCNv4
-
-CONFIG = Path(__file__).resolve().parent.parent / "configs/common/models/flash_internimage.py"
 
 
 def build(size: str) -> nn.Module:
     """Build a backbone in evaluation mode whose sampling offsets have a standard deviation of about one pixel."""
-    net = instantiate(LazyConfig.load(str(CONFIG))[f"flash_intern_image_{size}"]).eval()
+    net = FlashInternImageBase(**SIZES[size]).eval()
     for module in net.modules():
         if isinstance(module, DCNv4):
             nn.init.normal_(module.offset_mask.weight, std=module.channels**-0.5)

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -25,9 +25,12 @@ import torch
 from torch.utils.cpp_extension import include_paths
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "benchmarks")]
 
-import cuda_toolkit  # noqa: E402 - from the line above
+import cuda_toolkit  # noqa: E402 - from tools
+import dcnv4_cuda  # noqa: E402 - from benchmarks
+
+from flash_internimage import _C  # noqa: E402 - after torch, whose libraries it needs
 
 ENTRY = re.compile(r"Compiling entry function '(\w+)'")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -44,8 +47,8 @@ OURS = """
 #include "dcnv4/dcnv4_points_cuda.cuh"
 #include "ms_deform_attn/ms_deform_attn_points_cuda.cuh"
 namespace flash_internimage::cuda {
-template <typename op_t, typename value_t>
-using problem_t = Problem<op_t, Dtypes<value_t, value_t, float>, int32_t>;
+template <typename op_t, typename value_t, typename points_t>
+using problem_t = Problem<op_t, Dtypes<value_t, points_t, float>, int32_t>;
 void* kernels[] = {%s};
 }
 """
@@ -166,17 +169,19 @@ class Counts:
                 break
         return count
 
-    def row(self, kernel: Kernel, architecture: str) -> list[str]:
+    def row(self, kernel: Kernel, architecture: str, peer_instructions: float | None = None) -> list[str]:
         threads, blocks = MULTIPROCESSORS[architecture]
         registers_per_warp = -(-self.registers * 32 // 256) * 256
         resident = min(65536 // registers_per_warp // (kernel.threads // 32), threads // kernel.threads, blocks)
         loads, stores = self.sample_loads(), self.named("STG")
         additions = self.named("RED")
         sector = min(32, additions[0].access_bytes * kernel.lanes) if additions else 0
+        instructions = self.executed(kernel) * kernel.lanes
         return [
-            f"sm_{architecture.replace('.', '')}", kernel.label, kernel.direction, kernel.dtype,
+            kernel.label, kernel.direction, kernel.dtype,
             str(self.registers), f"{100 * resident * kernel.threads // threads} %",
-            f"{self.executed(kernel) * kernel.lanes:.0f}", str(self.loads_in_flight()),
+            f"{instructions:.0f}", f"{peer_instructions / instructions:.2f}x" if peer_instructions else "",
+            str(self.loads_in_flight()),
             f"{max((load.access_bytes for load in loads), default=0)}",
             f"{max((store.access_bytes for store in stores), default=0)}",
             f"{kernel.channels * 4 // sector} of {sector}" if sector else "",
@@ -185,40 +190,108 @@ class Counts:
 
 
 HEADER = [
-    "architecture", "kernel", "pass", "dtype", "registers", "occupancy", "instructions", "loads in flight",
+    "kernel", "pass", "dtype", "registers", "occupancy", "instructions", "peer / ours", "loads in flight",
     "bytes per load", "bytes per store", "packets per corner, bytes", "spills, bytes",
 ]  # fmt: skip
+LAUNCHES = """\
+## Launches of DCNv4 on an H100
+
+All stages of FlashInternImage-T, S, B and L at 800 x 1333 and all batches select the kernels above: 16 channels per group,
+3 x 3 points, 32-bit indices. Only the launches differ: blocks x threads, and in parentheses the blocks divided by those that
+the GPU holds at a time."""
+H100_MULTIPROCESSORS = 132
+# The dtypes of value, of the sampling points, and of the sums.
+DTYPES = {
+    "float32": "float, float",
+    "float16": "c10::Half, c10::Half",
+    "bfloat16": "c10::BFloat16, c10::BFloat16",
+    "float16, points float32": "c10::Half, float",
+    "bfloat16, points float32": "c10::BFloat16, float",
+}
 
 
 def our_kernels(architecture: str) -> list[Kernel]:
-    """The kernels that run.cuh chooses for the published models."""
+    """The kernels that run.cuh chooses for the published models: the same for all stages, sizes and batches."""
     kernels = []
     vector_atomics = float(architecture) >= 9
-    for operator, channels, points in (("dcnv4", 16, 9), ("ms_deform_attn", 32, 16)):
-        for dtype, cpp in (("float32", "float"), ("float16", "c10::Half"), ("bfloat16", "c10::BFloat16")):
-            problem = f"problem_t<{operator}::Operator, {cpp}>"
-            for direction, width in (("forward", 8), ("backward", 4 if vector_atomics else 1)):
-                lanes = channels // width
-                passes = -(-points // lanes)
-                trips = (passes,) if direction == "forward" else (points / passes, passes)
-                address = f"(void*)&{direction}_kernel<{width}, {lanes}, {problem}>"
-                unrolled = lanes if direction == "forward" else 1
-                kernels.append(Kernel(operator, direction, dtype, address, lanes, channels, 256, trips, unrolled, points))
+    for operator, channels, points, unrolled in (("dcnv4", 16, 9, 9), ("ms_deform_attn", 32, 16, 0)):
+        for dtype, types in DTYPES.items():
+            problem = f"problem_t<{operator}::Operator, {types}>"
+            lanes = channels // 8
+            passes = -(-points // lanes)
+            address = f"(void*)&forward_kernel<8, {lanes}, {unrolled}, {problem}>"
+            trips, samples = ((1,), 1) if unrolled else ((passes,), lanes)
+            kernels.append(Kernel(operator, "forward", dtype, address, lanes, channels, 256, trips, samples, points))
+            width = 4 if vector_atomics else 1
+            lanes = channels // width
+            passes = -(-points // lanes)
+            address = f"(void*)&backward_kernel<{width}, {lanes}, {problem}>"
+            trips = (points / passes, passes)
+            kernels.append(Kernel(operator, "backward", dtype, address, lanes, channels, 256, trips, 1, points))
     return kernels
 
 
 def peer_kernels() -> list[Kernel]:
-    """The kernels that the peer chooses for shapes that it has no entry for, with the blocks of FlashInternImage-T's res2."""
+    """The kernels that the peer chooses for the stages of the published models.
+
+    For shapes that its table lacks: 8 channels per lane in a forward, with blocks of 512 threads at res2 of
+    FlashInternImage-T. Its table has one forward with 4 channels per lane for each of T and S at 800 x 1280.
+    """
     kernels = []
-    for dtype, cpp, wide, narrow in (
-        ("float32", "float", "ulonglong4", "unsigned"),
-        ("float16", "c10::Half", "uint4", "c10::Half"),
+    for dtype, cpp, words in (
+        ("float32", "float", {8: "ulonglong4", 4: "uint4", 1: "unsigned"}),
+        ("float16", "c10::Half", {8: "uint4", 4: "uint2", 1: "c10::Half"}),
     ):
-        forward = f"(void*)&forward_kernel_dcn_reg<{cpp}, 8, {wide}, 1, 9, false>"
-        backward = f"(void*)&backward_kernel_dcn_warp_primitive<{cpp}, 1, {narrow}, 1, 9, false>"
-        kernels.append(Kernel("peer's dcnv4", "forward", dtype, forward, 2, 16, 512, (3, 3), 1, 9))
+        for width, label, threads in ((8, "peer's dcnv4", 512), (4, "peer's dcnv4, tuned", 640)):
+            forward = f"(void*)&forward_kernel_dcn_reg<{cpp}, {width}, {words[width]}, 1, 9, false>"
+            kernels.append(Kernel(label, "forward", dtype, forward, 16 // width, 16, threads, (3, 3), 1, 9))
+        backward = f"(void*)&backward_kernel_dcn_warp_primitive<{cpp}, 1, {words[1]}, 1, 9, false>"
         kernels.append(Kernel("peer's dcnv4", "backward", dtype, backward, 16, 16, 256, (3, 3), 1, 9))
     return kernels
+
+
+class Launch(NamedTuple):
+    """A launch on an H100.
+
+    Attributes:
+        rounds: blocks divided by those that the GPU holds at a time.
+        idle: share of the threads that have no unit.
+    """
+
+    blocks: int
+    threads: int
+    rounds: float
+    idle: float
+
+    def __str__(self) -> str:
+        return f"{self.blocks} x {self.threads} ({self.rounds:.1f})"
+
+
+def launch_of(shape: dcnv4_cuda.Shape, width: int) -> Launch:
+    """The launch of a stage of a model, by kernels whose lanes have `width` channels.
+
+    Raises:
+        AssertionError: the shape needs another kernel than those of `our_kernels`.
+    """
+    outputs = shape.batch * shape.height * shape.width
+    assert outputs * (27 * shape.groups + 7) < 2**30, "32-bit indices, see fits_32_bits in csrc/cuda/instance.h"
+    units = outputs * shape.groups
+    plan = _C.plan_cuda_launch(units, dcnv4_cuda.GROUP_CHANNELS, width, H100_MULTIPROCESSORS)
+    # Kernels with 64 registers: a multiprocessor holds 1,024 threads.
+    rounds = plan["blocks"] * plan["threads"] / (1024 * H100_MULTIPROCESSORS)
+    return Launch(plan["blocks"], plan["threads"], rounds, 1 - units / (plan["blocks"] * plan["units_per_block"]))
+
+
+def print_launches() -> None:
+    """Print the table of launches for all stages of the published models, and batches 1, 2 and 8."""
+    shapes = list(dcnv4_cuda.shapes(["800x1333"], dcnv4_cuda.BATCHES))
+    table = {}
+    for shape in shapes:
+        table.setdefault(shape.name.partition(",")[0], []).extend(launch_of(shape, width) for width in (8, 4))
+    idle = max(launch.idle for launches in table.values() for launch in launches)
+    header = ["stage", *(f"{direction}, batch {n}" for direction in ("forward", "backward") for n in dcnv4_cuda.BATCHES)]
+    print(f"\n{LAUNCHES} At most {100 * idle:.1f} % of the threads of a launch have no unit.\n")
+    print_table(header, 1, ([name, *map(str, launches[::2] + launches[1::2])] for name, launches in table.items()))
 
 
 def disassembler(cuda_home: str) -> str | None:
@@ -288,7 +361,7 @@ def matches(name: str, kernel: Kernel) -> bool:
     """Whether a demangled name is that of a kernel's address."""
     squeezed = name.replace(" ", "").replace("flash_internimage::", "")
     function, arguments = re.search(r"&(\w+)<(.*)>$", kernel.address.replace(" ", "")).groups()
-    parts = re.sub(r"problem_t<(.*),(.*)>", r"Problem<\1,Dtypes<\2,", arguments)
+    parts = re.sub(r"problem_t<([^,]*),(.*)>", r"Problem<\1,Dtypes<\2,", arguments)
     return f"{function}<{parts}" in squeezed.replace("unsignedint", "unsigned").replace("cuda::Problem", "Problem")
 
 
@@ -309,6 +382,31 @@ def read_report(report: str) -> Iterator[tuple[str, tuple[int, int]]]:
             name = ""
 
 
+def print_table(header: list[str], text_columns: int, rows: Iterable[list[str]]) -> None:
+    print("| " + " | ".join(header) + " |")
+    print("|" + " --- |" * text_columns + " ---: |" * (len(header) - text_columns))
+    for row in rows:
+        print("| " + " | ".join(row) + " |", flush=True)
+
+
+def rows(architecture: str, peer: Path | None) -> Iterator[list[str]]:
+    """Rows of the table of an architecture; kernels that have a peer also get the quotient of the instructions."""
+    peers = peer_kernels() if peer else []
+    counted = count(PEER, peers, architecture, [str(peer.resolve())], strict=False) if peer else []
+    instructions = {
+        (kernel.direction, kernel.dtype): counts.executed(kernel) * kernel.lanes
+        for kernel, counts in zip(peers, counted, strict=True)
+        if kernel.label == "peer's dcnv4"
+    }
+    ours = our_kernels(architecture)
+    for kernel, counts in zip(ours, count(OURS, ours, architecture, [str(ROOT / "csrc")]), strict=True):
+        # The peer has no bfloat16 backward, and no kernels for float32 points.
+        theirs = instructions.get((kernel.direction, kernel.dtype)) if kernel.label == "dcnv4" else None
+        yield counts.row(kernel, architecture, theirs)
+    for kernel, counts in zip(peers, counted, strict=True):
+        yield counts.row(kernel, architecture)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architectures", nargs="+", default=list(MULTIPROCESSORS), choices=MULTIPROCESSORS, metavar="X.Y")
@@ -317,16 +415,11 @@ def main() -> None:
     if reason := obstacle():
         sys.exit(f"cuda_resources: {reason}")
 
-    print(f"torch {torch.__version__}, CUDA {torch.version.cuda}\n")
-    print("| " + " | ".join(HEADER) + " |")
-    print("| --- | --- | --- | --- |" + " ---: |" * (len(HEADER) - 4))
+    print(f"torch {torch.__version__}, CUDA {torch.version.cuda}")
     for architecture in options.architectures:
-        batches = [(OURS, our_kernels(architecture), str(ROOT / "csrc"), True)]
-        if options.peer:
-            batches.append((PEER, peer_kernels(), str(options.peer.resolve()), False))
-        for source, kernels, folder, strict in batches:
-            for kernel, counts in zip(kernels, count(source, kernels, architecture, [folder], strict), strict=True):
-                print("| " + " | ".join(counts.row(kernel, architecture)) + " |", flush=True)
+        print(f"\n## sm_{architecture.replace('.', '')}\n")
+        print_table(HEADER, 3, rows(architecture, options.peer))
+    print_launches()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ train = dict(
     scale_to_batch_size=False,  # scale both if dataloader.train.total_batch_size differs
     eval_period=iterations(epochs=1, batch_size=16),  # iterations between evaluations; 0: only after the last iteration
     log_period=20,  # iterations between log lines and metrics
+    val_loss=False,  # at each evaluation also compute the losses on the test data; a second pass over it
     validation_pictures=4,  # images per evaluation to visualize in TensorBoard, detections beside ground truth
     wandb=dict(  # Weights & Biases, to be installed separately
         enabled=False,
@@ -27,8 +28,13 @@ train = dict(
         metric="bbox/AP",  # the checkpoint with the best value is kept as model_best.pth; null: disabled
         mode="max",  # best value: "max" or "min"
     ),
+    early_stop=dict(
+        patience=None,  # end after this many evaluations without a new best checkpoint; null: never
+    ),
     report=True,  # --eval-only writes report.html to output_dir; takes seconds at COCO's size
+    freeze=None,  # module to freeze, such as "backbone", or a list of them: no gradient, running statistics kept; null: none
     # Training step
+    compile=False,  # compile backbone and neck with torch.compile, for any image size: minutes at the start
     accumulation_steps=1,  # gradient accumulation: split a process's images of a step into this many parts, to save memory
     amp=dict(
         enabled=False,  # mixed precision

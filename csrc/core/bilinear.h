@@ -31,7 +31,7 @@ struct CellGrid {
 };
 
 /// A point's cell and its position within. Bit i of `corners` is set if corner i is inside the feature map. For a point
-/// outside the feature map `corners` is 0, and the other members are clamped to its border.
+/// outside the feature map `corners` is 0, and the other members are those of some point on it or on its border.
 template <typename acc_t>
 struct BilinearPoint {
   int32_t row;
@@ -51,16 +51,11 @@ struct BilinearGradient {
 constexpr int kCorners = 4;
 constexpr int32_t kAllCorners = 0xF;
 
-/// `number` between `low` and `high`, `low` for NaN. GPUs have instructions for minimum and maximum; with comparisons,
-/// compilers vectorize this for CPUs.
+/// `number` between `low` and `high`, `low` for NaN. Compilers vectorize these comparisons for CPUs.
 template <typename acc_t>
 C10_HOST_DEVICE C10_ALWAYS_INLINE acc_t clamp(acc_t number, acc_t low, acc_t high) {
-#ifdef __CUDA_ARCH__
-  return fmin(fmax(number, low), high);
-#else
   number = number > low ? number : low;
   return number < high ? number : high;
-#endif
 }
 
 /// The floor of a number above -1. GPUs have an instruction for that.
@@ -75,22 +70,27 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE int32_t round_down(acc_t number) {
 }
 
 /// The point at (y, x), in cells. It is inside the feature map if -1 < y < height and -1 < x < width, which NaN is not.
-/// Coordinates are clamped before their conversion to integers, which would otherwise overflow.
-/// Minima, maxima and integer masks in place of branches on bool let compilers vectorize this.
+/// Other points are moved before their conversion to integers, which would otherwise overflow: to the border, or on GPUs
+/// to (0, 0), with one instruction per coordinate. Minima, maxima and integer masks in place of branches on bool let
+/// compilers vectorize this for CPUs.
 template <typename acc_t>
 C10_HOST_DEVICE C10_ALWAYS_INLINE BilinearPoint<acc_t> locate(acc_t y, acc_t x, int32_t height, int32_t width) {
   const acc_t bottom = static_cast<acc_t>(height);
   const acc_t right = static_cast<acc_t>(width);
   const int32_t inside =
       (y > acc_t(-1) ? ~0 : 0) & (x > acc_t(-1) ? ~0 : 0) & (y < bottom ? ~0 : 0) & (x < right ? ~0 : 0);
+#ifdef __CUDA_ARCH__
+  y = inside ? y : acc_t(0);
+  x = inside ? x : acc_t(0);
+#else
   y = clamp(y, acc_t(-1), bottom);
   x = clamp(x, acc_t(-1), right);
+#endif
   const int32_t row = round_down(y);
   const int32_t column = round_down(x);
-  // Each failed comparison clears the bits of the two corners on its side.
-  const int32_t corners = (row >= 0 ? 0xF : 0xC) & (column >= 0 ? 0xF : 0xA) & (row + 1 < height ? 0xF : 0x3) &
-      (column + 1 < width ? 0xF : 0x5);
-  return {row, column, y - static_cast<acc_t>(row), x - static_cast<acc_t>(column), inside & corners};
+  const int32_t rows = (row >= 0 ? 0x3 : 0) | (row < height - 1 ? 0xC : 0);
+  const int32_t columns = (column >= 0 ? 0x5 : 0) | (column < width - 1 ? 0xA : 0);
+  return {row, column, y - static_cast<acc_t>(row), x - static_cast<acc_t>(column), inside & rows & columns};
 }
 
 template <typename acc_t>

@@ -33,14 +33,14 @@ constexpr int wide_width() {
   return is_forward ? 32 / sizeof(acc_t) : sizeof(acc_t) == sizeof(float) ? 4 : 1;
 }
 
-template <bool is_forward, int width, int fixed_lanes, typename problem_t, typename op_t>
+template <bool is_forward, int width, int fixed_lanes, int fixed_points, typename problem_t, typename op_t>
 void run_instance(const problem_t& problem, const Launch& plan, const Call<op_t>& call, const Queue& queue) {
   using value_t = typename problem_t::value_t;
   using acc_t = typename problem_t::acc_t;
   const auto* const value = static_cast<const value_t*>(call.value);
   if constexpr (is_forward) {
     launch(
-        forward_kernel<width, fixed_lanes, problem_t>, plan, queue.stream, problem, value,
+        forward_kernel<width, fixed_lanes, fixed_points, problem_t>, plan, queue.stream, problem, value,
         static_cast<value_t*>(call.output));
   } else {
     launch(
@@ -50,7 +50,8 @@ void run_instance(const problem_t& problem, const Launch& plan, const Call<op_t>
 }
 
 /// Plans and launches an instance that processes `width` channels at a time. There are
-/// specialized instances for the operator's usual number of channels, with float32 sums and 32-bit indices.
+/// specialized instances for the operator's usual number of channels, with float32 sums and 32-bit indices; a forward
+/// also has one for its usual number of points.
 template <bool is_forward, int width, typename problem_t, typename op_t>
 void run_width(problem_t problem, const Call<op_t>& call, const Queue& queue) {
   const Launch plan = plan_launch({problem.units, problem.channels, width}, queue.limits);
@@ -59,10 +60,16 @@ void run_width(problem_t problem, const Call<op_t>& call, const Queue& queue) {
       sizeof(typename problem_t::index_t) == sizeof(int32_t) && (width > 1 || !is_forward);
   if constexpr (is_usual) {
     if (problem.channels == op_t::kUsualChannels) {
-      return run_instance<is_forward, width, op_t::kUsualChannels / width>(problem, plan, call, queue);
+      constexpr int lanes = op_t::kUsualChannels / width;
+      if constexpr (is_forward && op_t::kUsualPoints > 0) {
+        if (problem.points == op_t::kUsualPoints) {
+          return run_instance<is_forward, width, lanes, op_t::kUsualPoints>(problem, plan, call, queue);
+        }
+      }
+      return run_instance<is_forward, width, lanes, 0>(problem, plan, call, queue);
     }
   }
-  run_instance<is_forward, width, 0>(problem, plan, call, queue);
+  run_instance<is_forward, width, 0, 0>(problem, plan, call, queue);
 }
 
 /// Launches the forward or backward with indices of type `index_t`. 64-bit indices are so rare that they have instances

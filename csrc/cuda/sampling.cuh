@@ -30,6 +30,7 @@ struct Located {
 ///       index_t output() const;                        first element in the output
 ///       numbers_t read(int32_t point) const;           the point's numbers in the point tensors, as they are there
 ///       located_t locate(int32_t point, const numbers_t& numbers) const;
+///       located_t locate_usual(int32_t point, const numbers_t& numbers) const;   of op_t::kUsualPoints, if that is not 0
 ///       void write_gradient(int32_t point, acc_t y, acc_t x, acc_t modulation) const;
 ///       void write_unused(int32_t lane, int32_t lanes) const;   zeros, where the point tensors have no point
 ///     };
@@ -105,10 +106,12 @@ struct Sample {
       index_t cell_stride,
       int32_t word_distance,
       Channels<value_t, width> (&cells)[kCorners]) const {
+    // Prevents a sum of three terms for corner 3, for which the compiler would read the stride once more.
+    const index_t right = kept<index_t>(first + cell_stride);
 #pragma unroll
     for (int corner = 0; corner < kCorners; ++corner) {
       if (has(which, corner)) {
-        cells[corner].load(value + at(corner, cell_stride), word_distance);
+        cells[corner].load(value + ((corner & 1 ? right : first) + (corner >> 1) * row_stride), word_distance);
       }
     }
   }
@@ -148,8 +151,19 @@ struct Place {
   }
 };
 
-/// Computes the output: the sum over the points of each unit.
-template <int width, int fixed_lanes, typename problem_t>
+/// Locates a point of a unit; `fixed_points` is the unit's number of points, or 0 if that is not known.
+template <int fixed_points, typename unit_t, typename numbers_t>
+__device__ __forceinline__ auto located(const unit_t& unit, int32_t point, const numbers_t& numbers) {
+  if constexpr (fixed_points > 0) {
+    return unit.locate_usual(point, numbers);
+  } else {
+    return unit.locate(point, numbers);
+  }
+}
+
+/// Computes the output: the sum over the points of each unit. If their number is known, and not 0, passes are unrolled:
+/// the compiler overlaps them, and computes addresses at compile time.
+template <int width, int fixed_lanes, int fixed_points, typename problem_t>
 __global__ void __launch_bounds__(kBlockThreads, resident_blocks<fixed_lanes, problem_t>()) forward_kernel(
     const __grid_constant__ problem_t problem,
     const typename problem_t::value_t* __restrict__ value,
@@ -162,7 +176,7 @@ __global__ void __launch_bounds__(kBlockThreads, resident_blocks<fixed_lanes, pr
   const int32_t lanes = place.lanes;
   const int32_t first_channel = place.template first_channel<channels_t>();
   const int32_t word_distance = place.template word_distance<channels_t>();
-  const int32_t last_point = problem.points - 1;
+  const int32_t last_point = (fixed_points > 0 ? fixed_points : problem.points) - 1;
 
   // All threads of a warp take part in every point, because they exchange samples.
   for (index_t left = problem.units - static_cast<index_t>(blockIdx.x) * place.units_per_block; left > 0;
@@ -175,9 +189,10 @@ __global__ void __launch_bounds__(kBlockThreads, resident_blocks<fixed_lanes, pr
       const value_t* const cells_of_lane = kept(value + channel);
       acc_t sum[width] = {};
       auto numbers = unit.read(min(place.lane, last_point));
+#pragma unroll(fixed_points > 0 ? fixed_points : 1)
       for (int32_t pass = 0; pass <= last_point; pass += lanes) {
         const int32_t own = min(pass + place.lane, last_point);
-        const Sample<acc_t, index_t> own_sample(unit.locate(own, numbers));
+        const Sample<acc_t, index_t> own_sample(located<fixed_points>(unit, own, numbers));
         numbers = unit.read(min(own + lanes, last_point)); // of the next pass, while this one is computed
 #pragma unroll
         for (int32_t lane = 0; lane < lanes; ++lane) {
@@ -191,10 +206,7 @@ __global__ void __launch_bounds__(kBlockThreads, resident_blocks<fixed_lanes, pr
           sample.load(corners, cells_of_lane, problem.cell_stride, word_distance, cells);
 #pragma unroll
           for (int corner = 0; corner < kCorners; ++corner) {
-#pragma unroll
-            for (int c = 0; c < width; ++c) {
-              sum[c] += sample.weight[corner] * static_cast<acc_t>(cells[corner][c]);
-            }
+            add_products(sum, sample.weight[corner], cells[corner]);
           }
         }
       }
@@ -262,7 +274,7 @@ __global__ void __launch_bounds__(kBlockThreads, resident_blocks<fixed_lanes, pr
           acc_t terms[width];
 #pragma unroll
           for (int c = 0; c < width; ++c) {
-            terms[c] = static_cast<acc_t>(grad[c]);
+            terms[c] = grad.template get<acc_t>(c);
           }
 #pragma unroll
           for (int corner = 0; corner < kCorners; ++corner) {
@@ -272,7 +284,7 @@ __global__ void __launch_bounds__(kBlockThreads, resident_blocks<fixed_lanes, pr
             }
 #pragma unroll
             for (int c = 0; c < width; ++c) {
-              dots[corner] += terms[c] * static_cast<acc_t>(cells[corner][c]);
+              dots[corner] += terms[c] * cells[corner].template get<acc_t>(c);
             }
           }
           if (fixed_lanes > 0) {

@@ -2,8 +2,12 @@
 
 #pragma once
 
+#include <c10/util/BFloat16.h>
+#include <cuda_runtime.h>
+
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace flash_internimage::cuda {
 
@@ -79,8 +83,20 @@ class Channels {
     }
   }
 
-  __device__ __forceinline__ const scalar_t& operator[](int i) const {
-    return scalars_[i];
+  /// A channel as a number of type `acc_t`.
+  template <typename acc_t>
+  __device__ __forceinline__ acc_t get(int i) const {
+    if constexpr (std::is_same_v<scalar_t, c10::BFloat16> && width % 2 == 0) {
+      // A bfloat16 is the upper half of a float. One instruction takes it from a word; a conversion would need two.
+      uint32_t bits;
+      std::memcpy(&bits, scalars_ + i / 2 * 2, sizeof(bits));
+      bits = i % 2 == 0 ? bits << 16 : bits & 0xFFFF0000;
+      acc_t number;
+      std::memcpy(&number, &bits, sizeof(bits));
+      return number;
+    } else {
+      return static_cast<acc_t>(scalars_[i]);
+    }
   }
   __device__ __forceinline__ scalar_t& operator[](int i) {
     return scalars_[i];
@@ -90,6 +106,30 @@ class Channels {
   using word_t = typename Word<kWordBytes>::type;
   alignas(kWordBytes) scalar_t scalars_[width] = {};
 };
+
+/// sum[i] += weight * terms[i].
+template <int width, typename acc_t, typename scalar_t>
+__device__ __forceinline__ void add_products(
+    acc_t (&sum)[width], acc_t weight, const Channels<scalar_t, width>& terms) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000 && CUDART_VERSION >= 13000
+  // Compute capability 10 has an instruction that adds two products.
+  if constexpr (width % 2 == 0 && sizeof(acc_t) == sizeof(float)) {
+#pragma unroll
+    for (int i = 0; i < width; i += 2) {
+      const float2 pair = {terms.template get<float>(i), terms.template get<float>(i + 1)};
+      const float2 sums = __ffma2_rn(float2{weight, weight}, pair, float2{sum[i], sum[i + 1]});
+      sum[i] = sums.x;
+      sum[i + 1] = sums.y;
+    }
+  } else
+#endif
+  {
+#pragma unroll
+    for (int i = 0; i < width; ++i) {
+      sum[i] += weight * terms.template get<acc_t>(i);
+    }
+  }
+}
 
 /// to[i] += weight * from[i], while other threads may add to the same elements.
 template <int width, typename acc_t>

@@ -99,6 +99,7 @@ struct Operator {
       "int groups, float offset_scale, bool remove_center";
   static constexpr std::array kPointTensors = {"offset_mask"};
   static constexpr int kUsualChannels = 16; // per group, in all published models
+  static constexpr int kUsualPoints = 9; // of a group: 3 x 3
   static constexpr bool kSymbolic = false; // no SymInt[] among the arguments
 
   /// Checks all arguments, for every device.

@@ -37,7 +37,17 @@ class Points<dcnv4::Operator, dtypes_t, index_t> {
         first_center_{window_center(geometry_.height, 0), window_center(geometry_.width, 0)},
         removed_point_(
             geometry_.remove_center ? geometry_.height.kernel_size * geometry_.width.kernel_size / 2
-                                    : std::numeric_limits<int32_t>::max()) {}
+                                    : std::numeric_limits<int32_t>::max()) {
+    for (int32_t point = 0; point < std::min(geometry_.group_points, dcnv4::Operator::kUsualPoints); ++point) {
+      usual_taps_[point] = tap_of(point);
+    }
+  }
+
+  /// A dcnv4::Tap, ready for arithmetic and read by one instruction.
+  struct alignas(2 * sizeof(acc_t)) Tap {
+    acc_t y;
+    acc_t x;
+  };
 
   struct Numbers {
     offset_t x;
@@ -81,22 +91,11 @@ class Points<dcnv4::Operator, dtypes_t, index_t> {
     }
 
     __device__ __forceinline__ Located<acc_t, index_t> locate(int32_t point, const Numbers& numbers) const {
-      const dcnv4::Geometry& geometry = points_.geometry_;
-      const int32_t number = point + (point >= points_.removed_point_ ? 1 : 0);
-      const int32_t column = points_.window_rows_.quotient(number);
-      const int32_t row = number - column * geometry.height.kernel_size;
-      const dcnv4::Tap place = {
-          points_.first_tap_.y + row * geometry.height.dilation,
-          points_.first_tap_.x + column * geometry.width.dilation};
-      const acc_t x = dcnv4::coordinate(
-          center_x_, static_cast<acc_t>(place.x), static_cast<acc_t>(numbers.x), points_.offset_scale_);
-      const acc_t y = dcnv4::coordinate(
-          center_y_, static_cast<acc_t>(place.y), static_cast<acc_t>(numbers.y), points_.offset_scale_);
-      return {
-          flash_internimage::locate(y, x, geometry.height.size, geometry.width.size),
-          static_cast<acc_t>(numbers.modulation),
-          {geometry.height.size, geometry.width.size, points_.row_stride_, static_cast<index_t>(geometry.channels())},
-          origin_};
+      return locate_at(points_.tap_of(point), numbers);
+    }
+
+    __device__ __forceinline__ Located<acc_t, index_t> locate_usual(int32_t point, const Numbers& numbers) const {
+      return locate_at(points_.usual_taps_[point], numbers);
     }
 
     __device__ __forceinline__ void write_gradient(int32_t point, acc_t y, acc_t x, acc_t modulation) const {
@@ -119,6 +118,17 @@ class Points<dcnv4::Operator, dtypes_t, index_t> {
     }
 
    private:
+    __device__ __forceinline__ Located<acc_t, index_t> locate_at(const Tap& tap, const Numbers& numbers) const {
+      const dcnv4::Geometry& geometry = points_.geometry_;
+      const acc_t y = dcnv4::coordinate(center_y_, tap.y, static_cast<acc_t>(numbers.y), points_.offset_scale_);
+      const acc_t x = dcnv4::coordinate(center_x_, tap.x, static_cast<acc_t>(numbers.x), points_.offset_scale_);
+      return {
+          flash_internimage::locate(y, x, geometry.height.size, geometry.width.size),
+          static_cast<acc_t>(numbers.modulation),
+          {geometry.height.size, geometry.width.size, points_.row_stride_, static_cast<index_t>(geometry.channels())},
+          origin_};
+    }
+
     const Points& points_;
     int32_t group_;
     index_t cell_; // of the output, through the batch
@@ -131,6 +141,15 @@ class Points<dcnv4::Operator, dtypes_t, index_t> {
 
  private:
   static constexpr int32_t kStripRows = 4;
+
+  C10_HOST_DEVICE C10_ALWAYS_INLINE Tap tap_of(int32_t point) const {
+    const int32_t number = point + (point >= removed_point_ ? 1 : 0);
+    const int32_t column = window_rows_.quotient(number);
+    const int32_t row = number - column * geometry_.height.kernel_size;
+    return {
+        static_cast<acc_t>(first_tap_.y + row * geometry_.height.dilation),
+        static_cast<acc_t>(first_tap_.x + column * geometry_.width.dilation)};
+  }
 
   dcnv4::Geometry geometry_;
   const offset_t* offset_mask_;
@@ -145,6 +164,7 @@ class Points<dcnv4::Operator, dtypes_t, index_t> {
   dcnv4::Tap first_tap_;
   int64_t first_center_[2]; // y and x of the first output's window
   int32_t removed_point_; // index in the window; the points after it are numbered one lower
+  Tap usual_taps_[dcnv4::Operator::kUsualPoints] = {}; // of the first points
 };
 
 } // namespace flash_internimage::cuda

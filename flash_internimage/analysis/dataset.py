@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from flash_internimage.data import Categories
@@ -71,16 +71,15 @@ def problem_of_image(dataset_dict: dict) -> str | None:
     return None
 
 
-def draw_examples(dataset_dicts: Sequence[dict], categories: Categories, limit: int) -> Image.Image:
-    """Draw up to ``limit`` images with their annotations, in a grid.
+def draw_examples(dataset_dicts: Sequence[dict], categories: Categories, limit: int) -> np.ndarray:
+    """Draw up to ``limit`` images with their annotations, in a grid: an (H, W, 3) ``uint8`` array in RGB.
 
     Args:
         dataset_dicts: as :func:`image_dataset_dicts` returns them, readable images only.
         categories: name of each category id, in the order of the model's classes.
     """
     chosen = tqdm(choose(dataset_dicts, limit), desc="drawing", unit="image")
-    page = grid([tile(dataset_dict, categories) for dataset_dict in chosen])
-    return ImageOps.expand(Image.fromarray(page), border=8, fill="white")
+    return grid([tile(dataset_dict, categories) for dataset_dict in chosen])
 
 
 def choose(dataset_dicts: Sequence[dict], limit: int) -> list[dict]:

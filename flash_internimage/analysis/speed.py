@@ -77,15 +77,20 @@ def measure(model: nn.Module, size: Sequence[int], mode: Mode, runs: int) -> Mea
     return Measurement(statistics.median(times), peak, by_part)
 
 
-def compile_parts(model: nn.Module) -> None:
-    """Compile the backbone, and what the family allows, in place; the hooks that measure their time stay outside."""
+def compile_parts(model: nn.Module) -> list[str]:
+    """Compile the backbone, and what the family allows, in place; the hooks that measure their time stay outside.
+
+    Returns:
+        The paths of the compiled modules.
+    """
     family = family_of(model)
     compiled = ("backbone.bottom_up", "backbone", *(() if family is None else family.compiled))
     paths = [path for path, _ in model.named_modules() if path in compiled]
-    for path in paths:
-        if not any(other.startswith(f"{path}.") for other in paths):
-            module = model.get_submodule(path)
-            module.forward = torch.compile(module.forward)
+    innermost = [path for path in paths if not any(other.startswith(f"{path}.") for other in paths)]
+    for path in innermost:
+        module = model.get_submodule(path)
+        module.forward = torch.compile(module.forward)
+    return innermost
 
 
 @contextlib.contextmanager

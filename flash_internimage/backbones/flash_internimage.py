@@ -11,7 +11,7 @@ memory as (N, C, H, W) in channels-last format, so no tensor is ever transposed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -21,7 +21,8 @@ from torchvision.ops import StochasticDepth
 
 from flash_internimage.errors import UserError
 from flash_internimage.families import BackboneFamily, ParameterRules, register
-from flash_internimage.layers import DCNv4
+from flash_internimage.layers import DCNv4, Linear
+from flash_internimage.layers.linear import reuses_memory
 
 # Epsilon of all layer norms in the backbone; PyTorch's default is 1e-5.
 NORM_EPS = 1e-6
@@ -81,12 +82,13 @@ class MLP(nn.Module):
 
     def __init__(self, channels: int, hidden_channels: int, fc2_bias: bool) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, hidden_channels)
+        self.fc1 = Linear(channels, hidden_channels)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden_channels, channels, bias=fc2_bias)
+        self.fc2 = Linear(hidden_channels, channels, bias=fc2_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        hidden = self.fc1(x)
+        return self.fc2(torch.ops.aten.gelu_(hidden) if reuses_memory(hidden) else self.act(hidden))
 
 
 class Block(nn.Module):
@@ -145,42 +147,29 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, H, W, C)."""
-        x = self._add_dcn(x)
+        x = torch.addcmul(x, self._dcn_branch(x), self._scale(x, self.gamma1))
+        if self.training or not reuses_memory(x):
+            return torch.addcmul(x, self._mlp_branch(x), self._scale(x, self.gamma2))
         # Cache blocking: on a CPU, temporaries that exceed the caches cost as much time as the arithmetic, and the hidden
         # features of the MLPs are the largest in the network. Autograd keeps them anyway, and a compiler fuses by itself.
-        whole = torch.is_grad_enabled() or self.training or torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if whole or not x.is_cpu:
-            return self._add_mlp(x)
-        return apply_in_chunks(self._add_mlp, x, MLP_CHUNK_SIZE)
+        chunks = x.reshape(1, -1, 1, x.shape[-1])
+        for chunk in chunks.split(MLP_CHUNK_SIZE, dim=1):
+            chunk.addcmul_(self._mlp_branch(chunk), self._scale(chunk, self.gamma2))
+        return chunks.view(x.shape)
 
-    def _add_dcn(self, x: Tensor) -> Tensor:
-        update = self.norm1(self.dcn(x)) if self.post_norm else self.dcn(self.norm1(x))
-        return self._add(x, update, self.gamma1)
+    def _dcn_branch(self, x: Tensor) -> Tensor:
+        return self.norm1(self.dcn(x)) if self.post_norm else self.dcn(self.norm1(x))
 
-    def _add_mlp(self, x: Tensor) -> Tensor:
-        update = self.norm2(self.mlp(x)) if self.post_norm else self.mlp(self.norm2(x))
-        return self._add(x, update, self.gamma2)
+    def _mlp_branch(self, x: Tensor) -> Tensor:
+        return self.norm2(self.mlp(x)) if self.post_norm else self.mlp(self.norm2(x))
 
-    def _add(self, x: Tensor, update: Tensor, gamma: Tensor | None) -> Tensor:
-        """Compute ``x + drop_path(gamma * update)`` in one pass over the feature map.
+    def _scale(self, x: Tensor, gamma: Tensor | None) -> Tensor:
+        """Factor on a branch: layer scale times stochastic depth, which draws one factor per sample.
 
-        Stochastic depth draws one factor per sample. It is multiplied into gamma here rather than into the feature map.
+        Their product is smaller than the feature map, which is multiplied once, by ``torch.addcmul``.
         """
         scale = x.new_ones(1) if gamma is None else gamma
-        scale = self.drop_path(scale.expand(x.shape[0], 1, 1, -1))
-        return torch.addcmul(x, update, scale)
-
-
-def apply_in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, chunk_size: int) -> Tensor:
-    """Compute ``function(x)`` for at most ``chunk_size`` positions at a time.
-
-    Args:
-        function: a position-wise function, (1, M, 1, C) -> (1, M, 1, C) for any M.
-        x: (N, H, W, C).
-        chunk_size: largest M.
-    """
-    chunks = x.reshape(1, -1, 1, x.shape[-1]).split(chunk_size, dim=1)
-    return torch.cat([function(chunk) for chunk in chunks], dim=1).view(x.shape)
+        return self.drop_path(scale.expand(x.shape[0], 1, 1, -1))
 
 
 class Stage(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,12 @@ class Checkpointer(DetectionCheckpointer):
     plain one.
 
     The interface is detectron2's: ``Checkpointer(model, save_dir, optimizer=…)``, ``.save``, ``.load``, ``.resume_or_load``.
+
+    Attributes:
+        last_match: how the tensors of the file loaded last match the model's; None before the first one.
     """
+
+    last_match: Match | None = None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a file into the model and into those checkpointables that the file has.
@@ -72,13 +77,19 @@ class Checkpointer(DetectionCheckpointer):
         if not path:
             raise CheckpointError("no checkpoint given: name one with train.init_checkpoint=PATH")
         rest = self.load(path, checkpointables=[])
-        unfilled = (*self.last_match.reinitialized, *self.last_match.missing)
+        unfilled = self.unfilled()
         if unfilled:
             raise CheckpointError(
                 f"checkpoint {path}: it does not fill the model, {len(unfilled)} tensors would stay random "
                 f"({examples(unfilled)}); give the checkpoint of a trained detector of this configuration"
             )
         return rest
+
+    def unfilled(self) -> list[str]:
+        """Names of the model's tensors that the file loaded last has not filled; all of them if none was loaded."""
+        names = self._uncompiled_state()
+        filled = set() if self.last_match is None else set(self.last_match.matched)
+        return [name for name in names if name not in filled]
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write the model, the checkpointables and ``kwargs`` to ``<save_dir>/<name>.pth``, atomically."""
@@ -138,27 +149,29 @@ class Checkpointer(DetectionCheckpointer):
             found = recognize(contents, model_state)
         except ValueError as error:
             raise CheckpointError(f"checkpoint {path}: {error}") from error
-        self.last_match: Match = match(model_state, found.tensors)
-        report = f"{path}: {found.title}, {len(found.tensors)} tensors: {self.last_match.summary()}"
-        if self.last_match.unexpected or self.last_match.wrong_shape or (found.whole and self.last_match.missing):
+        self.last_match = fit = match(model_state, found.tensors)
+        report = f"{path}: {found.title}, {len(found.tensors)} tensors: {fit.summary()}"
+        if fit.unexpected or fit.wrong_shape or (found.whole and fit.missing):
             raise CheckpointError(f"{report}; this file belongs to another model: check the config or the checkpoint")
-        self._check_values(path, model_state, found.tensors)
+        self._check_values(path, model_state, found.tensors, fit.matched)
         if found.dropped:
             report += f"; {len(found.dropped)} left out ({examples(found.dropped)})"
         self.logger.info(report)
-        matched = set(self.last_match.matched)
+        matched = set(fit.matched)
         own_names = {name: plain for name in self.model.state_dict() if (plain := uncompiled_name(name)) in matched}
         self.model.load_state_dict({name: found.tensors[plain] for name, plain in own_names.items()}, strict=False)
 
-    def _check_values(self, path: str, model: Mapping[str, torch.Tensor], file: Mapping[str, torch.Tensor]) -> None:
+    def _check_values(
+        self, path: str, model: Mapping[str, torch.Tensor], file: Mapping[str, torch.Tensor], matched: Sequence[str]
+    ) -> None:
         """Refuse matched tensors whose kind of dtype differs from the model's; log a warning for NaN and infinite values."""
-        for name in self.last_match.matched:
+        for name in matched:
             if _kind(file[name].dtype) != _kind(model[name].dtype):
                 raise CheckpointError(
                     f"checkpoint {path}: {name} holds {_kind(file[name].dtype)} numbers ({file[name].dtype}), the model has "
                     f"{_kind(model[name].dtype)} numbers ({model[name].dtype}); these are not weights of a trained model"
                 )
-        broken = [name for name in self.last_match.matched if not _is_finite(file[name])]
+        broken = [name for name in matched if not _is_finite(file[name])]
         if broken:
             self.logger.warning(
                 "%s: %d tensors hold NaN or infinite values (%s); the training diverged, or the file is damaged",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -41,7 +42,7 @@ def convert_checkpoint(
 
     Args:
         source: a ``.pth`` or ``.safetensors`` file, or ``hf://org/repo/file``.
-        target: the file to write, ``.pth`` or ``.safetensors`` (tensors only), in one step when it is complete.
+        target: the file to write, ``.pth`` or ``.safetensors``, in one step when it is complete.
         to: ``detectron2`` for this project's names, ``published`` for those of the published checkpoints.
         allow: see :func:`.reading.read_checkpoint`.
         force: overwrite ``target`` if it exists.
@@ -74,6 +75,15 @@ def convert_checkpoint(
     return family
 
 
+def write_safetensors(target: Path, tensors: Mapping[str, torch.Tensor], classes: Sequence[str] | None) -> None:
+    """Write tensors to a ``.safetensors`` file, with the class names, if there are any, as JSON in its metadata."""
+    from safetensors.torch import save_file
+
+    metadata = {"format": "pt", **({"classes": json.dumps(list(classes))} if classes else {})}
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_atomically(target, lambda path: save_file(contiguous, path, metadata=metadata))
+
+
 def _check_target(target: Path, force: bool) -> None:
     if target.suffix not in SUFFIXES:
         raise CheckpointError(f"{target}: expected a file name that ends in {' or '.join(SUFFIXES)}")
@@ -85,9 +95,7 @@ def _check_target(target: Path, force: bool) -> None:
 
 def _write(target: Path, tensors: dict[str, torch.Tensor], classes: list[str] | None, to: Direction) -> None:
     if target.suffix == ".safetensors":
-        from safetensors.torch import save_file
-
-        write_atomically(target, lambda path: save_file({name: t.contiguous() for name, t in tensors.items()}, path))
+        write_safetensors(target, tensors, classes)
         return
     if to == "detectron2":
         contents = {"model": tensors, **({"classes": classes} if classes else {})}

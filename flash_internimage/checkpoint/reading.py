@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import zipfile
@@ -89,11 +90,16 @@ def _has_directory(path: Path) -> bool:
         return False
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """Read the tensors and, if the metadata has them, the class names (:func:`.convert.write_safetensors`)."""
+    from safetensors import safe_open
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        tensors = load_file(path)
+        return {"model": tensors, "classes": json.loads(metadata["classes"])} if "classes" in metadata else tensors
     except Exception as error:  # SafetensorError, and KeyError for a dtype that torch lacks
         raise CheckpointError(f"checkpoint {path}: damaged safetensors file ({_first_line(error)})") from error
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flash_internimage import model_zoo
+
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from flash_internimage.views import ViewOptions
 
 _CONFIG = "a LazyConfig file (.py), the config.yaml of a run, or the name of a config in the package"
 
@@ -82,6 +88,42 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_views(parser: argparse.ArgumentParser) -> None:
+    """Add ``--tile``, ``--overlap`` and ``--tta``, which :func:`view_options` reads."""
+    parser.add_argument(
+        "--tile",
+        type=positive,
+        metavar="PIXELS",
+        help="detect in square tiles of this side, too, for small objects in large images",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=fraction,
+        metavar="FRACTION",
+        help="smallest overlap of neighboring tiles, as a fraction of their side (0.2)",
+    )
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="test-time augmentation: detect at three scales and in flipped images, six times the work",
+    )
+
+
+def view_options(args: argparse.Namespace) -> ViewOptions:
+    """Return the views that the arguments of :func:`add_views` select.
+
+    Raises:
+        UsageError: ``--overlap`` without ``--tile``.
+    """
+    from flash_internimage.views import ViewOptions  # here, so that `flash-internimage --help` does not wait for torch
+
+    if args.overlap is None:
+        return ViewOptions(tile=args.tile, tta=args.tta)
+    if args.tile is None:
+        raise UsageError("--overlap needs --tile")
+    return ViewOptions(tile=args.tile, overlap=args.overlap, tta=args.tta)
+
+
 def config_path(text: str) -> str:
     """Return the path of the config that ``--config-file`` names: a file, or a config in the package.
 
@@ -107,6 +149,13 @@ def score(text: str) -> float:
     """Parse a score."""
     if not 0 <= _number(text, float) <= 1:
         raise argparse.ArgumentTypeError(f"expected a score from 0 to 1, got {text}")
+    return float(text)
+
+
+def fraction(text: str) -> float:
+    """Parse a number from 0 to below 1."""
+    if not 0 <= _number(text, float) < 1:
+        raise argparse.ArgumentTypeError(f"expected a fraction from 0 to below 1, got {text}")
     return float(text)
 
 

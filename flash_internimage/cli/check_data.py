@@ -29,10 +29,11 @@ from flash_internimage.data.check import OBJECT_SIZES, DatasetReport, check_cont
 from flash_internimage.data.formats import Contents
 from flash_internimage.data.given import choose_split, source_of
 from flash_internimage.errors import UserError
-from flash_internimage.files import write_atomically
+from flash_internimage.evaluation.drawing import write_png
 
 from .arguments import add_output, add_own_data, positive
 from .errors import UsageError
+from .terminal import counted
 
 _MOST_SHOWN = 10
 
@@ -61,10 +62,9 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None and readable:
         args.output.mkdir(parents=True, exist_ok=True)
         file = args.output / "grid.png"
-        page = draw_examples(readable, report.categories, args.limit)
-        write_atomically(file, lambda path: page.save(path, format="PNG"))
-        print(f"{min(args.limit, len(readable))} images with their objects: {file}")
-    print(f"{len(errors)} errors, {len(report.warnings)} warnings")
+        write_png(draw_examples(readable, report.categories, args.limit), file)
+        print(f"{counted(readable[: args.limit], 'image')} with objects: {file}")
+    print(f"{counted(errors, 'error')}, {counted(report.warnings, 'warning')}")
     return 1 if errors else 0
 
 

@@ -1,4 +1,4 @@
-"""Draw the detections of an evaluation beside the ground truth, one visualization per image.
+"""Draw the detections of an evaluation beside the ground truth, one visualization per image and one of several.
 
 Examples:
 
@@ -10,19 +10,17 @@ Examples:
     flash-internimage draw --json val.json --images val --threshold 0.3 --limit 50 \\
         --predictions output/inference/coco_instances_results.json --output output/visualizations
 
-`flash-internimage eval` writes the predictions to train.output_dir.
+`flash-internimage eval` writes the predictions to train.output_dir. overview.png shows the first images that have objects.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
 from tqdm import tqdm
 
 from flash_internimage.data import Categories, require_registered
@@ -30,13 +28,16 @@ from flash_internimage.data.custom import register_in_place
 from flash_internimage.data.registered import require_valid_contents
 from flash_internimage.data.validation import problem_of_annotation
 from flash_internimage.errors import UserError
-from flash_internimage.evaluation.drawing import draw_annotations, side_by_side
+from flash_internimage.evaluation.drawing import draw_annotations, grid, side_by_side, write_png
 from flash_internimage.evaluation.saved import read_predictions
-from flash_internimage.files import write_atomically
 from flash_internimage.images import read_rgb
 
 from .arguments import add_output, add_own_data, add_threshold, positive
 from .errors import UsageError
+from .terminal import counted
+
+_OVERVIEW = "overview.png"
+_OVERVIEW_IMAGES = 6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,13 +67,18 @@ def run(args: argparse.Namespace) -> int:
     if categories is None:
         raise UserError(f"dataset {name!r}: expected thing_classes in its metadata, got none; set them where it is registered")
     args.output.mkdir(parents=True, exist_ok=True)
+    overview: list[np.ndarray] = []
     for dataset_dict in tqdm(dataset_dicts, desc="drawing", unit="image"):
         predictions = by_image[dataset_dict["image_id"]]
         require_drawable(predictions, dataset_dict, categories, args.predictions)
         drawn = ground_truth_and_detections(dataset_dict, predictions, categories, args.scale)
-        page = Image.fromarray(drawn)
-        write_atomically(args.output / f"{Path(dataset_dict['file_name']).stem}.png", partial(page.save, format="PNG"))
-    print(f"{len(dataset_dicts)} visualizations in {args.output}: ground truth on the left, detections on the right")
+        write_png(drawn, args.output / f"{Path(dataset_dict['file_name']).stem}.png")
+        if (dataset_dict["annotations"] or predictions) and len(overview) < _OVERVIEW_IMAGES:
+            overview.append(drawn)
+    print(f"{counted(dataset_dicts, 'visualization')} in {args.output}: ground truth on the left, detections on the right")
+    if overview:
+        write_png(grid(overview), args.output / _OVERVIEW)
+        print(f"{len(overview)} of them in one image: {args.output / _OVERVIEW}")
     return 0
 
 

@@ -18,6 +18,10 @@ Examples:
     flash-internimage eval --config-file output/config.yaml --weights output/model_final.pth --num-gpus 8 \\
         data.test.json=val.json data.test.images=val train.output_dir=output/val
 
+  small objects in large images, on tiles:
+    flash-internimage eval --config-file output/config.yaml --weights output/model_final.pth --tile 640 \\
+        train.output_dir=output/tiles
+
 The metrics are printed, and written with the predictions to train.output_dir, where report.html shows both.
 """
 
@@ -26,7 +30,7 @@ from __future__ import annotations
 import argparse
 
 from . import PROGRAM
-from .arguments import add_config, add_overrides, add_processes, add_weights, overrides_with_weights
+from .arguments import add_config, add_overrides, add_processes, add_views, add_weights, overrides_with_weights, view_options
 from .processes import start
 
 
@@ -34,9 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     add_weights(parser)
     parser.add_argument("--resume", action="store_true", help="evaluate the last checkpoint in train.output_dir instead")
+    add_views(parser)
     add_processes(parser)
     add_overrides(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    return start(f"{PROGRAM} eval", args, overrides_with_weights(args), eval_only=True)
+    return start(f"{PROGRAM} eval", args, overrides_with_weights(args), eval_only=True, views=view_options(args))

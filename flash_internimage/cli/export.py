@@ -17,8 +17,8 @@ Examples:
 The file takes pixels and returns boxes, scores, classes, counts and mask probabilities; class names, image sizes and the
 checkpoint's hash are in its metadata. `predict`, `eval` and Predictor take it in place of a checkpoint.
 
-The detections of the file are compared with those of the model, at two sizes. If they differ there is no file, and the exit
-code is 1.
+The detections of the file are compared with those of the model, at two sizes and the smallest one. If they differ there is no
+file, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -48,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes.add_argument("--dynamic", action="store_true", help="any image size in multiples of the stride (the default)")
     sizes.add_argument("--size", nargs=2, type=positive, metavar=("HEIGHT", "WIDTH"), help="one image size, in pixels")
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="number of images (1)")
+    parser.add_argument(
+        "--precision",
+        choices=["fp32", "fp16", "bf16"],
+        default="fp32",
+        help="of linear layers and convolutions; all else, and inputs and outputs, stay in float32 (fp32)",
+    )
     parser.add_argument("--max-detections", type=positive, metavar="N", help="detections per image (default: the model's own)")
     add_overrides(parser)
 
@@ -73,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         target=args.target,
         size=None if args.size is None else tuple(args.size),
         batch=args.batch,
+        precision=args.precision,
         max_detections=args.max_detections,
         report=lambda line: print(line, flush=True),
     )

@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "train a detector, or resume its training",
     "eval": "evaluate a checkpoint: COCO metrics and a report",
     "predict": "detect objects in images and videos",
+    "app": "serve a web page on which a detector is tried",
     "export": "export a detector to ONNX, torch.export or AOTInductor",
     "check-data": "find mistakes in a dataset in COCO format",
     "show-batch": "draw the first training batch, after augmentation",
@@ -32,6 +33,8 @@ COMMANDS = {
     "report": "write the web page that shows an evaluation",
     "compare": "compare the metrics of two evaluations",
     "convert": "convert a checkpoint between published and detectron2 names",
+    "convert-results": "convert detections for CVAT, Label Studio, YOLO or Pascal VOC",
+    "push": "share a detector on the Hugging Face hub, or as a folder",
     "draw": "draw the detections of an evaluation beside the ground truth",
     "env": "print versions and build flags, for a bug report",
 }
@@ -65,7 +68,7 @@ def command_parser(command: str) -> argparse.ArgumentParser:
 
 def program_parser() -> argparse.ArgumentParser:
     """Build the parser of the program's first argument, the command."""
-    commands = "\n".join(f"  {name:<12} {description}" for name, description in COMMANDS.items())
+    commands = "\n".join(f"  {name:<15} {description}" for name, description in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         usage=f"{PROGRAM} [-h] [--version] COMMAND ...",

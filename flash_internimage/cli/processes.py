@@ -14,13 +14,16 @@ from flash_internimage.engine.config import load_config
 from flash_internimage.engine.distributed import launch
 from flash_internimage.engine.run import run
 from flash_internimage.engine.stopping import StoppedBySignal
+from flash_internimage.views import ViewOptions
 
 from .arguments import config_path
 from .errors import UsageError, reported
 from .terminal import escape_unprintable
 
 
-def start(program: str, args: argparse.Namespace, overrides: Sequence[str], *, eval_only: bool) -> int:
+def start(
+    program: str, args: argparse.Namespace, overrides: Sequence[str], *, eval_only: bool, views: ViewOptions | None = None
+) -> int:
     """Train or evaluate in as many processes as the arguments or the environment say, and return the exit code.
 
     Args:
@@ -29,6 +32,7 @@ def start(program: str, args: argparse.Namespace, overrides: Sequence[str], *, e
             :func:`~flash_internimage.cli.arguments.add_processes`.
         overrides: ``key=value`` settings of the config.
         eval_only: evaluate instead of training.
+        views: tiles and test-time augmentation of an evaluation.
     """
     escape_unprintable()
     first_process = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
@@ -40,7 +44,7 @@ def start(program: str, args: argparse.Namespace, overrides: Sequence[str], *, e
         cfg = load_config(path, overrides, eval_only, trust_config=args.trust_config)  # report a mistake before processes start
         return launch(
             _run_in_process,
-            args=(program, path, overrides, eval_only, args.resume, overwrite, args.trust_config),
+            args=(program, path, overrides, eval_only, args.resume, overwrite, args.trust_config, views),
             device=cfg.train.device,
             num_processes=args.num_gpus,
             num_machines=args.num_machines,
@@ -58,6 +62,7 @@ def _run_in_process(
     resume: bool,
     overwrite: bool,
     trust_config: bool,
+    views: ViewOptions | None,
 ) -> int:
     escape_unprintable()  # a process of its own has its own streams
     rank = comm.get_rank()
@@ -71,6 +76,7 @@ def _run_in_process(
                 resume=resume,
                 overwrite=overwrite,
                 trust_config=trust_config,
+                views=views,
             )
         except StoppedBySignal as stopped:  # by all processes of the run
             if rank == 0:

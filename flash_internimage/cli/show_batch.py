@@ -26,10 +26,10 @@ from flash_internimage.data import use_augmentation_preset
 from flash_internimage.data.resize import fit_size, resize_nearest
 from flash_internimage.engine.config import load_config
 from flash_internimage.engine.run import categories_of_data
-from flash_internimage.evaluation.drawing import draw_objects, grid
-from flash_internimage.files import write_atomically
+from flash_internimage.evaluation.drawing import draw_objects, grid, write_png
 
 from .arguments import add_config, add_output, add_overrides, config_path, positive
+from .terminal import counted
 
 _SIDE = 480  # of a cell of the grid, in pixels
 
@@ -50,14 +50,13 @@ def run(args: argparse.Namespace) -> int:
     cfg.dataloader.train.num_workers = 0
     batch = next(iter(instantiate(cfg.dataloader.train)))
     shown = batch[: args.limit]
-    page = Image.fromarray(grid([draw_sample(sample, names) for sample in shown]))
     args.output.mkdir(parents=True, exist_ok=True)
     file = args.output / "batch.png"
-    write_atomically(file, lambda path: page.save(path, format="PNG"))
+    write_png(grid([draw_sample(sample, names) for sample in shown]), file)
     for sample in shown:
         height, width = sample["image"].shape[-2:]
-        print(f"{sample['file_name']}: {width} x {height}, {len(sample['instances'])} objects")
-    print(f"{len(batch)} images in the batch; {file}")
+        print(f"{sample['file_name']}: {width} x {height}, {counted(sample['instances'], 'object')}")
+    print(f"{counted(batch, 'image')} in the batch; {file}")
     return 0
 
 

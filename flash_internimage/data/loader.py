@@ -1,5 +1,6 @@
 """Data loaders for training and testing, built on detectron2's."""
 
+import logging
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 from detectron2.data import DatasetFromList, build_detection_test_loader, build_detection_train_loader
+from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
 
 from flash_internimage.errors import UserError
@@ -15,6 +17,8 @@ from .dataset_dicts import DatasetDicts
 from .mapper import TrainingMapper
 from .shared_memory import require_shared_memory
 from .stream import TrainingStream
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 900
 """Time that a loader waits for a batch of its workers before it raises an error, for instance if the storage hangs."""
@@ -27,6 +31,8 @@ def build_train_loader(
     num_workers: int,
     seed: int,
     start_iteration: int = 0,
+    sampler: str = "TrainingSampler",
+    repeat_threshold: float = 0.001,
 ) -> Iterable[list[dict]]:
     """Build an infinite loader of training batches that can start at any iteration.
 
@@ -37,13 +43,16 @@ def build_train_loader(
         num_workers: loader processes per training process; the samples do not depend on it.
         seed: determines the order of images and their augmentation; must be the same in all processes.
         start_iteration: number of batches consumed by earlier runs (with gradient accumulation: batches, not steps).
+        sampler: ``TrainingSampler``, every image once per epoch, or ``RepeatFactorTrainingSampler``, images of rare classes
+            more often; named after detectron2's samplers, whose indices these are.
+        repeat_threshold: fraction of the images; classes in fewer images are rare, and repeated by the root of the ratio.
 
     Returns:
         Iterable over the batches of this process: lists of ``total_batch_size / world_size`` samples.
 
     Raises:
-        UserError: the batch size is not divisible by the number of processes, the seed is negative, or there is too little
-            shared memory for the workers.
+        UserError: the batch size is not divisible by the number of processes, the seed is negative, the sampler is unknown, or
+            there is too little shared memory for the workers.
     """
     world_size = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % world_size:
@@ -58,7 +67,8 @@ def build_train_loader(
     if isinstance(mapper, TrainingMapper):
         mapper.dataset = serialized
     batch_size = total_batch_size // world_size
-    stream = TrainingStream(serialized, mapper, batch_size, seed, start_iteration)
+    factors = _repeat_factors(serialized, sampler, repeat_threshold)
+    stream = TrainingStream(serialized, mapper, batch_size, seed, start_iteration, factors)
     require_shared_memory(num_workers, batch_size, lambda: stream.sample(0, 0))
     # The stream groups by aspect ratio and distributes the batches itself: detectron2 would group after loading, which
     # cannot be resumed, and its two supported versions distribute samples among loader processes differently.
@@ -74,6 +84,33 @@ def build_train_loader(
     loader.generator = torch.Generator()
     _prepare_workers(loader)
     return loader
+
+
+def _repeat_factors(dataset: Sequence[dict], sampler: str, threshold: float) -> torch.Tensor | None:
+    """Expected occurrences of each image per epoch; None for the TrainingSampler, whose epochs have each image once.
+
+    The factor of an image is that of its rarest class c, max(1, sqrt(threshold / f(c))), where f(c) is the fraction of images
+    with that class (LVIS, https://arxiv.org/abs/1908.03195, appendix B.2).
+    """
+    if sampler == "TrainingSampler":
+        return None
+    if sampler != "RepeatFactorTrainingSampler":
+        raise UserError(f"dataloader.train.sampler={sampler}: expected TrainingSampler or RepeatFactorTrainingSampler")
+    if not 0 < threshold <= 1:
+        raise UserError(
+            f"dataloader.train.repeat_threshold={threshold}: expected a fraction of the images above 0 and up to 1, below "
+            "which a class is rare"
+        )
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dataset, threshold)
+    repeated = int((factors > 1).sum())
+    logger.info(
+        "RepeatFactorTrainingSampler: %d of %d images are repeated, up to %.2f times; an epoch has about %d images",
+        repeated,
+        len(factors),
+        float(factors.max()),
+        round(float(factors.sum())),
+    )
+    return factors
 
 
 def build_test_loader(dataset: Sequence[dict], mapper: Callable[[dict], dict], num_workers: int) -> Iterable[list[dict]]:

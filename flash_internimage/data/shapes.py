@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from flash_internimage.errors import UserError
 from flash_internimage.files import full_disk_reported
 from flash_internimage.locks import FileLock
 
-from .shapes_drawing import CATEGORIES, draw_image
+from .shapes_drawing import CATEGORIES, AnnotatedImage, draw_image
 
 logger = logging.getLogger(__name__)
 
@@ -42,20 +42,21 @@ def annotation_file(root: str | Path, split: str) -> Path:
     return Path(root) / "annotations" / f"instances_{split}.json"
 
 
-def write_split(root: str | Path, split: str, size: int) -> None:
+def write_split(root: str | Path, split: str, size: int, draw: Callable[[int], AnnotatedImage] = draw_image) -> None:
     """Generate one split: its images and its annotation file.
 
     Args:
         root: folder of the dataset; the folders of the split are created in it.
         split: ``"train"`` or ``"val"``.
         size: number of images.
+        draw: generates the image of a number.
     """
     folder = Path(root) / split
     folder.mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image_id in range(_FIRST_NUMBER[split], _FIRST_NUMBER[split] + size):
-        drawn = draw_image(image_id)
+        drawn = draw(image_id)
         file_name = f"{image_id:012d}.jpg"
         Image.fromarray(drawn.image).save(folder / file_name, quality=_JPEG_QUALITY, subsampling=0)
         height, width = drawn.image.shape[:2]

@@ -255,6 +255,23 @@ def draw_image(number: int) -> AnnotatedImage:
     canvas = _background(random, height, width)
     kind = random.uniform()
     shapes = [] if kind < 0.06 else _arrange(random, height, width, random.randint(1, 6), crowded=kind > 0.9)
+    return _painted(random, canvas, shapes)
+
+
+def draw_scene(number: int, height: int, width: int, objects: int) -> AnnotatedImage:
+    """Generate a larger image with up to ``objects`` objects of the same sizes as in :func:`draw_image`.
+
+    Args:
+        number: seed of the image; equal arguments give equal images.
+        height, width: size in pixels.
+    """
+    random = np.random.RandomState(number)
+    canvas = _background(random, height, width)
+    return _painted(random, canvas, _arrange(random, height, width, objects, crowded=False))
+
+
+def _painted(random: np.random.RandomState, canvas: np.ndarray, shapes: list[_Shape]) -> AnnotatedImage:
+    """Paint shapes, from back to front, and sensor noise onto a background, and annotate the shapes."""
     for shape in shapes:
         hue = (_HUES[CATEGORIES[shape.category_id]] + random.uniform(-28, 28)) % 360
         color = _rgb(hue, random.uniform(0.6, 0.95), random.uniform(0.65, 1.0))

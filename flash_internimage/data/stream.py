@@ -24,15 +24,27 @@ from flash_internimage.errors import UserError
 _MAX_REDRAWS = 100
 
 
-def shuffled_indices(size: int, seed: int) -> Iterator[int]:
-    """Yield ``0..size-1`` in random order, then again in another order, infinitely."""
+def shuffled_indices(size: int, seed: int, repeat_factors: torch.Tensor | None = None) -> Iterator[int]:
+    """Yield ``0..size-1`` in random order, then again in another order, infinitely.
+
+    Args:
+        repeat_factors: (size,) expected number of times that each index occurs per epoch, 1 or more; the fraction is rounded up
+            or down at random, as in detectron2's ``RepeatFactorTrainingSampler``. None: once.
+    """
     generator = torch.Generator()
     generator.manual_seed(seed)
     while True:
-        yield from torch.randperm(size, generator=generator).tolist()
+        indices = torch.arange(size)
+        if repeat_factors is not None:
+            fraction = repeat_factors.frac()
+            extra = torch.rand(size, generator=generator) < fraction
+            indices = indices.repeat_interleave((repeat_factors - fraction).long() + extra)
+        yield from indices[torch.randperm(len(indices), generator=generator)].tolist()
 
 
-def grouped_batches(groups: Sequence[int] | np.ndarray, batch_size: int, seed: int) -> Iterator[list[int]]:
+def grouped_batches(
+    groups: Sequence[int] | np.ndarray, batch_size: int, seed: int, repeat_factors: torch.Tensor | None = None
+) -> Iterator[list[int]]:
     """Yield batches of indices that belong to one group, infinitely.
 
     Indices are drawn in shuffled order, and a batch is yielded as soon as its group has ``batch_size`` indices. Every index
@@ -42,9 +54,10 @@ def grouped_batches(groups: Sequence[int] | np.ndarray, batch_size: int, seed: i
         groups: the group of each index.
         batch_size: number of indices per batch; if it exceeds the number of indices, a batch contains duplicates.
         seed: determines the order.
+        repeat_factors: expected occurrences of each index per epoch; None: one.
     """
     pending: dict[int, list[int]] = defaultdict(list)
-    for index in shuffled_indices(len(groups), seed):
+    for index in shuffled_indices(len(groups), seed, repeat_factors):
         batch = pending[int(groups[index])]
         batch.append(index)
         if len(batch) == batch_size:
@@ -93,6 +106,7 @@ class TrainingStream(IterableDataset):
         batch_size: batch size per process.
         seed: determines order and augmentation; not negative, and the same in all processes.
         start_iteration: number of batches per process to skip.
+        repeat_factors: expected occurrences of each image per epoch; None: one.
     """
 
     def __init__(
@@ -102,12 +116,14 @@ class TrainingStream(IterableDataset):
         batch_size: int,
         seed: int,
         start_iteration: int = 0,
+        repeat_factors: torch.Tensor | None = None,
     ) -> None:
         self.dataset = dataset
         self.mapper = mapper
         self.batch_size = batch_size
         self.seed = seed
         self.start_iteration = start_iteration
+        self.repeat_factors = repeat_factors
         self.rank = comm.get_rank()
         self.world_size = comm.get_world_size()
         self.groups = orientations(dataset)
@@ -117,7 +133,7 @@ class TrainingStream(IterableDataset):
         worker = get_worker_info()
         worker_id, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         first = (self.start_iteration + worker_id) * self.world_size + self.rank
-        numbered = enumerate(grouped_batches(self.groups, self.batch_size, self.seed))
+        numbered = enumerate(grouped_batches(self.groups, self.batch_size, self.seed, self.repeat_factors))
         return itertools.islice(numbered, first, None, self.world_size * num_workers)
 
     def sample(self, position: int, index: int) -> dict:

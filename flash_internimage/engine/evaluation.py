@@ -36,13 +36,13 @@ def evaluate(
         StoppedBySignal: a process was asked to stop.
     """
     stop = StopRequest() if stop is None else stop
-    results = inference_on_dataset(model, _UntilStop(images, stop), _UnlessStopped(evaluators, stop, iteration))
+    results = inference_on_dataset(model, UntilStop(images, stop), _UnlessStopped(evaluators, stop, iteration))
     if comm.is_main_process():
         print_csv_format(results)
     return results
 
 
-class _UntilStop:
+class UntilStop:
     """Batches of a loader until this process is asked to stop."""
 
     def __init__(self, images: Collection[Batch], stop: StopRequest) -> None:

@@ -52,14 +52,24 @@ class PeriodicCheckpoints(HookBase):
         if done % self._period == 0:
             self.save(self.trainer.iter)
         if done >= self.trainer.max_iter:
-            self._checkpointer.save("model_final", iteration=self.trainer.iter)
-            self._last_saved = self.trainer.iter
+            self._save_final(self.trainer.iter)
 
     def after_train(self) -> None:
         """Save ``model_final.pth`` if the run was killed between the last periodic checkpoint and this one."""
-        is_saved = os.path.basename(self._checkpointer.get_checkpoint_file()) == "model_final.pth"
-        if self.trainer.start_iter >= self.trainer.max_iter and not is_saved:
-            self._checkpointer.save("model_final", iteration=self.trainer.max_iter - 1)
+        if self.trainer.start_iter >= self.trainer.max_iter and not self._is_final():
+            self._save_final(self.trainer.max_iter - 1)
+
+    def end_early(self) -> None:
+        """Save ``model_final.pth`` after the current iteration, unless an earlier part of the run has done so."""
+        if self.trainer.iter >= self.trainer.start_iter or not self._is_final():
+            self._save_final(self.trainer.iter)
+
+    def _is_final(self) -> bool:
+        return os.path.basename(self._checkpointer.get_checkpoint_file()) == "model_final.pth"
+
+    def _save_final(self, iteration: int) -> None:
+        self._checkpointer.save("model_final", iteration=iteration)
+        self._last_saved = iteration
 
     def save(self, iteration: int) -> None:
         """Save a checkpoint after an iteration, unless this has been done, and delete the oldest ones."""
@@ -116,7 +126,7 @@ class EvaluationRecord(HookBase):
             self._unwritten = None
 
     def after_train(self) -> None:
-        self._write(self.trainer.max_iter - 1)
+        self._write(min(self.trainer.iter, self.trainer.max_iter - 1))
 
     def _write(self, iteration: int) -> None:
         if comm.is_main_process():
@@ -143,17 +153,22 @@ class BestCheckpoint(HookBase):
             metric: name of the metric, for example ``bbox/AP``.
             mode: ``max`` or ``min``.
             resumed: whether the run was resumed, so that the best value in the folder belongs to it.
+
+        Attributes:
+            best: best value so far; None before the first one.
+            best_iteration: iteration after which it was measured.
         """
         if mode not in ("max", "min"):
             raise UserError(f"train.best_checkpoint.mode={mode}: expected max or min")
         self._checkpointer = checkpointer
         self._period = period
-        self._metric = metric
+        self.metric = metric
         self._sign = 1.0 if mode == "max" else -1.0
         self._note = Path(checkpointer.save_dir) / "model_best.json"
         self.best: float | None = None
+        self.best_iteration: int | None = None
         if resumed and self._note.is_file():
-            self.best = self._noted_value()
+            self._read_note()
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -164,28 +179,28 @@ class BestCheckpoint(HookBase):
         self._keep_if_best(self.trainer.max_iter - 1)
 
     def _keep_if_best(self, iteration: int) -> None:
-        latest = self.trainer.storage.latest().get(self._metric)
+        latest = self.trainer.storage.latest().get(self.metric)
         if latest is None:
             known = ", ".join(sorted(name for name in self.trainer.storage.latest() if "/" in name)) or "nothing"
-            logger.warning("No best checkpoint saved: the evaluation has no metric %s, but %s", self._metric, known)
+            logger.warning("No best checkpoint saved: the evaluation has no metric %s, but %s", self.metric, known)
             return
         value = latest[0]
         if math.isnan(value) or (self.best is not None and self._sign * value <= self._sign * self.best):
             return
-        logger.info("Best %s so far: %.4f, after %d iterations", self._metric, value, iteration + 1)
-        self.best = value
+        logger.info("Best %s so far: %.4f, after %d iterations", self.metric, value, iteration + 1)
+        self.best, self.best_iteration = value, iteration
         resume_from = self._checkpointer.get_checkpoint_file()
         self._checkpointer.save("model_best", iteration=iteration)
         if resume_from:
             self._checkpointer.tag_last_checkpoint(os.path.basename(resume_from))
-        text = json.dumps({"metric": self._metric, "value": value, "iteration": iteration}) + "\n"
+        text = json.dumps({"metric": self.metric, "value": value, "iteration": iteration}) + "\n"
         write_atomically(self._note, lambda path: path.write_text(text, encoding="utf-8"))
 
-    def _noted_value(self) -> float | None:
-        """Return the best value that the file has for this metric; None if it has none."""
+    def _read_note(self) -> None:
+        """Restore the best value from the file, if that is one of this metric."""
         try:
             noted = json.loads(self._note.read_text(encoding="utf-8"))
-            return float(noted["value"]) if noted["metric"] == self._metric else None
+            if noted["metric"] == self.metric:
+                self.best, self.best_iteration = float(noted["value"]), int(noted["iteration"])
         except (ValueError, LookupError, TypeError) as error:
             logger.warning("%s cannot be read (%r); the next evaluation counts as the best one so far", self._note, error)
-            return None

@@ -36,7 +36,7 @@ def progress(storage: EventStorage, max_iter: int, images_per_step: int) -> dict
     if "time" in known:
         shown["eta"] = str(datetime.timedelta(seconds=int(_seconds_left(storage, max_iter))))
     shown["iter"] = str(storage.iter)
-    losses = [name for name in known if "loss" in name]
+    losses = [name for name in known if "loss" in name and not name.startswith("validation/")]
     for name in sorted(losses, key=lambda name: name != "total_loss"):
         shown[name] = f"{known[name].median(_WINDOW):.4g}"
     if "time" in known:

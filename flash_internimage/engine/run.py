@@ -37,15 +37,20 @@ from flash_internimage.errors import UserError
 from flash_internimage.evaluation import FastCOCOEvaluator
 from flash_internimage.evaluation.report import REPORT_FILE, write_report
 from flash_internimage.evaluation.saved import remove_evaluation
+from flash_internimage.evaluation.training_curves import find_metrics
 from flash_internimage.evaluation.validation_visualizations import ValidationVisualizer
 from flash_internimage.export.runtime import ExportedDetector, is_exported
 from flash_internimage.files import remove_unfinished
 from flash_internimage.solver.ema import ema_of_run
+from flash_internimage.solver.freezing import freeze, require_filled
 from flash_internimage.solver.resume import OptimizerLayout, resumed_state
+from flash_internimage.views import ViewOptions
 
 from .batch_size import fit_to_batch_size
+from .compilation import RequireCompiled, compile_for_training
 from .config import load_config, save_config
 from .distributed import distribute
+from .early_stop import EarlyStop
 from .evaluation import evaluate
 from .exported import mapper_node
 from .hooks import BestCheckpoint, EvaluationRecord, PeriodicCheckpoints
@@ -61,6 +66,8 @@ from .output import (
 from .seeding import seed_everything
 from .stopping import StopRequest
 from .trainer import StepOptions, Trainer, amp_dtype
+from .validation_loss import TASK, validation_loader, validation_losses
+from .views import use_views
 from .writers import build_writers
 
 CONFIG_FILE = "config.yaml"
@@ -77,6 +84,7 @@ def run(
     resume: bool,
     overwrite: bool = False,
     trust_config: bool = False,
+    views: ViewOptions | None = None,
 ) -> None:
     """Train or evaluate in this process, one of those that :func:`~flash_internimage.engine.distributed.launch` starts.
 
@@ -88,6 +96,7 @@ def run(
         resume: continue from, or evaluate, the last checkpoint in ``train.output_dir``.
         trust_config: see :func:`~flash_internimage.engine.config.load_config`.
         overwrite: start a new run in place of another one in ``train.output_dir``.
+        views: tiles and test-time augmentation of an evaluation; None: as the config says.
 
     Raises:
         StoppedBySignal: a signal has stopped the training, with a checkpoint.
@@ -102,7 +111,7 @@ def run(
         check_writable(output_dir)
         with locked_folder(output_dir, comm.is_main_process()):
             if eval_only:
-                evaluate_checkpoint(cfg, device, resume)
+                evaluate_checkpoint(cfg, device, resume, views)
             else:
                 with StopRequest().listening() as stop:
                     train(cfg, device, log, resume=resume, overwrite=overwrite, stop=stop)
@@ -127,18 +136,23 @@ def train(
     use_augmentation_preset(cfg)
     fit_to_batch_size(cfg, comm.get_world_size())
     model = instantiate(cfg.model).to(device)
+    frozen = freeze(model, OmegaConf.select(cfg, "train.freeze"))  # configs saved by earlier versions have no such key
     checkpointer = Checkpointer(model, output_dir)
     last = checkpointer.get_checkpoint_file() if resume else ""
     resumed = bool(last)
     if resume and not resumed:
         logger.warning("--resume: no checkpoint in %s, the run starts from its beginning", output_dir)
     state = checkpointer.load(last) if resumed else checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
+    if frozen:
+        require_filled(frozen, checkpointer.unfilled(), last or cfg.train.init_checkpoint)
     if resumed:
         require_state_of_run(state, output_dir)
         if categories is not None:
             categories.require_names(state.get("classes"))
     start = state["iteration"] + 1 if resumed else 0
     average = ema_of_run(cfg.train.ema, model, state if resumed else {})
+    # After the moving average has copied the model: the copy of a compiled forward would run the original.
+    compiled = compile_for_training(model) if OmegaConf.select(cfg, "train.compile", default=False) else []
     trainer = build_trainer(cfg, model, device, average, start, stop)
     if resumed:
         resume_trainer(trainer, model, state, last)
@@ -149,7 +163,8 @@ def train(
         checkpointer.add_checkpointable("ema", average)
     if categories is not None:
         checkpointer.add_checkpointable("classes", categories)
-    built = build_hooks(cfg, model if average is None else average.module, checkpointer, start, trainer.stop)
+    built = build_hooks(cfg, model if average is None else average.module, device, checkpointer, start, trainer.stop)
+    ending = early_stop(cfg, built)
     trainer.register_hooks(built)
     if comm.is_main_process():
         if overwrite:  # last, so that no earlier error costs the old run; but before the writers, which open the files
@@ -158,6 +173,7 @@ def train(
     # After the writers: an evaluation counts when its metrics are written.
     evaluation = [hook for hook in built if isinstance(hook, hooks.EvalHook | BestCheckpoint)]
     trainer.register_hooks([EvaluationRecord(output_dir, cfg.train.eval_period, cfg.train.log_period, evaluation)])
+    trainer.register_hooks([ending, RequireCompiled(compiled) if compiled else None])
     if comm.is_main_process():
         remove_unfinished(output_dir)
         save_config(cfg, os.path.join(output_dir, CONFIG_FILE))
@@ -220,19 +236,24 @@ def resume_trainer(trainer: Trainer, model: nn.Module, state: Mapping[str, Any],
 
 
 def build_hooks(
-    cfg: DictConfig, model: nn.Module, checkpointer: Checkpointer, start: int, stop: StopRequest
+    cfg: DictConfig, model: nn.Module, device: torch.device, checkpointer: Checkpointer, start: int, stop: StopRequest
 ) -> list[HookBase | None]:
     """Build the hooks of a training run, except its writers, in the order of their calls.
 
     Args:
         model: the model to evaluate.
+        device: device of the model.
         start: first iteration of this part of the run; above 0 if it was resumed.
         stop: request to stop, which an evaluation observes, too.
+
+    Raises:
+        UserError: the validation losses are enabled, but the test data has no annotations.
     """
     options = cfg.train
     on_main = comm.is_main_process()
     best = options.best_checkpoint
     resumed = start > 0
+    validation = validation_loader(cfg) if OmegaConf.select(cfg, "train.val_loss", default=False) else None
 
     def evaluate_now() -> dict[str, Any]:
         evaluators = [instantiate(cfg.dataloader.evaluator)]
@@ -240,7 +261,11 @@ def build_hooks(
         if number > 0 and isinstance(evaluators[0], FastCOCOEvaluator):
             evaluators.append(ValidationVisualizer(evaluators[0], number))
         iteration = min(get_event_storage().iter, options.max_iter - 1)
-        return evaluate_and_replace(cfg, model, evaluators, stop, iteration)
+        results = evaluate_and_replace(cfg, model, evaluators, stop, iteration)
+        if validation is None:
+            return results
+        losses = validation_losses(model, validation, options.seed, device, stop, iteration)
+        return {**results, TASK: losses} if losses else results
 
     return [
         hooks.IterationTimer(),
@@ -251,11 +276,34 @@ def build_hooks(
     ]
 
 
-def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool) -> None:
+def early_stop(cfg: DictConfig, built: Sequence[HookBase | None]) -> EarlyStop | None:
+    """Build the hook of ``train.early_stop``; None if it is disabled.
+
+    Args:
+        built: the hooks of :func:`build_hooks`, with that of the best checkpoint.
+
+    Raises:
+        UserError: the patience is invalid, or there is no best checkpoint or no periodic evaluation to count.
+    """
+    patience = OmegaConf.select(cfg, "train.early_stop.patience")  # configs saved by earlier versions have no such section
+    if patience is None:
+        return None
+    if not cfg.train.best_checkpoint.metric:
+        raise UserError(
+            f"train.early_stop.patience={patience}: needs the metric of the best checkpoint; set train.best_checkpoint.metric"
+        )
+    best = next((hook for hook in built if isinstance(hook, BestCheckpoint)), None)
+    return EarlyStop(best, cfg.train.eval_period, patience)
+
+
+def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool, views: ViewOptions | None = None) -> None:
     """Evaluate ``train.init_checkpoint``, or the last checkpoint in ``train.output_dir`` if ``last`` is set.
 
     ``train.init_checkpoint`` may be an exported file, which resizes images as it was exported. The averaged weights are
     evaluated if ``train.ema.enabled`` is set.
+
+    Args:
+        views: tiles and test-time augmentation; None: the mapper of the config decides.
     """
     if comm.is_main_process():
         remove_unfinished(cfg.train.output_dir)
@@ -269,10 +317,13 @@ def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool) -> No
         model, names = _load_complete(cfg, device, last)
     if categories is not None:
         categories.require_names(names)
+    model = use_views(cfg, model, views)
     evaluator = instantiate(cfg.dataloader.evaluator)
     results = evaluate_and_replace(cfg, model, [evaluator])
     if comm.is_main_process() and isinstance(evaluator, FastCOCOEvaluator) and evaluator.output_dir is not None:
-        report_evaluation(cfg, evaluator.output_dir, results)
+        # Where the checkpoint is, its training has written its metrics.
+        run_folder = cfg.train.output_dir if last else os.path.dirname(os.path.abspath(cfg.train.init_checkpoint))
+        report_evaluation(cfg, evaluator.output_dir, results, find_metrics([Path(run_folder)]))
 
 
 def _load_complete(cfg: DictConfig, device: torch.device, last: bool) -> tuple[nn.Module, Sequence[str] | None]:
@@ -316,13 +367,14 @@ def evaluate_and_replace(
     return evaluate(model, instantiate(cfg.dataloader.test), evaluators, stop, iteration)
 
 
-def report_evaluation(cfg: DictConfig, folder: str, results: Mapping[str, Any]) -> None:
+def report_evaluation(cfg: DictConfig, folder: str, results: Mapping[str, Any], training_metrics: Path | None = None) -> None:
     """Save the config beside the files of an evaluation, and write ``report.html`` if there are metrics to report.
 
     Args:
         cfg: config of the evaluation; ``train.report=false`` omits the report.
         folder: where the evaluator wrote its files.
         results: metrics by task; empty for data without annotations.
+        training_metrics: ``metrics.json`` of the training, whose curves the report shows; None if unavailable.
     """
     saved = os.path.join(folder, CONFIG_FILE)
     save_config(cfg, saved)
@@ -330,7 +382,7 @@ def report_evaluation(cfg: DictConfig, folder: str, results: Mapping[str, Any]) 
         return
     target = os.path.join(cfg.train.output_dir, REPORT_FILE)
     with open(saved, encoding="utf-8") as file:
-        write_report(folder, target, config=file.read(), environment=format_table(collect_env()))
+        write_report(folder, target, config=file.read(), environment=format_table(collect_env()), metrics=training_metrics)
     logger.info("Report: %s", target)
 
 

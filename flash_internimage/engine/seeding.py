@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -29,3 +31,15 @@ def seed_everything(seed: int, rank: int, iteration: int) -> None:
     random.seed(int(words[0]))
     np.random.seed(words[1])
     torch.manual_seed((int(words[2]) << 32) | int(words[3]))
+
+
+@contextlib.contextmanager
+def preserved_generators(device: torch.device) -> Iterator[None]:
+    """Restore the states of the generators of Python, NumPy and PyTorch (CPU and ``device``) after the context."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from detectron2.engine import SimpleTrainer
-from detectron2.engine.hooks import PeriodicWriter
+from detectron2.engine.hooks import IterationTimer, PeriodicWriter
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from flash_internimage.errors import UserError
 
-from .hooks import PeriodicCheckpoints
+from .hooks import EvaluationRecord, PeriodicCheckpoints
 from .seeding import seed_everything
 from .stopping import StoppedBySignal, StopRequest, agreed_signal
 
@@ -110,6 +110,7 @@ class Trainer(SimpleTrainer):
         self.average = average
         self.stop = StopRequest() if stop is None else stop
         self._stop_signal = 0  # agreed upon by all processes
+        self.end_reason = ""  # set by a hook, in all processes: why the run ends before its last iteration
         # bfloat16 has float32's exponent range: only float16 gradients underflow without loss scaling.
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=options.amp_dtype is torch.float16)
 
@@ -124,17 +125,38 @@ class Trainer(SimpleTrainer):
         with EventStorage(start_iter) as self.storage:
             try:
                 self.before_train()
-                for self.iter in range(start_iter, max_iter):
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
-                    if self._stop_signal and self.iter + 1 < max_iter:  # otherwise the last evaluation stops
-                        raise StoppedBySignal(self._stop_signal, self.iter)
-                self.iter = max_iter
-                self.after_train()
+                if self.end_reason:  # as before the resume
+                    self.iter = start_iter - 1
+                else:
+                    self._run_steps(start_iter, max_iter)
+                if self.end_reason:
+                    self._end_early()
+                else:
+                    self.iter = max_iter
+                    self.after_train()
             except BaseException as error:
                 self._close_after(error)
                 raise
+
+    def _run_steps(self, start_iter: int, max_iter: int) -> None:
+        """Run the iterations up to the last one, or to the one in which a hook or a signal ends the run."""
+        for self.iter in range(start_iter, max_iter):
+            self.before_step()
+            self.run_step()
+            self.after_step()
+            if self.end_reason:
+                return
+            if self._stop_signal and self.iter + 1 < max_iter:  # otherwise the last evaluation stops
+                raise StoppedBySignal(self._stop_signal, self.iter)
+
+    def _end_early(self) -> None:
+        """Save the final checkpoint and close the hooks. There is no last evaluation: one has just ended the run."""
+        for hook in self._hooks:
+            if isinstance(hook, PeriodicCheckpoints):
+                hook.end_early()
+            elif isinstance(hook, IterationTimer | PeriodicWriter | EvaluationRecord):
+                hook.after_train()
+        logger.info(self.end_reason)
 
     def _close_after(self, error: BaseException) -> None:
         """Save a checkpoint if a signal has stopped the run, and write the metrics of the steps before the error."""

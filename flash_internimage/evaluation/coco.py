@@ -15,7 +15,6 @@ import detectron2.utils.comm as comm
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 
@@ -25,6 +24,7 @@ from flash_internimage.errors import UserError
 from flash_internimage.path_manager import PathManager
 
 from .average_precision import MAX_DETECTIONS, average_precision
+from .coco_results import coco_results
 from .saved import EVALUATION_FILE, GROUND_TRUTH_FILE, PREDICTIONS_FILE, evaluation_to_json, read_json, write_json
 from .scores import Scores
 
@@ -105,7 +105,7 @@ class FastCOCOEvaluator(DatasetEvaluator):
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         for given, found in zip(inputs, outputs, strict=True):
-            instances = instances_to_coco_json(found["instances"].to("cpu"), given["image_id"])
+            instances = coco_results(found["instances"].to("cpu"), given["image_id"])
             self._predictions.append({"image_id": given["image_id"], "instances": instances})
 
     def evaluate(self, img_ids: Sequence[int] | None = None) -> OrderedDict[str, dict[str, float]]:

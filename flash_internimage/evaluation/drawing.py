@@ -5,16 +5,23 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
 from matplotlib.transforms import Bbox
+from PIL import Image
+from torch import Tensor
 
-from flash_internimage.structures import select
+from flash_internimage.files import write_atomically
+from flash_internimage.structures import WindowMasks, select
 
 _LEGIBLE_SIDE = 480  # pixels to which the longer side of a small image is enlarged, so that labels are legible
+_LARGEST_SIDE = 4096  # pixels of the longer side above which an image is shrunk: matplotlib needs about 120 bytes per pixel
 _MIN_FONT_SIZE = 8  # points
 _LABEL_MARGIN = 2  # pixels around the text of a label
 _GAP = 8  # white pixels between two images
@@ -99,18 +106,48 @@ def draw_instances(
         instances: with ``pred_boxes``, ``pred_classes``, ``scores`` and, optionally, ``pred_masks``.
         names: class names.
         min_score: detections with a lower score are not drawn.
-        scale: scale factor of the output; None: :func:`legible_scale`.
+        scale: scale factor of the output; None: :func:`legible_scale`, and large images are shrunk to 4096 pixels.
     """
     kept = select(instances, (instances.scores >= min_score).nonzero()[:, 0]).to("cpu")
+    shrink = min(1.0, _LARGEST_SIDE / max(image.shape[:2])) if scale is None else 1.0
     return draw_objects(
-        image,
-        kept.pred_boxes.tensor.numpy(),
+        image if shrink == 1 else cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA),
+        kept.pred_boxes.tensor.numpy() * shrink,
         kept.pred_classes.tolist(),
         names,
-        labels=[f"{score:.0%}" for score in kept.scores.tolist()],
-        masks=list(kept.pred_masks.numpy()) if kept.has("pred_masks") else None,
+        labels=_labels_of(kept),
+        masks=_drawable(kept.pred_masks, shrink) if kept.has("pred_masks") else None,
         scale=scale,
     )
+
+
+def _labels_of(instances: Instances) -> list[str]:
+    """The score of each detection, after the number of its track if it has one."""
+    scores = [f"{score:.0%}" for score in instances.scores.tolist()]
+    tracks = instances.track_ids.tolist() if instances.has("track_ids") else [-1] * len(scores)
+    return [score if track < 0 else f"#{track} {score}" for score, track in zip(scores, tracks, strict=True)]
+
+
+def _drawable(masks: Tensor | WindowMasks, scale: float) -> list[Any]:
+    """Masks as bitmaps; as polygons if they are stored in windows or scaled, because large bitmaps fill the memory."""
+    if isinstance(masks, Tensor) and scale == 1:
+        return list(masks.numpy())
+    if isinstance(masks, Tensor):
+        height, width = masks.shape[1:]
+        masks = WindowMasks.from_bitmaps(masks, (0, 0, width, height), (height, width))
+    return [[outline * scale for outline in outlines(*part)] for part in masks.parts()]
+
+
+def outlines(mask: np.ndarray, corner: tuple[int, int]) -> list[np.ndarray]:
+    """Return the outlines of a mask, those of its holes too: flat arrays x, y, x, y, ... in pixels of the image.
+
+    Args:
+        mask: (h, w) boolean array.
+        corner: (x, y) of the mask in the image.
+    """
+    # As in detectron2's GenericMask, which draws a pixel at its center.
+    contours, _ = cv2.findContours(np.ascontiguousarray(mask, dtype=np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    return [(contour.reshape(-1, 2) + corner + 0.5).reshape(-1) for contour in contours if len(contour) >= 3]
 
 
 def draw_annotations(
@@ -160,6 +197,11 @@ def grid(images: Sequence[np.ndarray]) -> np.ndarray:
         top, left = number // columns * height, number % columns * width
         page[top : top + image.shape[0], left : left + image.shape[1]] = image
     return page
+
+
+def write_png(image: np.ndarray, path: Path) -> None:
+    """Write an (H, W, 3) ``uint8`` RGB image to a PNG file."""
+    write_atomically(path, partial(Image.fromarray(image).save, format="PNG"))
 
 
 def _label(annotation: Mapping[str, Any]) -> str:

@@ -23,11 +23,13 @@ from flash_internimage.images import require_inside
 
 from . import report_figures as figures
 from .average_precision import MAX_DETECTIONS
+from .frequency import frequency_groups, mean_over_classes
 from .report_images import Mistakes, count_mistakes, draw_mistakes, worst
 from .report_matching import MATCH_IOU, NEAR_IOU, Boxes, Kind, Matches, confusion, match
 from .saved import PREDICTIONS_FILE, read_evaluation, read_json, read_predictions, scores_of
 from .schema import GROUND_TRUTH, require
 from .scores import METRICS, TASK_NAMES, Scores
+from .training_curves import read_training_curves
 
 REPORT_FILE = "report.html"
 _MAX_CONFUSIONS = 15
@@ -72,6 +74,7 @@ def write_report(
     *,
     config: str | None = None,
     environment: str | None = None,
+    metrics: Path | None = None,
     min_score: float = 0.5,
     num_images: int = 6,
 ) -> None:
@@ -82,6 +85,7 @@ def write_report(
         target: the file to write.
         config: config of the run, as text; None if unavailable.
         environment: versions and hardware of the run, as text; None if unavailable.
+        metrics: ``metrics.json`` of the training, for its curves; None if unavailable.
         min_score: score threshold of the detections, except for AP and the curves over all scores.
         num_images: number of images to show with missed objects, and with incorrect detections.
 
@@ -90,9 +94,11 @@ def write_report(
     """
     data = load(evaluation)
     matches = match(data.detections, data.objects, len(data.files), min_score)
+    curves = read_training_curves(metrics) if metrics is not None else None
     page = _template().render(
         **_metrics_section(data),
         **_matches_section(data, matches, min_score),
+        training_curves=figures.training_curves(curves) if curves else None,
         image_sections=_image_sections(data, matches, num_images),
         config=config,
         environment=environment,
@@ -148,6 +154,14 @@ def _metrics_section(data: Evaluation) -> dict[str, Any]:
     everything = [found.metrics for found in data.scores.values()]
     rows = [_ap_row("all", int(data.num_objects.sum()), everything)]
     ids = list(next(iter(data.scores.values())).by_category)
+    groups = frequency_groups(data.num_objects)
+    for group, classes in groups.items():
+        of_classes = [[found.by_category[ids[k]] for k in classes] for found in data.scores.values()]
+        name = f"{len(classes)} {group} classes"
+        rows.append(
+            _ap_row(name, int(data.num_objects[classes].sum()), [mean_over_classes(found, METRICS) for found in of_classes])
+        )
+    num_groups = len(rows)
     for k, (name, id_) in enumerate(zip(data.names, ids, strict=True)):
         rows.append(_ap_row(name, int(data.num_objects[k]), [found.by_category[id_] for found in data.scores.values()]))
     return {
@@ -155,6 +169,7 @@ def _metrics_section(data: Evaluation) -> dict[str, Any]:
         "tasks": [TASK_NAMES[task] for task in data.scores],
         "metrics": METRICS,
         "ap_rows": rows,
+        "num_group_rows": num_groups,  # the first rows: all classes, and thirds of them
         "precision_recall": figures.precision_recall(data.scores, data.names),
     }
 

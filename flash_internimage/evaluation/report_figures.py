@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from .scores import TASK_NAMES, Scores
+from .training_curves import TrainingCurves
 
 _MAX_CURVES = 10  # classes that can be distinguished in one chart
 _MAX_LABELS = 25  # classes whose names and counts fit into the confusion matrix
@@ -53,6 +54,37 @@ def precision_recall(scores: Mapping[str, Scores], names: Sequence[str]) -> str:
             _percent_axes(axes)
             axes.legend(fontsize=8, loc="lower left", framealpha=0.9)
         return _svg(figure)
+
+
+def training_curves(curves: TrainingCurves) -> str:
+    """Losses and AP over the iterations of the training: the total loss, its parts, and the AP of each task."""
+    names = [name for name in dict.fromkeys([*curves.training, *curves.validation]) if name != "total_loss"]
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(15.6, 4.2), layout="constrained")
+        total, parts, scores = figure.subplots(1, 3)
+        _curve(total, curves.training.get("total_loss"), color=_NEUTRAL, label="training")
+        _curve(total, curves.validation.get("total_loss"), color=_NEUTRAL, linestyle="--", label="validation")
+        total.set(title="total loss", xlabel="iteration")
+        for k, name in enumerate(names[:_MAX_CURVES]):
+            color = matplotlib.colormaps["tab10"](k)
+            _curve(parts, curves.training.get(name), color=color, label=_plain(name))
+            _curve(parts, curves.validation.get(name), color=color, linestyle="--")
+        parts.set(title="losses, validation dashed" if curves.validation else "losses", xlabel="iteration")
+        for name, fixed in zip(curves.scores, (_GOOD, _BAD, _NEUTRAL), strict=False):
+            _curve(scores, curves.scores[name], color=fixed, label=TASK_NAMES.get(name.removesuffix("/AP"), name))
+        scores.set(title="AP", xlabel="iteration")
+        for axes in (total, parts, scores):
+            axes.set_ylim(bottom=0)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize=8, framealpha=0.9)
+        return _svg(figure)
+
+
+def _curve(axes: Axes, values: Mapping[int, float] | None, **style: Any) -> None:
+    """Draw a curve, if there is one; few values, such as those of evaluations, as points too."""
+    if values:
+        marker = "o" if len(values) <= 40 else ""
+        axes.plot(list(values), list(values.values()), linewidth=1.5, marker=marker, markersize=4, **style)
 
 
 def thresholds(correct: np.ndarray, score: np.ndarray, num_objects: int, chosen: float) -> str:

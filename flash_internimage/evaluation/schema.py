@@ -52,6 +52,7 @@ TEXT_OR_NULL = Kind("text or null", lambda value: value is None or _is_text(valu
 NUMBER = Kind("a finite number", _is_number)
 NUMBER_OR_NULL = Kind("a finite number or null", lambda value: value is None or _is_number(value))
 COUNT = Kind("a whole number of 0 or more", lambda value: type(value) is int and 0 <= value < 2**53)
+SIDE = Kind("a number of pixels, 1 or more", lambda value: type(value) is int and 1 <= value <= _LARGE)
 WHOLE = Kind("a whole number", lambda value: type(value) is int and abs(value) < 2**53)
 ID = Kind("a whole number or text", lambda value: type(value) is int or _is_text(value))
 BOX = Kind(
@@ -69,6 +70,13 @@ GROUND_TRUTH = {
     "annotations": [{"image_id": ID, "category_id": WHOLE, "bbox": BOX, "iscrowd?": FLAG}],
 }
 """Schema of the parts of an annotation file that a report reads."""
+
+DETECTIONS = {
+    "images": [{"id": WHOLE, "file_name": TEXT, "height": SIDE, "width": SIDE}],
+    "annotations": [{**PREDICTIONS[0], "id": WHOLE, "image_id": WHOLE}],
+    "categories": [{"id": WHOLE, "name": TEXT}],
+}
+"""Schema of the ``detections.json`` that ``flash-internimage predict`` writes."""
 
 EVALUATION = {
     "dataset": TEXT,

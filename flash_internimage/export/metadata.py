@@ -35,6 +35,7 @@ class Metadata:
         smallest_side: the height and width of a batch are at least this, in pixels.
         height, width: the only size of a batch, in pixels; None if it is dynamic.
         batch: number of images.
+        precision: "fp32", "fp16" or "bf16", of the linear layers and convolutions; inputs and outputs do not depend on it.
         has_masks: whether the file predicts masks.
         config: the section ``model`` of the config, as YAML.
         weights: file name of the checkpoint.
@@ -56,6 +57,7 @@ class Metadata:
     height: int | None
     width: int | None
     batch: int
+    precision: str
     has_masks: bool
     config: str = ""
     weights: str = ""

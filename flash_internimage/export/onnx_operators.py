@@ -79,6 +79,7 @@ def translation_table(dcnv4_form: Form, ms_deform_attn_form: Form) -> dict[Calla
     return {
         torch.ops.aten.amax.default: _reduction(op.ReduceMax),
         torch.ops.aten.amin.default: _reduction(op.ReduceMin),
+        torch.ops.aten.full.default: _full,
         torch.ops.flash_internimage.dcnv4.default: dcnv4[dcnv4_form],
         torch.ops.flash_internimage.ms_deform_attn.default: attention[ms_deform_attn_form],
     }
@@ -92,6 +93,18 @@ def _reduction(reduce: Callable[..., Any]) -> Callable[..., Any]:
         return reduce(tensor, _ints(axes), keepdims=int(keepdim)) if axes else reduce(tensor, keepdims=int(keepdim))
 
     return reduction
+
+
+def _full(
+    size: Sequence[Any], fill_value: Any, dtype: int = -1, layout: str = "", device: str = "", pin_memory: bool = False
+) -> Any:
+    """Translate ``torch.full``; the exporter's own rule expands a scalar to rank 0, which OpenVINO refuses."""
+    if not isinstance(fill_value, bool | int | float):  # a size of the input
+        value = fill_value if dtype == -1 else op.Cast(fill_value, to=dtype)
+    else:
+        number = torch.tensor(fill_value).numpy()
+        value = _array(number if dtype == -1 else number.astype(ir.DataType(dtype).numpy()))
+    return op.Expand(value, op.Concat(*map(_one_size, size), axis=0)) if len(size) else value
 
 
 def _dcnv4_as_deform_conv(

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from flash_internimage.ops import dcnv4, ms_deform_attn
 from flash_internimage.ops.dcnv4 import output_size
+from flash_internimage.packages import require
 
-from .packages import require
 from .verification import VerificationError
 from .writing import OPERATOR_FORMS, to_onnx
 

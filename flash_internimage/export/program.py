@@ -16,42 +16,45 @@ from .detector import ExportableDetector
 
 LARGEST_SIDE = 4096
 
+_EXAMPLE = 1024
+"""Example of a dynamic side, in pixels. ``torch.export`` takes a size of 1 in the example for a constant, so that it must be so
+large that even the coarsest feature level, with a stride of up to 512, has several rows. Its pixels are not computed.
+"""
 
-def export_program(
-    detector: ExportableDetector, *, batch: int = 1, size: tuple[int, int], dynamic: bool = False
-) -> ExportedProgram:
+
+def export_program(detector: ExportableDetector, *, batch: int = 1, size: tuple[int, int] | None = None) -> ExportedProgram:
     """Capture a detector with ``torch.export``.
 
     Args:
         detector: a result of :func:`~flash_internimage.export.exportable_detector`.
         batch: number of images N, which is fixed.
-        size: (height, width) of the batch in pixels. With dynamic sizes, that of the example.
-        dynamic: accept all heights and widths that are multiples of ``detector.divisor``, from ``detector.smallest_side`` to
-            4096 pixels. PyTorch assumes that no feature level has a single row or column: run in PyTorch, and not exported to
-            ONNX, the program raises an error for sides below ``detector.smallest_side + detector.divisor``.
+        size: (height, width) of the batch in pixels; None for all heights and widths that are multiples of
+            ``detector.divisor``, from ``detector.smallest_side`` to 4096 pixels.
 
     Returns:
-        A program with the arguments and results of ``detector``.
+        A program with the arguments and results of ``detector``. ``torch.export`` guards it against sides for which a feature
+        level has a single row or column. The graph is right for these as well: ``program.module(check_guards=False)`` takes
+        them.
 
     Raises:
-        UserError: the size is too small, or not a multiple of ``detector.divisor``.
+        UserError: the size is not a multiple of ``detector.divisor``.
     """
     divisor = detector.divisor
-    smallest = detector.smallest_side if dynamic else divisor
-    if batch < 1 or any(side % divisor or side < smallest for side in size):
+    if batch < 1 or any(side % divisor or side < divisor for side in size or ()):
         raise UserError(
-            f"export: batch should be at least 1, height and width multiples of {divisor} and at least {smallest} pixels, "
-            f"got batch={batch} and size={size[0]} x {size[1]}"
+            f"export: batch should be at least 1, height and width multiples of {divisor} and at least {divisor} pixels, "
+            f"got batch={batch} and size={' x '.join(map(str, size or ('any',)))}"
         )
     device = next(detector.parameters()).device
+    shapes = None
+    if size is None:
+        smallest = -(-detector.smallest_side // divisor)
+        height, width = (divisor * Dim(name, min=smallest, max=LARGEST_SIDE // divisor) for name in ("rows", "columns"))
+        shapes = {"images": {2: height, 3: width}, "sizes": None}
+        rows = max(-(-_EXAMPLE // divisor), smallest)
+        size = rows * divisor, (rows + 2) * divisor
     images = torch.zeros(batch, 3, *size, dtype=torch.uint8, device=device)
     sizes = torch.tensor([size] * batch, device=device)
-    shapes = None
-    if dynamic:
-        height, width = (
-            divisor * Dim(name, min=-(-smallest // divisor), max=LARGEST_SIDE // divisor) for name in ("rows", "columns")
-        )
-        shapes = {"images": {2: height, 3: width}, "sizes": None}
     with torch.no_grad():
         return torch.export.export(detector, (images, sizes), dynamic_shapes=shapes, strict=False)
 

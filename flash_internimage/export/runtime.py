@@ -15,9 +15,9 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from flash_internimage.errors import UserError
+from flash_internimage.packages import require
 
 from .metadata import INPUTS, KEY, Metadata
-from .packages import require
 
 Detect = Callable[[Tensor, Tensor], Sequence[Tensor]]
 """Function of images (N, 3, H, W) and their sizes (N, 2) -> the outputs of the file."""
@@ -183,17 +183,22 @@ def _load_pt2(path: Path) -> tuple[Detect, Metadata]:
         return loaded, Metadata.from_json(loaded.get_metadata().get(KEY), str(path))
     files = {METADATA_FILE: ""}
     program = torch.export.load(path, extra_files=files)
-    module = program.module()
+    module = without_guards(program)
 
-    def detect(images: Tensor, sizes: Tensor) -> Sequence[Tensor]:
-        try:
-            outputs: Sequence[Tensor] = module(images, sizes)
-        except AssertionError as error:  # a guard on the sizes, which torch.export added
-            size = " x ".join(map(str, images.shape[2:]))
-            raise UserError(
-                f"{path}: the program should take batches of {size} pixels, but torch.export has recorded {error}; export one "
-                "size with --size, or to ONNX"
-            ) from error
+    def detect(images: Tensor, sizes: Tensor) -> Sequence[Tensor]:  # not the module itself, which refuses train() and eval()
+        outputs: Sequence[Tensor] = module(images, sizes)
         return outputs
 
     return detect, Metadata.from_json(files[METADATA_FILE], str(path))
+
+
+def without_guards(program: torch.export.ExportedProgram) -> nn.Module:
+    """A program as a module that takes all sizes of its range.
+
+    ``torch.export`` guards its programs against feature levels of a single row or column, for which the graph is right as well:
+    the verification compares it at the smallest side.
+    """
+    try:
+        return program.module(check_guards=False)
+    except TypeError:  # torch before 2.9 adds no guards
+        return program.module()

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from flash_internimage.errors import UserError
+from flash_internimage.packages import require
+
 from .detector import ExportableDetector
 from .metadata import INPUTS, KEY, Metadata
-from .packages import require
 from .program import export_program
 from .runtime import METADATA_FILE
 
@@ -32,10 +34,10 @@ OPERATOR_FORMS: dict[str, tuple[Any, Any]] = {
 
 def program_of(detector: ExportableDetector, metadata: Metadata) -> torch.export.ExportedProgram:
     """Capture a detector with ``torch.export``, for the image sizes in the metadata."""
-    size = metadata.height or metadata.padded(metadata.short_side), metadata.width or metadata.padded(metadata.long_side)
+    fixed = metadata.height is not None and metadata.width is not None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return export_program(detector, batch=metadata.batch, size=size, dynamic=metadata.height is None)
+        return export_program(detector, batch=metadata.batch, size=(metadata.height, metadata.width) if fixed else None)
 
 
 def write(program: torch.export.ExportedProgram, path: str | os.PathLike[str], metadata: Metadata) -> None:
@@ -66,6 +68,19 @@ def require_packages(format_: str, target: str) -> None:
             require(name, "export: the format onnx")
         if target == "openvino":
             require("openvino", "export: verifying a file for OpenVINO")
+
+
+def check_precision(format_: str, precision: str) -> None:
+    """Refuse a precision that a format does not have.
+
+    Raises:
+        UserError: bfloat16 in ONNX, whose ``Conv`` takes it from opset 22 only, and onnxruntime's on the CPU not at all.
+    """
+    if format_ == "onnx" and precision == "bf16":
+        raise UserError(
+            "export: an ONNX file should be in fp32 or fp16, got bf16, which convolutions of ONNX opset 19 do not take; choose "
+            "--precision fp16, or --format pt2"
+        )
 
 
 def to_onnx(

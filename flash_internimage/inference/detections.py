@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pycocotools.mask as mask_util
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
 from flash_internimage.data import Categories
+from flash_internimage.evaluation.coco_results import coco_results
+
+from .tracking import UNTRACKED
 
 
 class Detections:
@@ -34,7 +36,7 @@ class Detections:
 
         Args:
             file_name: file of the image or video.
-            instances: detections in it.
+            instances: detections in it, optionally with ``track_ids``.
             drawn: file name of the visualization.
             frame: index of the frame in the video, from 0; None for an image.
         """
@@ -42,7 +44,8 @@ class Detections:
         height, width = instances.image_size
         image = {"id": image_id, "file_name": file_name, "height": height, "width": width, "drawn": drawn}
         self._images.append(image if frame is None else {**image, "frame": frame})
-        for found in instances_to_coco_json(instances, image_id):
+        tracks = instances.track_ids.tolist() if instances.has("track_ids") else [UNTRACKED] * len(instances)
+        for found, track in zip(coco_results(instances, image_id), tracks, strict=True):
             mask = found.get("segmentation")
             self._annotations.append(
                 {
@@ -51,6 +54,7 @@ class Detections:
                     "category_id": self._ids[found["category_id"]],
                     "area": found["bbox"][2] * found["bbox"][3] if mask is None else float(mask_util.area(mask)),
                     "iscrowd": 0,
+                    **({} if track == UNTRACKED else {"track_id": track}),
                 }
             )
 

@@ -20,9 +20,10 @@ from flash_internimage.errors import UserError
 from flash_internimage.export import exportable_detector
 from flash_internimage.export.metadata import Metadata
 from flash_internimage.export.operator_check import check_operators
+from flash_internimage.export.precision import DTYPES, round_layers
 from flash_internimage.export.verification import verify
-from flash_internimage.export.writing import program_of, require_packages, write
-from flash_internimage.family_lookup import detector_family
+from flash_internimage.export.writing import check_precision, program_of, require_packages, write
+from flash_internimage.family_lookup import detector_family, parameter_rules
 from flash_internimage.files import write_atomically
 from flash_internimage.path_manager import PathManager
 
@@ -40,6 +41,7 @@ def export(
     target: str = "onnxruntime",
     size: tuple[int, int] | None = None,
     batch: int = 1,
+    precision: str = "fp32",
     max_detections: int | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Metadata:
@@ -52,6 +54,7 @@ def export(
         target: "onnxruntime", "openvino" or "tensorrt": the runtime for which an ONNX file is written.
         size: (height, width) of all images, in pixels, padding included; None for any multiple of the model's stride.
         batch: number of images.
+        precision: "fp32", "fp16" or "bf16", of the linear layers and convolutions.
         max_detections: rows per image; None for the model's own maximum.
         report: called with each line of the verification.
 
@@ -62,6 +65,7 @@ def export(
     path = Path(path)
     if not path.parent.is_dir():
         raise UserError(f"export: the folder of {path} should exist, got {path.parent}; create it")
+    check_precision(format, precision)
     require_packages(format, target)
     cfg, checkpoint = config_and_checkpoint(config, checkpoint)
     mapper = mapper_of_config(cfg)
@@ -81,11 +85,11 @@ def export(
         short_side=short_side,
         long_side=long_side,
         size_divisibility=detector.divisor,
-        # torch.export adds guards against pyramid levels of one row or column, which images of the smallest side may have.
-        smallest_side=detector.divisor if size is not None else detector.smallest_side + detector.divisor * (format != "onnx"),
+        smallest_side=detector.divisor if size is not None else detector.smallest_side,
         height=None if size is None else size[0],
         width=None if size is None else size[1],
         batch=batch,
+        precision=precision,
         has_masks=False,
         config=_config_text(cfg),
         weights=Path(checkpoint).name,
@@ -95,6 +99,9 @@ def export(
     if format == "onnx":
         report(f"operators for {target}: largest difference {check_operators(target):.1e}")
     program = program_of(detector, metadata)
+    if precision != "fp32":
+        points = parameter_rules(model.state_dict()).offset_layers
+        round_layers(program, DTYPES[precision], lambda name: any(part in name for part in points))
     metadata = Metadata(**{**vars(metadata), "has_masks": len(program.graph_signature.user_outputs) == 5})
 
     def write_and_verify(temporary: Path) -> None:

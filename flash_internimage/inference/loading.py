@@ -19,6 +19,8 @@ from flash_internimage.errors import UserError
 from flash_internimage.path_manager import PathManager
 from flash_internimage.solver.ema import ema_of_run
 
+from .shared import is_shared, shared_files
+
 
 def load_model(cfg: DictConfig, checkpoint: str) -> tuple[nn.Module, list[str]]:
     """Build the detector of a config and load its weights; the averaged ones if ``train.ema.enabled`` is set.
@@ -47,6 +49,9 @@ def config_and_checkpoint(
     config: str | os.PathLike[str] | DictConfig, checkpoint: str | os.PathLike[str] | None, trust_config: bool = False
 ) -> tuple[DictConfig, str]:
     """Load a config, and choose its checkpoint, as :class:`Predictor` does."""
+    if not isinstance(config, DictConfig) and is_shared(config):
+        config, weights = shared_files(config)
+        checkpoint = weights if checkpoint is None else checkpoint
     cfg = _load(config, trust_config)
     if checkpoint is None:
         named = not isinstance(config, DictConfig) and str(config) in model_zoo.list()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,11 @@ from flash_internimage.errors import UserError
 from flash_internimage.export.runtime import ExportedDetector, is_exported
 from flash_internimage.images import read_rgb, to_rgb
 from flash_internimage.structures import select
+from flash_internimage.views import ViewOptions, ViewsDetector, ViewsMapper
+from flash_internimage.views.batching import detect_in_batches, padding_divisor
 
+from .ahead import map_ahead
+from .execution import Compiled, autocast_dtype
 from .loading import config_and_checkpoint, load_model, mapper_of_config
 
 ImageLike = np.ndarray | str | os.PathLike[str] | Image.Image
@@ -33,12 +37,22 @@ class Predictor:
 
     Args:
         config: name of a published detector (``model_zoo.list()``), config file (``.py``, or the ``config.yaml`` of a run),
-            or loaded config, which is not modified; or a file that ``flash-internimage export`` wrote (``.onnx``, ``.pt2``).
+            or loaded config, which is not modified; ``hf://owner/name`` or a folder that ``flash-internimage push`` wrote; or a
+            file that ``flash-internimage export`` wrote (``.onnx``, ``.pt2``).
         checkpoint: checkpoint to load: a file, ``hf://…`` or ``https://…``; or an exported file, for which nothing of the
             config is used but ``train.device``. None: the published checkpoint for a name, downloaded on first use, or
             ``train.init_checkpoint`` of a config.
         min_score: score threshold of detections. A higher one saves the time and memory for their masks.
         device: "cpu", "cuda", …; None: ``train.device`` of the config, by default the GPU if there is one.
+        batch_size: images per batch. A batch has only images that are padded to the same size, so that the detections are those
+            of the images one by one, up to rounding.
+        precision: "fp32", or "bf16" or, on a GPU, "fp16" for autocast, which is faster on GPUs and on CPUs with AMX.
+        compile: whether to compile the parts of the model that can be, on the first batch, which takes a minute or more. The
+            number of graphs is logged.
+        tile: side of square tiles in pixels of the image, for small objects in large images: objects are detected in the tiles,
+            too, and merged with those in the whole image.
+        overlap: smallest overlap of neighboring tiles, as a fraction of their side.
+        tta: test-time augmentation: detect at three scales and in flipped images, too, and merge.
         trust_config: whether a ``config.yaml`` may call any function, like a ``.py`` config.
 
     Attributes:
@@ -48,8 +62,8 @@ class Predictor:
         model: the detector, in evaluation mode; an ``ExportedDetector`` for an exported file.
 
     Raises:
-        UserError: the name or the device does not exist, the config is invalid, or a package that runs an exported file is
-            missing.
+        UserError: the name or the device does not exist, the config or another argument is invalid, or a package that runs an
+            exported file is missing.
         CheckpointError: the checkpoint cannot be downloaded or read, or does not match the model.
     """
 
@@ -60,15 +74,30 @@ class Predictor:
         *,
         min_score: float = 0.0,
         device: str | None = None,
+        batch_size: int = 1,
+        precision: str = "fp32",
+        compile: bool = False,
+        tile: int | None = None,
+        overlap: float = 0.2,
+        tta: bool = False,
         trust_config: bool = False,
     ) -> None:
+        if batch_size < 1:
+            raise UserError(f"Predictor: batch_size should be 1 or more, got {batch_size}")
         self.min_score = min_score
+        self.batch_size = batch_size
+        self._views = ViewOptions(tile, overlap, tta)
         if not isinstance(config, DictConfig) and is_exported(config):
             cfg, weights = OmegaConf.create({"train": {"device": "cpu"}}), os.fspath(config)
         else:
             cfg, weights = config_and_checkpoint(config, checkpoint, trust_config)
         self.device = resolve_device(device or cfg.train.device)
+        self._dtype = autocast_dtype(precision, self.device)
         if is_exported(weights):
+            if compile or self._dtype is not None:
+                raise UserError(
+                    f"Predictor: precision and compile need a checkpoint, but {weights} is exported: its graph is fixed"
+                )
             exported = ExportedDetector(weights, self.device)
             names = exported.metadata.class_names
             self._mapper: TestMapper = instantiate(mapper_node(exported.metadata))
@@ -78,11 +107,17 @@ class Predictor:
             model, names = load_model(cfg, weights)
             self.model = model.to(self.device)
             _raise_score_thresholds(self.model, min_score)
+        self._compiled = Compiled(self.model) if compile else None
         self.categories = Categories.from_names(names)
         self.class_names: list[str] = self.categories.names
 
+    @property
+    def compiled_graphs(self) -> int:
+        """Number of graphs compiled so far; 0 without ``compile``, and before the first image."""
+        return 0 if self._compiled is None else self._compiled.graphs
+
     def __call__(self, images: ImageLike | Iterable[ImageLike]) -> dict[str, Any] | list[dict[str, Any]]:
-        """Detect objects in an image, or in several images one by one.
+        """Detect objects in an image, or in several images.
 
         Args:
             images: an image, or an iterable of images. Arrays are (H, W, 3) ``uint8`` in **RGB** (for OpenCV's BGR pass
@@ -91,7 +126,9 @@ class Predictor:
         Returns:
             For one image ``{"instances": Instances}``, as detectron2's models return it, on the CPU and sorted by descending
             score: ``pred_boxes`` (XYXY in pixels of the input image), ``scores``, ``pred_classes`` (indices into
-            ``class_names``) and, if the model predicts masks, ``pred_masks``. For several images a list of these dicts.
+            ``class_names``) and, if the model predicts masks, ``pred_masks``: a tensor, with tiles or test-time augmentation
+            :class:`~flash_internimage.structures.WindowMasks` (a tensor as ``pred_masks.tensor``). For several images a list of
+            these dicts.
 
         Raises:
             OSError: a file cannot be opened.
@@ -100,17 +137,44 @@ class Predictor:
         if isinstance(images, np.ndarray) and images.ndim == 4:
             images = list(images)
         if isinstance(images, np.ndarray | str | os.PathLike | Image.Image):
-            return self._detect(_to_array(images))
-        return [self._detect(_to_array(image)) for image in images]
+            return next(self.stream([images]))
+        return list(self.stream(images))
+
+    def stream(self, images: Iterable[ImageLike]) -> Iterator[dict[str, Any]]:
+        """Detect objects in images one after the other, without keeping them in memory; see :meth:`__call__`.
+
+        Files are decoded and resized in threads while the model runs. ``images`` is iterated up to five batches ahead.
+        """
+        detected = self._in_views(images) if not self._views.is_whole_image else self._in_batches(images)
+        for output in detected:
+            instances: Instances = output["instances"]
+            order = instances.scores.argsort(descending=True, stable=True)
+            kept = order[instances.scores[order] >= self.min_score]
+            yield {**output, "instances": select(instances, kept).to("cpu")}
+
+    def _in_batches(self, images: Iterable[ImageLike]) -> Iterator[dict[str, Any]]:
+        samples = map_ahead(self._sample, images, ahead=self.batch_size)
+        return detect_in_batches(
+            lambda batch: self._run(self.model, batch), samples, self.batch_size, padding_divisor(self.model)
+        )
+
+    def _in_views(self, images: Iterable[ImageLike]) -> Iterator[dict[str, Any]]:
+        mapper = ViewsMapper(self._mapper, self._views.tile, self._views.overlap, self._views.tta)
+        detector = ViewsDetector(self.model, self.batch_size, self.min_score)
+        for sample in map_ahead(lambda image: mapper.sample(_to_array(image)), images, ahead=1, threads=1):
+            yield from self._run(detector, [sample])
+
+    def _sample(self, image: ImageLike) -> dict[str, Any]:
+        array = _to_array(image)
+        return {"image": self._mapper.resized(array), "height": array.shape[0], "width": array.shape[1]}
 
     @torch.no_grad()
-    def _detect(self, image: np.ndarray) -> dict[str, Any]:
-        height, width = image.shape[:2]
-        (output,) = self.model([{"image": self._mapper.resized(image), "height": height, "width": width}])
-        instances: Instances = output["instances"]
-        order = instances.scores.argsort(descending=True, stable=True)
-        kept = order[instances.scores[order] >= self.min_score]
-        return {**output, "instances": select(instances, kept).to("cpu")}
+    def _run(self, model: nn.Module, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
+            outputs: list[dict[str, Any]] = model(batch)
+        if self._compiled is not None:
+            self._compiled.check()
+        return outputs
 
 
 def _raise_score_thresholds(model: torch.nn.Module, min_score: float) -> None:

@@ -2,77 +2,159 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TypeVar
 
 import numpy as np
+from detectron2.structures import Instances
 from PIL import Image
 from tqdm import tqdm
 
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation.drawing import draw_instances
 from flash_internimage.files import write_atomically
-from flash_internimage.images import decode_rgb, read_rgb
+from flash_internimage.images import UnreadableImage, decode_rgb, read_rgb
+from flash_internimage.structures import select
 
+from .ahead import iterate_ahead, map_ahead
 from .detections import Detections
 from .predictor import Predictor
 from .sources import STDIN, Source
-from .video import Video, write_video
+from .tracking import Tracker
+from .video import UnreadableVideo, Video, write_video
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image, or a frame of a video.
+
+    Attributes:
+        source: where it comes from.
+        image: (H, W, 3) ``uint8`` array in RGB.
+        number: index of the frame in the video, from 0; None for an image.
+    """
+
+    source: Source
+    image: np.ndarray
+    number: int | None = None
 
 
 class DetectionWriter:
-    """Detects objects in one source after the other, writes visualizations, and collects detections for ``detections.json``.
+    """Detects objects in sources, writes visualizations, and collects detections for ``detections.json``.
 
     Args:
+        predictor: detects objects; for tracking, with scores from :data:`.tracking.LOW_SCORE` on.
         output: folder for the files, which exists.
+        min_score: detections with lower scores are dropped, except from a track.
+        track: whether to give the objects in videos ids that stay the same.
 
     Attributes:
         detections: the detections so far.
     """
 
-    def __init__(self, predictor: Predictor, output: Path) -> None:
+    def __init__(self, predictor: Predictor, output: Path, min_score: float = 0.0, track: bool = False) -> None:
         self.predictor = predictor
         self.output = output
         self.detections = Detections(predictor.categories)
+        self._min_score = min_score
+        self._track = track
 
-    def write(self, source: Source, contents: np.ndarray | Video) -> None:
-        """Write the visualization of an image or a video.
+    def write(self, sources: Sequence[Source]) -> Iterator[tuple[Source, str | None]]:
+        """Write the visualizations of images and videos, whose files are read ahead.
 
-        Args:
-            contents: what :func:`read_source` returned for ``source``.
+        Yields:
+            Each source when it is done, with None; or with the reason why it was skipped.
         """
-        if isinstance(contents, Video):
-            self._write_video(source, contents)
-        else:
-            self._write_image(source, contents)
+        for is_video, group in itertools.groupby(sources, lambda source: source.is_video):
+            run = list(group)
+            yield from map(self._write_video, run) if is_video else self._write_images(run)
 
     def write_detections(self) -> None:
         """Write ``detections.json``."""
         text = json.dumps(self.detections.as_coco())
         write_atomically(self.output / "detections.json", lambda path: path.write_text(text, encoding="utf-8"))
 
-    def _write_image(self, source: Source, image: np.ndarray) -> None:
-        target = self.output / f"{source.name}.jpg"
-        drawn = Image.fromarray(self._draw(source, image, target.name))
-        write_atomically(target, lambda path: drawn.save(path, format="JPEG", quality=92, subsampling=0))
+    def _write_images(self, sources: Iterable[Source]) -> Iterator[tuple[Source, str | None]]:
+        skipped: deque[tuple[Source, str]] = deque()
 
-    def _write_video(self, source: Source, video: Video) -> None:
+        def frames() -> Iterator[Frame]:
+            for source, contents in map_ahead(lambda s: (s, _read(s)), sources, ahead=self.predictor.batch_size):
+                if isinstance(contents, str):
+                    skipped.append((source, contents))
+                elif isinstance(contents, np.ndarray):
+                    yield Frame(source, contents)
+
+        for frame, instances in self._detected(frames()):
+            while skipped:
+                yield skipped.popleft()
+            target = self.output / f"{frame.source.name}.jpg"
+            drawn = Image.fromarray(self._draw(frame, self._above_threshold(instances), target.name))
+            write_atomically(target, partial(drawn.save, format="JPEG", quality=92, subsampling=0))
+            yield frame.source, None
+        yield from skipped
+
+    def _write_video(self, source: Source) -> tuple[Source, str | None]:
+        video = _read(source)
+        if not isinstance(video, Video):
+            return source, str(video)
         target = self.output / f"{source.name}.mp4"
+        frames = self._video_frames(source, video, target.name)
+        if video.is_live:
+            frames = until_interrupted(frames)
+        write_atomically(target, lambda path: write_video(path, frames, video.frames_per_second))
+        return source, None
 
-        def frames() -> Iterator[np.ndarray]:
-            with tqdm(video, desc=source.name, total=video.length or None, unit="frame", leave=False) as progress:
-                for number, frame in enumerate(progress):
-                    yield self._draw(source, frame, target.name, number)
+    def _video_frames(self, source: Source, video: Video, file_name: str) -> Iterator[np.ndarray]:
+        """Yield the visualizations of the frames."""
+        keep: Callable[[Instances], Instances] = self._above_threshold
+        if self._track:
+            keep = Tracker(self._min_score, video.frames_per_second).update
+        images = iterate_ahead(video, self.predictor.batch_size)
+        frames = (Frame(source, image, number) for number, image in enumerate(images))
+        with tqdm(desc=source.name, total=video.length or None, unit="frame", leave=False) as progress:
+            for frame, instances in self._detected(frames):
+                yield self._draw(frame, keep(instances), file_name)
+                progress.update()
 
-        write_atomically(target, lambda path: write_video(path, frames(), video.frames_per_second))
+    def _detected(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Instances]]:
+        """Yield each frame with its detections; the predictor takes some frames ahead."""
+        waiting: deque[Frame] = deque()
 
-    def _draw(self, source: Source, image: np.ndarray, file_name: str, frame: int | None = None) -> np.ndarray:
-        instances = cast(dict[str, Any], self.predictor(image))["instances"]
-        self.detections.add(source.path, instances, file_name, frame)
-        return draw_instances(image, instances, self.predictor.class_names)
+        def images() -> Iterator[np.ndarray]:
+            for frame in frames:
+                waiting.append(frame)
+                yield frame.image
+
+        for output in self.predictor.stream(images()):
+            yield waiting.popleft(), output["instances"]
+
+    def _above_threshold(self, instances: Instances) -> Instances:
+        return select(instances, (instances.scores >= self._min_score).nonzero()[:, 0])
+
+    def _draw(self, frame: Frame, instances: Instances, file_name: str) -> np.ndarray:
+        self.detections.add(frame.source.label, instances, file_name, frame.number)
+        return draw_instances(frame.image, instances, self.predictor.class_names)
+
+
+def until_interrupted(items: Iterable[T]) -> Iterator[T]:
+    """Yield items until Ctrl-C, which ends a live source; before the first item it is raised."""
+    started = False
+    try:
+        for item in items:
+            yield item
+            started = True
+    except KeyboardInterrupt:
+        if not started:
+            raise
 
 
 def read_source(source: Source) -> np.ndarray | Video:
@@ -85,7 +167,15 @@ def read_source(source: Source) -> np.ndarray | Video:
     """
     if source.path == STDIN:
         return decode_rgb(sys.stdin.buffer.read(), "standard input")
-    return Video(source.path) if source.is_video else read_rgb(source.path)
+    return Video(source) if source.is_video else read_rgb(source.path)
+
+
+def _read(source: Source) -> np.ndarray | Video | str:
+    """Read a source; if it cannot be read, return the reason."""
+    try:
+        return read_source(source)
+    except (OSError, UnreadableImage, UnreadableVideo) as error:
+        return f"{source.label}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
 def require_separate_output(output: Path, sources: Sequence[Source]) -> None:
@@ -95,6 +185,6 @@ def require_separate_output(output: Path, sources: Sequence[Source]) -> None:
         UserError: an input lies in the output folder.
     """
     folder = output.resolve()
-    inside = [source.path for source in sources if source.path != STDIN and Path(source.path).resolve().parent == folder]
+    inside = [source.path for source in sources if source.is_file and Path(source.path).resolve().parent == folder]
     if inside:
         raise UserError(f"--output {output}: holds an input, {inside[0]}, which could be overwritten; choose another folder")

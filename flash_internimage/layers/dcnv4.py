@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from flash_internimage.errors import UserError
 from flash_internimage.ops import dcnv4
 
+from .linear import Linear
+
 
 class DCNv4(nn.Module):
     """Deformable convolution that predicts its offsets and modulation scalars from its own input.
@@ -85,10 +87,10 @@ class DCNv4(nn.Module):
 
         if dw_kernel_size is not None:
             self.offset_mask_dw = nn.Conv2d(channels, channels, dw_kernel_size, padding=dw_kernel_size // 2, groups=channels)
-        self.offset_mask = nn.Linear(channels, offset_mask_channels(kernel_size, group, remove_center))
+        self.offset_mask = Linear(channels, offset_mask_channels(kernel_size, group, remove_center))
         if not without_pointwise:
-            self.value_proj = nn.Linear(channels, channels)
-            self.output_proj = nn.Linear(channels, channels, bias=output_bias)
+            self.value_proj = Linear(channels, channels)
+            self.output_proj = Linear(channels, channels, bias=output_bias)
         if center_feature_scale:
             self.center_feature_scale_proj_weight = nn.Parameter(torch.zeros(group, channels))
             self.center_feature_scale_proj_bias = nn.Parameter(torch.zeros(group))

@@ -13,6 +13,7 @@ from flash_internimage.errors import UserError
 from flash_internimage.ops import dcnv4
 
 from .dcnv4 import offset_mask_channels, window_centers
+from .linear import Linear
 
 CHANNELS_PER_GROUP = 16
 """Channels per group in all published models."""
@@ -77,9 +78,9 @@ class DCNv4Conv2d(nn.Module):
         self.dilation = dilation
         self.groups = groups
 
-        self.offset_mask = nn.Linear(in_channels, offset_mask_channels(kernel_size, groups, remove_center=False))
-        self.value_proj = nn.Linear(in_channels, out_channels)
-        self.output_proj = nn.Linear(out_channels, out_channels, bias=bias)
+        self.offset_mask = Linear(in_channels, offset_mask_channels(kernel_size, groups, remove_center=False))
+        self.value_proj = Linear(in_channels, out_channels)
+        self.output_proj = Linear(out_channels, out_channels, bias=bias)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from flash_internimage.errors import UserError
 
 from ..ops import ms_deform_attn
+from .linear import Linear
 
 
 def sampling_directions(num_heads: int) -> Tensor:
@@ -74,10 +75,10 @@ class MSDeformAttn(nn.Module):
         self.num_heads = num_heads
         self.num_levels = num_levels
         self.num_points = num_points
-        self.sampling_offsets = nn.Linear(embed_dim, num_heads * num_levels * num_points * 2)
-        self.attention_weights = nn.Linear(embed_dim, num_heads * num_levels * num_points)
-        self.value_proj = nn.Linear(embed_dim, embed_dim)
-        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        self.sampling_offsets = Linear(embed_dim, num_heads * num_levels * num_points * 2)
+        self.attention_weights = Linear(embed_dim, num_heads * num_levels * num_points)
+        self.value_proj = Linear(embed_dim, embed_dim)
+        self.output_proj = Linear(embed_dim, embed_dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

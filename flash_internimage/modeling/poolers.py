@@ -12,6 +12,11 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from flash_internimage.layers.linear import reuses_memory
+from flash_internimage.ops import _extension
+
+from .roi_align import roi_align as roi_align_by_attention
+
 
 def assign_levels(boxes: Tensor, num_levels: int, finest_size: float) -> Tensor:
     """Assign each box to a pyramid level: 0 below a size of 2 * ``finest_size``, 1 below 4 * ``finest_size``, and so on.
@@ -63,6 +68,8 @@ class RoIPooler(nn.Module):
         rois = torch.cat([numbers, corners], dim=1)
         levels = assign_levels(corners, len(self.strides), self.finest_size)
 
+        if reuses_memory(features[0]) and _extension.is_available():
+            return self._pool_channels_last(features, rois, levels)
         channels = features[0].shape[1]
         pooled = features[0].new_zeros(rois.shape[0], channels, self.output_size, self.output_size)
         for level, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
@@ -70,6 +77,15 @@ class RoIPooler(nn.Module):
             region = self._pool_level(feature.to(dtype), rois[members], stride)
             # Levels without boxes are pooled too, so that they stay in the autograd graph.
             pooled.index_put_((members,), region.to(pooled.dtype))
+        return pooled
+
+    def _pool_channels_last(self, features: Sequence[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
+        """Equivalent of the rest of :meth:`forward` without autograd; in half precision no feature map is converted."""
+        size = self.output_size
+        pooled = features[0].new_zeros(len(rois), size, size, features[0].shape[1]).permute(0, 3, 1, 2)
+        for level, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
+            members = (levels == level).nonzero().flatten()
+            pooled[members] = roi_align_by_attention(feature, rois[members], size, 1 / stride)
         return pooled
 
     def pool_batch(self, features: Sequence[Tensor], boxes: Tensor) -> Tensor:

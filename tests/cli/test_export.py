@@ -1,5 +1,6 @@
 """Export from the command line: a verified file that predicts and evaluates like its checkpoint, also without torch."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from PIL import Image
 
 from flash_internimage import Predictor, model_zoo
 from flash_internimage.data.resize import resize_bilinear
-from flash_internimage.export import writing
+from flash_internimage.export import verification, writing
 
 DINO = "dino_flash_internimage_nano"
 SMALL = (
@@ -82,7 +83,7 @@ def test_onnx_file(flash_internimage, small, image, tmp_path, repository):
     done = flash_internimage("export", "--config-file", config, "--weights", weights, "--output", file)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("operators for onnxruntime: largest difference ")
-    assert done.stdout.count(" 0 without a partner") == 2
+    assert done.stdout.count(" 0 without a partner") == 3
     assert f"{file}: DINO, 4 classes, any size, " in done.stdout
 
     ours, theirs = (Predictor(*args, device="cpu") for args in ((config, weights), (file,)))
@@ -108,6 +109,33 @@ def test_onnx_file(flash_internimage, small, image, tmp_path, repository):
     assert len(written["annotations"]) == len(expected)
 
 
+@pytest.mark.slow
+def test_program_in_half_precision_for_two_images(flash_internimage, small, image, tmp_path, monkeypatch):
+    # With random weights hundreds of scores are equal within the tolerance, and rounding decides which queries are selected.
+    tolerance = dataclasses.replace(verification.tolerance_of("bf16"), unmatched=1.0)
+    monkeypatch.setattr(verification, "tolerance_of", lambda precision: tolerance)
+    file = tmp_path / "model.pt2"
+    arguments = ["--config-file", small / "config.yaml", "--weights", small / "model.pth", "--output", file]
+    done = flash_internimage("export", *arguments, "--batch", "2", "--precision", "bf16", "--size", "128", "192")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 x 3 x 128 x 192: ") == 2
+
+    theirs = Predictor(file, device="cpu")
+    theirs.model.train().eval()  # as an evaluation does
+    assert theirs.model.metadata.precision == "bf16"
+    weights = torch.export.load(file).state_dict
+    assert {tensor.dtype for name, tensor in weights.items() if "offset" in name} == {torch.float32}
+    assert torch.bfloat16 in {tensor.dtype for tensor in weights.values()}
+    expected = Predictor(small / "config.yaml", small / "model.pth", device="cpu")(image)["instances"]
+    torch.testing.assert_close(theirs(image)["instances"].scores, expected.scores, rtol=0, atol=32 * 2**-8)
+
+
+def test_bfloat16_in_onnx_is_refused(flash_internimage, tmp_path):
+    done = flash_internimage("export", "--config-file", DINO, "--output", tmp_path / "m.onnx", "--precision", "bf16")
+    assert done.returncode == 1
+    assert "an ONNX file should be in fp32 or fp16, got bf16" in done.stderr
+
+
 def test_the_example_resizes_as_in_training(repository, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.syspath_prepend(str(repository / "examples"))
@@ -121,7 +149,6 @@ def test_the_example_resizes_as_in_training(repository, monkeypatch):
 
 
 def test_a_file_that_differs_from_its_model_is_not_written(flash_internimage, small, tmp_path, monkeypatch):
-    from flash_internimage.export import verification
     from flash_internimage.inference import exporting
 
     def wrong(path, runtime=None):

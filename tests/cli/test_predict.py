@@ -12,7 +12,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from flash_internimage import Predictor
-from flash_internimage.inference import writer
+from flash_internimage.cli import predict as predict_command
+from flash_internimage.inference import video, writer
 
 CONFIG = "configs/shapes/mask_rcnn_flash_internimage_nano.py"
 
@@ -114,6 +115,106 @@ def test_video(predict, tmp_path):
     assert not written.read()[0]
     assert frames[2][200, 200, 2] > 100
     assert frames[2][200, 200, 0] < 30
+
+
+def write_moving_square(path):
+    """A square that moves to the right, over six frames."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 64))
+    for step in range(6):
+        frame = np.zeros((64, 96, 3), np.uint8)
+        frame[20:44, 10 + 4 * step : 34 + 4 * step] = 255
+        writer.write(frame)
+    writer.release()
+
+
+def test_tracked_objects_keep_their_ids(predict, tmp_path):
+    pytest.importorskip("trackers")
+    write_moving_square(tmp_path / "clip.avi")
+    code, _, _, output = predict("--source", tmp_path / "clip.avi", "--track")
+    assert code == 0
+    annotations = json.loads((output / "detections.json").read_text())["annotations"]
+    frames = {}
+    for annotation in annotations:
+        if "track_id" in annotation:
+            frames.setdefault(annotation["track_id"], []).append(annotation["image_id"])
+    assert max(map(len, frames.values())) == 5  # from the second frame on
+    assert all(sorted(set(found)) == found for found in frames.values())  # once per frame
+    assert all("track_id" not in annotation for annotation in annotations if annotation["image_id"] == 1)
+
+
+def test_a_camera_until_it_is_interrupted(predict, tmp_path, monkeypatch):
+    class Camera:
+        """A camera without an end; the third visualization is interrupted."""
+
+        read = staticmethod(lambda: (True, np.zeros((48, 64, 3), np.uint8)))
+        get = staticmethod(lambda name: 0.0)
+        release = staticmethod(lambda: None)
+
+    monkeypatch.setattr(video.cv2, "VideoCapture", lambda number: Camera())
+    draw, drawn = writer.draw_instances, []
+
+    def draw_two(image, *arguments):
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        drawn.append(draw(image, *arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(writer, "draw_instances", draw_two)
+    code, out, _, output = predict("--source", "0", threshold="0.9")
+    assert code == 0
+    assert names(output) == ["camera0.mp4", "detections.json"]
+    assert "1 sources" in out
+    images = json.loads((output / "detections.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == ["0"] * 3
+
+
+def test_batches_give_the_same_detections(predict, tmp_path):
+    for seed in range(5):
+        Image.fromarray(noise(40 + 8 * (seed % 2), 60, seed)).save(tmp_path / f"{seed}.png")
+    (tmp_path / "list.txt").write_text("\n".join(str(tmp_path / f"{seed}.png") for seed in range(5)))
+    assert predict("--source", tmp_path / "list.txt")[0] == 0
+    one_by_one = json.loads((tmp_path / "out/detections.json").read_text())
+    assert predict("--source", tmp_path / "list.txt", "--batch-size", "3")[0] == 0
+    batches = json.loads((tmp_path / "out/detections.json").read_text())
+    assert batches["images"] == one_by_one["images"]
+    assert len(batches["annotations"]) == len(one_by_one["annotations"])
+    for ours, theirs in zip(batches["annotations"], one_by_one["annotations"], strict=True):
+        assert ours["category_id"] == theirs["category_id"]
+        # Batches sum in another order: some roundings of float32 in a network of 100 layers.
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
+        assert ours["bbox"] == pytest.approx(theirs["bbox"], abs=1e-2)
+
+
+def test_tiles(predict, tmp_path):
+    Image.fromarray(noise(100, 150)).save(tmp_path / "a.png")
+    assert predict("--source", tmp_path / "a.png")[0] == 0
+    whole = json.loads((tmp_path / "out/detections.json").read_text())["annotations"]
+    assert predict("--source", tmp_path / "a.png", "--tile", "64", "--overlap", "0.25")[0] == 0
+    tiled = json.loads((tmp_path / "out/detections.json").read_text())["annotations"]
+    assert len(tiled) > len(whole)
+    assert all(mask_util.decode(annotation["segmentation"]).shape == (100, 150) for annotation in tiled)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        pytest.param(["--overlap", "0.3"], 2, "--overlap needs --tile", id="overlap without tiles"),
+        pytest.param(["--precision", "fp16"], 1, "precision fp16 needs a GPU", id="half precision on a CPU"),
+    ],
+)
+def test_flags_that_do_not_fit(predict, tmp_path, flags, code, message):
+    Image.fromarray(noise()).save(tmp_path / "a.png")
+    done, _, err, output = predict("--source", tmp_path / "a.png", *flags)
+    assert (done, err.count("\n")) == (code, 1)
+    assert message in err
+    assert names(output) is None
+
+
+def test_bfloat16_is_suggested_where_it_is_fast(predict, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_command, "has_fast_bfloat16", lambda: True)
+    Image.fromarray(noise()).save(tmp_path / "a.png")
+    assert "this processor has AMX: --precision bf16 is faster" in predict("--source", tmp_path / "a.png")[2]
+    assert "AMX" not in predict("--source", tmp_path / "a.png", "--precision", "bf16")[2]
 
 
 def test_standard_input(predict, monkeypatch):

@@ -32,7 +32,7 @@ from flash_internimage.engine.stopping import StopRequest
 pytestmark = pytest.mark.usefixtures("small_shapes")
 
 
-def train_loader(num_workers=0, start_iteration=0, batch_size=3, **mapper):
+def train_loader(num_workers=0, start_iteration=0, batch_size=3, sampler="TrainingSampler", threshold=0.001, **mapper):
     mapper = {"augmentations": [RandomFlip(), ResizeToFit([60, 70, 80], 120), CropRange(30, 60)], **mapper}
     return build_train_loader(
         training_dataset_dicts("small_shapes_train"),
@@ -41,6 +41,8 @@ def train_loader(num_workers=0, start_iteration=0, batch_size=3, **mapper):
         num_workers=num_workers,
         seed=11,
         start_iteration=start_iteration,
+        sampler=sampler,
+        repeat_threshold=threshold,
     )
 
 
@@ -120,6 +122,32 @@ def test_bad_arguments(monkeypatch, batch_size, seed, message):
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
     with pytest.raises(ValueError, match=message):
         build_train_loader([{"width": 2, "height": 1}], TrainingMapper([]), batch_size, 0, seed)
+
+
+REPEATED = {"sampler": "RepeatFactorTrainingSampler", "threshold": 1.0}
+
+
+@pytest.mark.parametrize(("num_workers", "start"), [(2, 0), (0, 4), (2, 3)])
+def test_repeated_images_do_not_depend_on_loader_processes_or_start(num_workers, start):
+    expected = take(train_loader(**REPEATED), 9)
+    plain = take(train_loader(), 9)
+    assert [s["image_id"] for s in itertools.chain(*expected)] != [s["image_id"] for s in itertools.chain(*plain)]
+    assert_equal(take(train_loader(num_workers, start, **REPEATED), 9 - start), expected[start:])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"sampler": "RepeatFactor"},
+            "dataloader.train.sampler=RepeatFactor: expected TrainingSampler or Repeat",
+        ),
+        ({**REPEATED, "threshold": 2.0}, "dataloader.train.repeat_threshold=2.0: expected a fraction of the images above 0"),
+    ],
+)
+def test_wrong_sampler_is_one_sentence(options, message):
+    with pytest.raises(ValueError, match=message):
+        train_loader(**options)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

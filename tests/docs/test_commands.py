@@ -41,8 +41,13 @@ NEEDS = {
     "a C++ compiler",
     "a CUDA toolkit",
     "a GPU",
+    "a camera",
     "minutes",
     "the network",
+    "a Hugging Face account",
+    "detections",
+    "FiftyOne",
+    "supervision",
 }
 LANGUAGES = {"python", "sh", "text"}
 FOLDERS = "benchmarks|configs|csrc|docs|flash_internimage|projects|tests|tools"

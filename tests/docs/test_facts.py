@@ -45,7 +45,7 @@ def test_error_messages_that_are_headings_are_given_by_the_code(repository, mess
         ("custom_data.md", "re-initialized for another number of classes ("),
         ("custom_data.md", ", of them without objects "),
         ("custom_data.md", ", of them to train on "),
-        ("custom_data.md", " images with their objects: "),
+        ("custom_data.md", " with objects: "),
         ("overrides.md", "unknown config key "),
     ],
     ids=["CUDA kernels", "loss", "GPU", "classes", "images", "annotations", "grid", "key"],

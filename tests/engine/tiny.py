@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import get_event_storage
 from torch import nn
 
 
@@ -101,7 +102,14 @@ def tiny_test_loader(count: int = 3) -> list[list[dict[str, Any]]]:
 
 
 class TinyEvaluator(DatasetEvaluator):
-    """Reports the negative distance to the targets as AP, which grows as the model learns."""
+    """Reports the negative distance to the targets as AP, which grows as the model learns; or the given values.
+
+    Args:
+        given: AP after iterations 1, 3, 5, … of a run; empty: the distance.
+    """
+
+    def __init__(self, given: Sequence[float] = ()) -> None:
+        self.given = given
 
     def reset(self) -> None:
         self.errors: list[float] = []
@@ -111,6 +119,8 @@ class TinyEvaluator(DatasetEvaluator):
             self.errors.append(float((found["instances"].pred_boxes.tensor.cpu() - given["target"]).abs().mean()))
 
     def evaluate(self) -> dict[str, Any]:
+        if self.given:
+            return {"bbox": {"AP": self.given[get_event_storage().iter // 2]}}
         return {"bbox": {"AP": -sum(self.errors) / len(self.errors)}}
 
 

@@ -8,6 +8,7 @@ from detectron2.utils.visualizer import Visualizer
 
 from flash_internimage.evaluation import drawing
 from flash_internimage.evaluation.drawing import class_color, draw_annotations, draw_instances, grid, side_by_side
+from flash_internimage.structures import WindowMasks
 
 GRAY = np.full((60, 80, 3), 128, dtype=np.uint8)
 
@@ -37,6 +38,42 @@ def test_detections_below_the_threshold_are_not_drawn():
     rows, columns = changed(draw_instances(GRAY, found, ["star"], min_score=0.5, scale=1.0))
     assert rows.stop < 40
     assert columns.start > 20
+
+
+def with_mask():
+    """A detection with a mask of two parts, one of which has a hole; and the same with its mask in a window."""
+    mask = torch.zeros(1, 60, 80, dtype=torch.bool)
+    mask[0, 20:40, 30:50] = True
+    mask[0, 25:35, 35:45] = False
+    mask[0, 42:50, 30:38] = True
+    fields = {"scores": torch.tensor([0.9]), "pred_classes": torch.tensor([0])}
+    boxes = Boxes(torch.tensor([[30.0, 20.0, 50.0, 50.0]]))
+    whole = Instances((60, 80), pred_boxes=boxes, pred_masks=mask, **fields)
+    windows = WindowMasks.from_bitmaps(mask, (0, 0, 80, 60), (60, 80))
+    return whole, Instances((60, 80), pred_boxes=boxes, pred_masks=windows, **fields)
+
+
+def test_masks_in_windows_are_drawn_like_bitmaps():
+    whole, in_window = with_mask()
+    assert np.array_equal(draw_instances(GRAY, whole, ["star"]), draw_instances(GRAY, in_window, ["star"]))
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["bitmaps", "windows"])
+def test_large_images_are_shrunk(monkeypatch, number):
+    monkeypatch.setattr(drawing, "_LARGEST_SIDE", 40)
+    monkeypatch.setattr(drawing, "legible_scale", lambda height, width: 1.0)
+    drawn = draw_instances(GRAY, with_mask()[number], [""])
+    assert drawn.shape == (30, 40, 3)
+    inside = (drawn != 128).any(axis=2)
+    assert inside[10:20, 15:25].all()
+
+
+def test_tracks_are_named_in_the_label():
+    found = with_mask()[0]
+    found.track_ids = torch.tensor([12])
+    assert drawing._labels_of(found) == ["#12 90%"]
+    found.track_ids = torch.tensor([-1])
+    assert drawing._labels_of(found) == ["90%"]
 
 
 def test_small_images_are_enlarged_until_labels_are_legible():

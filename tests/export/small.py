@@ -9,16 +9,17 @@ from torch import Tensor, nn
 from flash_internimage import model_zoo
 
 FAMILIES = ["mask_rcnn", "cascade", "retinanet", "dino"]
-# Layers whose initial weights would give boxes near the anchors, equal scores and regular sampling points.
+# Layers whose initial weights would give boxes near the anchors, equal scores and regular sampling points, and the spread of
+# their outputs for inputs with a spread of 1.
 _DRAWN = {
-    "cls_score": 0.3,
-    "class_heads": 0.3,
-    "bbox_pred": 0.05,
-    "box_heads": 0.05,
-    "anchor_deltas": 0.05,
-    "objectness_logits": 0.05,
-    "offset_mask": 0.05,
-    "sampling_offsets": 0.05,
+    "cls_score": 2.4,
+    "class_heads": 2.4,
+    "bbox_pred": 0.4,
+    "box_heads": 0.4,
+    "anchor_deltas": 0.4,
+    "objectness_logits": 0.4,
+    "offset_mask": 0.2,
+    "sampling_offsets": 0.3,
 }
 
 
@@ -37,13 +38,18 @@ def build(family: str) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = instantiate(config).eval()
-        for name, parameter in model.named_parameters():
-            layer = next((layer for layer in _DRAWN if layer in name), None)
-            if layer is not None and name.endswith("weight"):
-                nn.init.normal_(parameter, std=_DRAWN[layer])
-            elif layer in ("cls_score", "class_heads"):
-                nn.init.zeros_(parameter)
+        spread(model)
     return model
+
+
+def spread(model: nn.Module) -> None:
+    """Replace the initial weights with which a model would detect nothing, or the same everywhere, by random ones."""
+    for name, parameter in model.named_parameters():
+        layer = next((layer for layer in _DRAWN if layer in name), None)
+        if layer is not None and name.endswith("weight"):
+            nn.init.normal_(parameter, std=_DRAWN[layer] / parameter[0].numel() ** 0.5)
+        elif layer in ("cls_score", "class_heads"):
+            nn.init.zeros_(parameter)
 
 
 def draw(sizes: list[tuple[int, int]], height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ METADATA = Metadata(
     height=None,
     width=None,
     batch=1,
+    precision="fp32",
     has_masks=False,
     versions={"torch": "2.14.1"},
 )

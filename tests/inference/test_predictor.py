@@ -199,3 +199,91 @@ def test_invalid_images(predictor, image, error, message):
 def test_invalid_configs(config, checkpoint, message):
     with pytest.raises((ValueError, OSError), match=message):
         Predictor(config, checkpoint, device="cpu")
+
+
+def matched(ours, theirs):
+    """Largest differences between the boxes and between the scores of equal detections."""
+    assert ours.pred_classes.tolist() == theirs.pred_classes.tolist()
+    boxes = (ours.pred_boxes.tensor - theirs.pred_boxes.tensor).abs().max().item()
+    return boxes, (ours.scores - theirs.scores).abs().max().item()
+
+
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_batches_of_unequal_images_give_the_detections_of_each_alone(predictor, nano_checkpoint, batch_size):
+    random = np.random.RandomState(1)
+    sizes = [(60, 90), (90, 60), (64, 90), (60, 90), (80, 90), (60, 89), (90, 60)]
+    images = [random.randint(0, 256, (*size, 3)).astype(np.uint8) for size in sizes]
+    batched = Predictor(NANO, nano_checkpoint, device="cpu", batch_size=batch_size)
+    shapes = []
+    batched.model.register_forward_pre_hook(lambda _, inputs: shapes.append(len(inputs[0])))
+    for ours, image in zip(batched(images), images, strict=True):
+        # Batches are summed in another order, which is some roundings of float32: padding would change scores by 0.01.
+        boxes, scores = matched(ours["instances"], predictor(image)["instances"])
+        assert boxes < 1e-2
+        assert scores < 1e-5
+        assert ours["instances"].image_size == image.shape[:2]
+    assert max(shapes) > 1
+    assert sum(shapes) == len(images)
+
+
+def test_a_stream_keeps_few_images(predictor, image):
+    taken = []
+    outputs = predictor.stream(taken.append(0) or image for _ in range(50))
+    assert_same(next(outputs), predictor(image))
+    assert len(taken) <= 5
+    outputs.close()
+
+
+FAMILIES = [NANO, "cascade_flash_internimage_nano", "dino_flash_internimage_nano"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_detects_in_tiles_and_augmented_views(name, tmp_path):
+    cfg = model_zoo.get_config(name)
+    torch.manual_seed(0)
+    torch.save(instantiate(cfg.model).state_dict(), tmp_path / "model.pth")
+    cfg.train.init_checkpoint = str(tmp_path / "model.pth")
+    image = np.random.RandomState(0).randint(0, 256, (100, 150, 3)).astype(np.uint8)
+    plain = Predictor(cfg, device="cpu")(image)["instances"]
+    for options in ({"tile": 90}, {"tta": True}):
+        found = Predictor(cfg, device="cpu", batch_size=2, **options)(image)["instances"]
+        assert found.image_size == (100, 150)
+        assert set(found.get_fields()) == set(plain.get_fields())
+        assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+        assert found.scores[0] >= plain.scores[0]
+        boxes = found.pred_boxes.tensor
+        assert (boxes >= 0).all()
+        assert (boxes <= torch.tensor([150, 100, 150, 100])).all()
+        if found.has("pred_masks"):
+            assert found.pred_masks.tensor.shape == (len(found), 100, 150)
+
+
+def test_views_of_a_window_alone_are_those_of_the_model(nano_checkpoint, predictor, image):
+    """With one tile as large as the image there is one view; its detections are merged with nothing."""
+    found = Predictor(NANO, nano_checkpoint, device="cpu", tile=90)(image)["instances"]
+    plain = predictor(image)["instances"]
+    assert len(found) <= len(plain)
+    best = found.scores.argmax()
+    torch.testing.assert_close(found.pred_boxes.tensor[best], plain.pred_boxes.tensor[0])
+    assert torch.equal(found.pred_masks[best : best + 1].tensor[0], plain.pred_masks[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"batch_size": 0}, "batch_size should be 1 or more, got 0", id="batch"),
+        pytest.param({"precision": "fp8"}, "precision should be one of fp32, bf16, fp16", id="precision"),
+        pytest.param({"tile": -1}, "tile should be a number of pixels", id="tile"),
+        pytest.param({"overlap": 2}, "overlap should be a fraction", id="overlap"),
+    ],
+)
+def test_invalid_options(nano_checkpoint, options, message):
+    with pytest.raises(ValueError, match=message):
+        Predictor(NANO, nano_checkpoint, device="cpu", **options)
+
+
+@pytest.mark.parametrize("options", [{"precision": "bf16"}, {"compile": True}], ids=["precision", "compile"])
+def test_an_exported_file_is_run_as_it_is(tmp_path, options):
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(ValueError, match="precision and compile need a checkpoint, but .*model.onnx is exported"):
+        Predictor(tmp_path / "model.onnx", device="cpu", **options)

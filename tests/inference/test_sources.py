@@ -1,5 +1,6 @@
 """Input sources: files, folders, patterns and standard input."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,64 @@ def test_sources_are_found(find, inputs, expected):
 
 def test_other_files_in_a_folder_are_skipped_and_returned(find):
     assert find(".")[1] == ["notes.txt", "report.pdf"]
+
+
+def test_lists_name_inputs_of_all_kinds(find):
+    Path("lists").mkdir()
+    Path("lists/beside.png").touch()
+    Path("lists/all.txt").write_text("# photos\na.png\n\nbeside.png\nsub\n*.JPG\nrtsp://host/live\nmissing.jpg\n")
+    found = [path for path, _ in find("lists/all.txt", "clip.MP4")[0]]
+    assert found == [
+        "a.png",
+        "lists/beside.png",
+        "sub/a.webp",
+        "sub/c.jpg",
+        "b.JPG",
+        "rtsp://host/live",
+        "missing.jpg",
+        "clip.MP4",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b"# nothing\n", "should list inputs, one per line, but is empty", id="empty"),
+        pytest.param(b"\xff\xfe\x00", "one per line in UTF-8, but is not text", id="binary"),
+        pytest.param(b"other.txt\n", "should not contain another list", id="list in a list"),
+        pytest.param(None, "cannot be opened (No such file", id="missing"),
+    ],
+)
+def test_lists_that_are_refused(find, tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        find("list.txt")
+
+
+def test_cameras_and_urls_are_videos():
+    camera, stream = Source("0", "camera0"), Source("rtsp://me:secret@host:554/live?key=1", "x")
+    assert camera.is_video
+    assert camera.is_camera
+    assert stream.is_video
+    assert stream.is_url
+    assert not camera.is_file
+    assert not stream.is_file
+    assert stream.label == "rtsp://host:554/live"  # neither password nor key in files and messages
+
+
+def test_cameras_and_urls_have_names_for_files(find):
+    assert find("0", "rtsp://me:secret@host:554/live?key=1", "http://host/clip.mp4")[0] == [
+        ("0", "camera0"),
+        ("rtsp://me:secret@host:554/live?key=1", "host_554_live"),
+        ("http://host/clip.mp4", "host_clip.mp4"),
+    ]
+
+
+def test_a_file_with_the_name_of_a_camera_is_a_file(find):
+    Path("7").touch()
+    assert not Source("7", "7").is_video
+    assert find("7")[0] == [("7", "7")]
 
 
 def test_videos_are_recognized_by_their_suffix():

@@ -36,6 +36,17 @@ def test_equals_detectron2_in_float32():
     assert_close(ours(levels, boxes), theirs(levels, boxes))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_inference_equals_training(dtype: torch.dtype):
+    levels, boxes = [level.to(dtype) for level in features()], [random_boxes(20), random_boxes(11)]
+    pooler = RoIPooler(output_size=7, strides=[4, 8, 16])
+    with_autograd = pooler(levels, boxes)
+    with torch.no_grad():
+        pooled = pooler(levels, boxes)
+    assert pooled.dtype == dtype
+    assert_close(pooled, with_autograd, rtol=10 * torch.finfo(dtype).eps, atol=1e-4)
+
+
 def test_images_and_levels_without_boxes():
     pooler, levels = RoIPooler(output_size=2, strides=[4, 8, 16]), features()
     small, none = PreciseBoxes(square(10).float()), PreciseBoxes(torch.zeros(0, 4))

@@ -76,6 +76,26 @@ def test_equals_the_oracle_for_every_launch_configuration(variant, draw, device,
         assert_close(ours.double(), theirs.double(), rtol=2 * torch.finfo(dtype).eps, atol=accumulation * scale)
 
 
+# Nine points of 16 channels have an unrolled kernel, which must not be chosen for any other number of points.
+WINDOWS = {
+    "9 points, stride and dilation": Case(size=(7, 6), group_channels=16, stride=(1, 2), dilation=(2, 1)),
+    "9 points in a row": Case(size=(3, 9), group_channels=16, kernel_size=(1, 9), padding=(0, 4), offset_scale=0.5),
+    "8 points, center removed": Case(size=(4, 5), group_channels=16, remove_center=True),
+    "10 points": Case(size=(5, 4), group_channels=16, kernel_size=(5, 2)),
+}
+
+
+@pytest.mark.parametrize("case", WINDOWS.values(), ids=WINDOWS.keys())
+@each_variant
+def test_dcnv4_with_the_usual_channels_and_any_window(variant, case):
+    value, offset_mask = case.draw(dtype=torch.float32)
+    with Emulator(program(variant)) as emulator, installed(operators(emulator)):
+        actual = dcnv4_oracle.value_and_gradients(case, value, offset_mask)
+    expected = dcnv4_oracle.value_and_gradients(partial(dcnv4_oracle.dcnv4_oracle, case), value.double(), offset_mask.double())
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
+
+
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("index_bits", [32, 64])
 @each_operator

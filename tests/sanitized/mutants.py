@@ -44,7 +44,7 @@ CUDA_MUTANTS = [
         "pass <= last_point; pass += lanes) {\n        const",
         "pass < last_point; pass += lanes) {\n        const",
     ),
-    Mutant("off by one: a row below the feature map", "core/bilinear.h", "(row + 1 < height ? 0xF", "(row < height ? 0xF"),
+    Mutant("off by one: a row below the feature map", "core/bilinear.h", "(row < height - 1 ? 0xC", "(row < height ? 0xC"),
     Mutant(
         "off by one: a unit beyond the last", SAMPLING, "const bool works = has_unit && (fixed", "const bool works = (fixed"
     ),
@@ -92,6 +92,19 @@ CUDA_MUTANTS = [
         "coordinate(static_cast<acc_t>(numbers.x), level.height)",
     ),
     Mutant(
+        "x and y swapped: taps of the unrolled kernel",
+        DCNV4,
+        "locate_at(points_.usual_taps_[point], numbers)",
+        "locate_at({points_.usual_taps_[point].x, points_.usual_taps_[point].y}, numbers)",
+    ),
+    Mutant(
+        "off by one: the taps of the unrolled kernel end before the last point",
+        DCNV4,
+        "std::min(geometry_.group_points, dcnv4::Operator::kUsualPoints)",
+        "std::min(geometry_.group_points, dcnv4::Operator::kUsualPoints - 1)",
+    ),
+    Mutant("unrolled kernel for any number of points", "cuda/run.cuh", "problem.points == op_t::kUsualPoints", "true"),
+    Mutant(
         "int instead of int64: number of a unit",
         DCNV4,
         "Unit(const Points& points, index_t number)",
@@ -132,6 +145,8 @@ CUDA_MUTANTS = [
         "weight * from[2], weight * from[3]}",
         "weight * from[3], weight * from[2]}",
     ),
+    Mutant("products of pairs: one of two twice", VECTOR, "sum[i + 1] = sums.y;", "sum[i + 1] = sums.x;"),
+    Mutant("halves of a word swapped", VECTOR, "i % 2 == 0 ? bits << 16", "i % 2 != 0 ? bits << 16"),
     Mutant("a turn too few", SAMPLING, "fixed_lanes > 0 || turn < problem.channels;", "turn == 0;"),
     Mutant(
         "a hostile point keeps its gradient",

@@ -20,7 +20,7 @@ def test_random_calls_give_no_report_and_no_wrong_number(variants, pairs):
 
 def test_a_wrong_number_is_found_and_can_be_repeated(monkeypatch):
     monkeypatch.setattr(fuzz, "ms_deform_attn", lambda *arguments: fuzz.ms_deform_attn_oracle(*arguments) * 1.1)
-    with pytest.raises(RuntimeError, match=r"repeat it with --programs 'emulated sm_90 memory' --seed 3 --call \d+: ms_def"):
+    with pytest.raises(RuntimeError, match=r"repeat it with --programs 'emulated sm_100 memory' --seed 3 --call \d+: ms_def"):
         fuzz.fuzz(range(10), 3, VARIANTS[:1])
 
 

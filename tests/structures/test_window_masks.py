@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.structures import BitMasks
@@ -73,3 +74,41 @@ def test_crops_equal_those_of_detectron2():
     boxes = torch.tensor([[1.5, 2.0, 40.25, 30.0]]).repeat(9, 1)
     assert torch.equal(masks.crop_and_resize(boxes, 14), BitMasks(bitmaps).crop_and_resize(boxes, 14))
     assert masks[0:0].crop_and_resize(boxes[:0], 14).shape == (0, 14, 14)
+
+
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_run_lengths_are_those_of_whole_bitmaps(count):
+    masks, bitmaps = random_masks(count)
+    for encoded, bitmap in zip(masks.run_lengths(), bitmaps, strict=True):
+        expected = mask_util.encode(np.asfortranarray(bitmap.numpy().astype(np.uint8)))
+        assert encoded == {"size": [48, 64], "counts": expected["counts"].decode()}
+
+
+def test_run_lengths_of_full_columns():
+    masks = WindowMasks.from_parts([np.ones((48, 3), bool)], [(5, 0)], (48, 64))
+    assert torch.equal(torch.from_numpy(mask_util.decode(masks.run_lengths()[0])).bool(), masks.tensor[0])
+
+
+def test_bitmaps_of_a_window_are_placed_in_the_image():
+    _, bitmaps = random_masks(9)
+    masks = WindowMasks.from_bitmaps(bitmaps, (10, 20, 74, 68), (80, 100))
+    assert torch.equal(masks.tensor[:, 20:68, 10:74], bitmaps)
+    assert masks.tensor.sum() == bitmaps.sum()
+    assert masks.pixels.numel() < 9 * 10 * 10 + 1
+
+
+def test_bitmaps_of_a_window_are_scaled_to_it():
+    bitmap = torch.zeros(1, 10, 20, dtype=torch.bool)
+    bitmap[0, 2:5, 4:10] = True
+    masks = WindowMasks.from_bitmaps(bitmap, (0, 0, 60, 40), (40, 60))
+    expected = torch.zeros(40, 60, dtype=torch.bool)
+    expected[8:20, 12:30] = True
+    assert torch.equal(masks.tensor[0], expected)
+
+
+def test_concatenated_and_compacted():
+    (first, bitmaps), (second, others) = random_masks(4), random_masks(7)
+    joined = WindowMasks.cat([first, second[torch.tensor([6, 2])]])
+    assert torch.equal(joined.tensor, torch.cat([bitmaps, others[[6, 2]]]))
+    assert torch.equal(joined.compact().tensor, joined.tensor)
+    assert joined.compact().pixels.numel() < joined.pixels.numel()

@@ -34,6 +34,8 @@ dataloader.train = L(build_train_loader)(
     total_batch_size=16,  # images per step, over all processes
     num_workers=4,  # data loading workers per process; samples do not depend on their number
     seed="${train.seed}",
+    sampler="TrainingSampler",  # or "RepeatFactorTrainingSampler": images of rare classes occur more often
+    repeat_threshold=0.001,  # classes in a smaller fraction of the images are rare
     start_iteration=0,  # set by the trainer when a run is resumed
 )
 

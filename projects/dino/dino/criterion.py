@@ -5,24 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from flash_internimage.modeling.detr.denoising import DenoisingQueries
 from flash_internimage.modeling.detr.losses import set_losses
 from flash_internimage.modeling.detr.matcher import HungarianMatcher
 from flash_internimage.modeling.detr.targets import Match, Target
+from flash_internimage.process_means import mean_over_processes
 
 from .transformer import TransformerOutput
-
-
-def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a tensor over the processes of a distributed run; without one, the tensor itself."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return value
-    value = value / dist.get_world_size()
-    dist.all_reduce(value)
-    return value
 
 
 class DINOCriterion(nn.Module):

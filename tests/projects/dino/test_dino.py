@@ -21,8 +21,8 @@ from torch.testing import assert_close
 from flash_internimage.analysis.complexity import count_flops
 from flash_internimage.export import exportable_detector
 from flash_internimage.modeling.detr.denoising import DenoisingQueries
+from flash_internimage.process_means import each_process_alone, mean_over_processes
 from flash_internimage.projects.dino import DINO
-from flash_internimage.projects.dino.criterion import mean_over_processes
 from flash_internimage.projects.dino.dino import detect, rescale
 from tests.projects.dino.small import CONFIG, NUM_CLASSES, NUM_QUERIES, image, small_config, small_dino, total
 
@@ -259,6 +259,8 @@ def _train(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     assert mean_over_processes(torch.tensor([2.0, 4.0]) * (1 - rank)).tolist() == [1.0, 2.0]
+    with each_process_alone():
+        assert mean_over_processes(torch.tensor(float(rank))) == rank
     torch.manual_seed(0)
     # Without find_unused_parameters, DDP raises an error for unused parameters in the second step.
     model = DistributedDataParallel(small_dino().double().train())

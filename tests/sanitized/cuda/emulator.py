@@ -69,7 +69,7 @@ class Emulator(KernelProcess):
 class Variant(NamedTuple):
     """The GPU architecture and the checks that a program is compiled for."""
 
-    architecture: int  # __CUDA_ARCH__: 900 has vector atomics, 750 does not
+    architecture: int  # __CUDA_ARCH__: 1000 has vector atomics and products of pairs, 750 has neither
     checks: str  # "memory": AddressSanitizer; "accesses": races and uninitialized reads, see accesses.h
 
     def __str__(self) -> str:
@@ -90,6 +90,6 @@ class Variant(NamedTuple):
         return Emulator(executable)
 
 
-ALL = [Variant(architecture, checks) for architecture in (750, 900) for checks in ("memory", "accesses")]
+ALL = [Variant(architecture, checks) for architecture in (750, 1000) for checks in ("memory", "accesses")]
 # The programs of the tests: both architectures and both kinds of checks.
-VARIANTS = [Variant(900, "memory"), Variant(750, "accesses")]
+VARIANTS = [Variant(1000, "memory"), Variant(750, "accesses")]

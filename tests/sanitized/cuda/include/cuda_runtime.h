@@ -19,6 +19,7 @@
 #include <utility>
 
 #define __CUDA_ARCH__ CUDA_EMULATOR_ARCHITECTURE
+#define CUDART_VERSION 13000
 
 #define __global__
 #define __grid_constant__
@@ -122,5 +123,17 @@ struct alignas(16) float4 {
 
 inline void atomicAdd(float4* to, float4 terms) {
   cuda_emulator::add_atomically<4>(reinterpret_cast<float*>(to), &terms.x);
+}
+#endif
+
+#if __CUDA_ARCH__ >= 1000
+struct alignas(8) float2 {
+  float x;
+  float y;
+};
+
+// A GPU rounds once, here as in all of its kernels; this rounds as the other kernels do that the compiler compiles.
+inline float2 __ffma2_rn(float2 left, float2 right, float2 sum) {
+  return {left.x * right.x + sum.x, left.y * right.y + sum.y};
 }
 #endif

@@ -1,0 +1,84 @@
+"""Compilation of a detector's backbone and neck for training, with ``torch.compile``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from torch import nn
+
+from flash_internimage.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_PARTS = ("backbone", "neck")
+"""Modules that are functions of tensors in all detectors. In the R-CNNs the feature pyramid is part of the backbone."""
+
+
+def compile_for_training(model: nn.Module, backend: str = "inductor") -> list[str]:
+    """Compile the backbone and the neck of a model, in place, for images of any size.
+
+    Only their ``forward`` is replaced, so the names of their parameters stay. Random numbers, those of stochastic depth, are
+    drawn as without compilation.
+
+    Args:
+        model: a detector, not wrapped for distributed training.
+        backend: of ``torch.compile``.
+
+    Returns:
+        Names of the compiled modules.
+
+    Raises:
+        UserError: the model has neither a backbone nor a neck.
+    """
+    modules = dict(model.named_children())
+    found = [name for name in _PARTS if name in modules]
+    if not found:
+        raise UserError(
+            f"train.compile=true: compiles {' and '.join(_PARTS)}, but {type(model).__name__} has only {', '.join(modules)}; "
+            "set train.compile=false"
+        )
+    options: Any = {"fallback_random": True} if backend == "inductor" else None
+    for name in found:
+        module = modules[name]
+        module.forward = torch.compile(module.forward, dynamic=True, backend=backend, options=options)
+    return found
+
+
+class RequireCompiled(HookBase):
+    """Logs what has been compiled after the first iteration, and raises an error if that is nothing.
+
+    ``torch.compile`` itself runs a model as before if it is disabled.
+    """
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        """
+        Args:
+            modules: names of the compiled modules, as :func:`compile_for_training` returns them.
+        """
+        self._modules = modules
+        self._before = compiled_graphs()
+
+    def before_train(self) -> None:
+        logger.info("Compiling %s; the first iterations take minutes", " and ".join(self._modules))
+
+    def after_step(self) -> None:
+        if self.trainer.iter > self.trainer.start_iter:
+            return
+        graphs = compiled_graphs() - self._before
+        if graphs < 1:
+            raise UserError(
+                "train.compile=true: torch.compile has compiled nothing; unset TORCHDYNAMO_DISABLE and TORCH_COMPILE_DISABLE, "
+                "or set train.compile=false"
+            )
+        logger.info("Compiled %s: %d graphs, for images of any size", " and ".join(self._modules), graphs)
+
+
+def compiled_graphs() -> int:
+    """Number of graphs that this process has compiled."""
+    from torch._dynamo.utils import counters  # takes seconds to import
+
+    return int(counters["stats"]["unique_graphs"])

@@ -1,0 +1,182 @@
+"""Writing a trained detector to a folder, and uploading it to the Hugging Face hub."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from omegaconf import DictConfig
+from PIL import Image
+
+from flash_internimage.checkpoint.convert import write_safetensors
+from flash_internimage.checkpoint.hub import PREFIX
+from flash_internimage.engine.config import save_config
+from flash_internimage.errors import UserError
+from flash_internimage.evaluation.drawing import draw_objects
+from flash_internimage.evaluation.report import Evaluation, load
+from flash_internimage.evaluation.saved import read_evaluation
+from flash_internimage.family_lookup import detector_family
+from flash_internimage.images import read_rgb
+
+from .loading import load_model
+from .model_card import Measured, model_card
+from .shared import CARD, CONFIG, WEIGHTS
+
+_SIDE = 1280  # pixels; the longest side of a picture
+
+
+def write_shared(
+    cfg: DictConfig,
+    checkpoint: str,
+    folder: Path,
+    *,
+    name: str,
+    evaluation: Path | None = None,
+    pictures: int = 4,
+    min_score: float = 0.5,
+    license: str | None = None,
+) -> None:
+    """Write the files of a shared detector: config, weights (the averaged ones if there are any), model card, pictures.
+
+    The config keeps no paths of this machine.
+
+    Args:
+        cfg: config of the detector.
+        checkpoint: its checkpoint.
+        folder: an existing, empty folder.
+        name: ``owner/name`` of the repository, or the name of the folder, for the model card.
+        evaluation: output folder of an evaluation, for AP and pictures; None for neither.
+        pictures: number of evaluated images to show.
+        min_score: score threshold of the detections in them.
+        license: identifier of the license of the weights.
+
+    Raises:
+        UserError: the checkpoint does not match the config, or the evaluation is of other classes.
+    """
+    cfg = copy.deepcopy(cfg)
+    model, classes = load_model(cfg, checkpoint)  # sets the number of classes in cfg
+    state = model.state_dict()
+    family = detector_family(state)
+    write_safetensors(folder / WEIGHTS, state, classes)
+    save_config(without_paths(cfg), str(folder / CONFIG))
+    shown: list[str] = []
+    if evaluation is not None:
+        data = load(evaluation)
+        if data.names != classes:
+            raise UserError(
+                f"{evaluation}: evaluates other classes ({', '.join(data.names[:5])}) than those of {checkpoint} "
+                f"({', '.join(classes[:5])}); give the evaluation of this checkpoint"
+            )
+        shown = _draw(data, folder, pictures, min_score)
+    title = type(model).__name__ if family is None else family.title
+    card = model_card(name, title, classes, None if evaluation is None else measured(evaluation), shown, license)
+    (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def without_paths(cfg: DictConfig) -> DictConfig:
+    """Return a config in which the paths of data, checkpoint and output are those of a fresh config."""
+    cleaned = copy.deepcopy(cfg)
+    cleaned.train.output_dir = "./output"
+    cleaned.train.init_checkpoint = ""
+    for part in _sections(cleaned.get("data")):
+        for key, value in part.items():
+            if isinstance(value, str):
+                part[key] = None
+    return cleaned
+
+
+def _sections(node: Any) -> Iterator[DictConfig]:
+    if isinstance(node, DictConfig):
+        yield node
+        for value in node.values():
+            yield from _sections(value)
+
+
+def measured(evaluation: Path) -> Measured:
+    """Return the metrics of a saved evaluation."""
+    saved, _ = read_evaluation(evaluation)
+    tasks = {
+        task: {name: None if math.isnan(value) else value for name, value in found["metrics"].items()}
+        for task, found in saved["tasks"].items()
+    }
+    return Measured(saved["dataset"], saved["num_images"], tasks)
+
+
+def _draw(data: Evaluation, folder: Path, number: int, min_score: float) -> list[str]:
+    """Draw the images with the most detections above the threshold; return their paths, relative to the folder."""
+    above = data.detections.score >= min_score
+    counts: dict[int, int] = {}
+    for image in data.detections.image[above].tolist():
+        counts[image] = counts.get(image, 0) + 1
+    names = []
+    for rank, image in enumerate(sorted(counts, key=lambda image: (-counts[image], image))[:number]):
+        kept = above & (data.detections.image == image)
+        boxes = data.detections.box[kept].copy()
+        boxes[:, 2:] += boxes[:, :2]
+        labels = [f"{score:.0%}" for score in data.detections.score[kept]]
+        drawn = draw_objects(
+            read_rgb(data.files[image]), boxes, data.detections.category[kept].tolist(), data.names, labels=labels
+        )
+        picture = Image.fromarray(drawn)
+        picture.thumbnail((_SIDE, _SIDE))
+        names.append(f"pictures/{rank + 1}.jpg")
+        (folder / "pictures").mkdir(exist_ok=True)
+        picture.save(folder / names[-1], quality=90)
+    return names
+
+
+@contextmanager
+def staging() -> Iterator[Path]:
+    """A temporary folder in which the files are complete before they go anywhere."""
+    with tempfile.TemporaryDirectory(prefix="flash-internimage-") as folder:
+        yield Path(folder)
+
+
+def upload(folder: Path, target: str, private: bool) -> str:
+    """Upload a folder to a repository of the hub, which is created if it does not exist, as one commit; return its address.
+
+    Raises:
+        UserError: nobody is logged in, or the hub refuses the repository or cannot be reached.
+    """
+    repository = target.removeprefix(PREFIX)
+    try:
+        api = HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a detector with flash-internimage")
+        return f"{api.endpoint}/{repository}"
+    except HFValidationError as error:
+        raise UserError(f"{target}: expected {PREFIX}OWNER/NAME ({str(error).splitlines()[0]})") from error
+    except LocalTokenNotFoundError as error:
+        raise UserError(f"{target}: nobody is logged in to the hub; run `hf auth login`, or set HF_TOKEN") from error
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        hint = "log in with `hf auth login` as its owner, or set HF_TOKEN" if status in (401, 403) else "try again"
+        raise UserError(f"{target}: the hub has refused the upload ({str(error).splitlines()[0]}); {hint}") from error
+    except OSError as error:
+        raise UserError(f"{target}: the hub at {api.endpoint} cannot be reached ({error}); try again") from error
+
+
+def move_to(folder: Path, target: Path) -> None:
+    """Move the files to a local folder, which must not exist, or be empty.
+
+    Raises:
+        UserError: the folder holds files.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target}: exists and is not an empty folder; choose another name")
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.iterdir()):
+        shutil.move(path, target / path.name)
+
+
+def files_of(folder: Path) -> list[tuple[str, int]]:
+    """Return the relative paths and sizes, in bytes, of the files in a folder."""
+    return [(str(path.relative_to(folder)), path.stat().st_size) for path in sorted(folder.rglob("*")) if path.is_file()]

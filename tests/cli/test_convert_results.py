@@ -1,0 +1,40 @@
+"""Converting detections from the command line."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def detections(tmp_path):
+    content = {
+        "images": [{"id": 1, "file_name": "photos/a.jpg", "height": 100, "width": 200}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [40, 20, 80, 40], "score": 0.75}],
+        "categories": [{"id": 1, "name": "mug"}],
+    }
+    (tmp_path / "detections.json").write_text(json.dumps(content))
+    return tmp_path / "detections.json"
+
+
+@pytest.mark.parametrize(
+    ("format_", "files"),
+    [
+        ("cvat", ["annotations.xml"]),
+        ("label-studio", ["labeling_config.xml", "tasks.json"]),
+        ("voc", ["Annotations/a.xml"]),
+        ("yolo", ["data.yaml", "labels/a.txt"]),
+    ],
+)
+def test_files_of_a_format(flash_internimage, detections, tmp_path, format_, files):
+    done = flash_internimage("convert-results", "--format", format_, detections, "--output", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()) == files
+    assert done.stdout == f"{tmp_path / 'out'}: {len(files)} files, 1 objects in 1 images\n"
+
+
+@pytest.mark.parametrize("flags", [["--polygons"], ["--scores"], ["--image-root", "x/"]])
+def test_flag_of_another_format_is_a_wrong_argument(flash_internimage, detections, tmp_path, flags):
+    done = flash_internimage("convert-results", "--format", "voc", detections, "--output", tmp_path / "out", *flags)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert flags[0] in done.stderr
+    assert not (tmp_path / "out").exists()

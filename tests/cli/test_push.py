@@ -1,0 +1,164 @@
+"""Sharing a detector: files in a folder, an upload to a hub on localhost, and loading it again."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import instantiate
+from huggingface_hub import ModelCard
+from safetensors import safe_open
+
+from flash_internimage import Predictor, model_zoo
+from flash_internimage.checkpoint import Checkpointer
+from flash_internimage.data import Categories
+from flash_internimage.engine.config import load_config, save_config
+from tests.inference.fake_hub import serving
+from tests.programs import run_code
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory, evaluated):
+    """Output folder of a run on the shapes, with its config, a random checkpoint and its evaluation."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "inference").symlink_to(evaluated / "inference")
+    cfg = model_zoo.get_config("mask_rcnn_flash_internimage_nano")
+    cfg.train.output_dir = str(folder)
+    cfg.train.init_checkpoint = "/home/someone/weights.pth"
+    cfg.data.train.json = "/home/someone/train.json"
+    save_config(cfg, str(folder / "config.yaml"))
+    torch.manual_seed(0)
+    checkpointer = Checkpointer(instantiate(cfg.model), str(folder))
+    names = read_names(evaluated)
+    checkpointer.add_checkpointable("classes", Categories.from_names(names))
+    checkpointer.save("model_final")
+    return folder
+
+
+def read_names(evaluated):
+    from flash_internimage.evaluation.report import load
+
+    return load(evaluated).names
+
+
+@pytest.fixture(scope="module")
+def image():
+    return np.random.RandomState(0).randint(0, 255, (90, 120, 3), np.uint8)
+
+
+def detections(predictor, image):
+    found = predictor(image)["instances"]
+    return found.pred_boxes.tensor, found.scores, found.pred_classes
+
+
+def test_folder_has_weights_config_and_card_and_loads_again(flash_internimage, run_folder, evaluated, image, tmp_path):
+    target = tmp_path / "my-detector"
+    done = flash_internimage("push", target, "--weights", run_folder / "model_final.pth", "--license", "apache-2.0")
+    assert (done.returncode, done.stderr) == (0, "")
+    files = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+    assert {"README.md", "config.yaml", "model.safetensors", "pictures/1.jpg"} <= files
+    assert all(name in done.stdout for name in files)
+
+    with safe_open(target / "model.safetensors", "pt") as file:
+        saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    before = torch.load(run_folder / "model_final.pth", weights_only=True)["model"]
+    assert saved.keys() == before.keys()
+    assert all(torch.equal(saved[name], before[name]) for name in before)
+
+    text = (target / "config.yaml").read_text()
+    assert "someone" not in text
+    assert str(run_folder) not in text
+    assert load_config(str(target / "config.yaml")).model.roi_heads.num_classes == 4  # as data
+
+    card = ModelCard.load(target / "README.md")
+    names = read_names(evaluated)
+    assert card.data.to_dict()["license"] == "apache-2.0"
+    assert card.data.to_dict()["pipeline_tag"] == "object-detection"
+    assert {result.metric_name for result in card.data.eval_results} == {"box AP", "mask AP"}
+    assert all(name in card.text for name in [*names, "| box |", "pictures/1.jpg", 'Predictor("my-detector")'])
+
+    shared, original = (
+        Predictor(target, device="cpu"),
+        Predictor(str(run_folder / "config.yaml"), run_folder / "model_final.pth"),
+    )
+    assert shared.class_names == names
+    for found, expected in zip(detections(shared, image), detections(original, image), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_dry_run_lists_the_files_and_writes_nothing(flash_internimage, run_folder, tmp_path):
+    argv = ["--weights", run_folder / "model_final.pth", "--pictures", 0, "--dry-run"]
+    for target in (tmp_path / "new", "hf://me/my-detector"):
+        done = flash_internimage("push", target, *argv)
+        assert done.returncode == 0, done.stderr
+        assert [line.split()[0] for line in done.stdout.splitlines()[:3]] == ["README.md", "config.yaml", "model.safetensors"]
+        assert done.stdout.endswith(f"{target}: nothing was uploaded or written (--dry-run)\n")
+    assert not (tmp_path / "new").exists()
+
+
+PUSH = "import sys; from flash_internimage.cli.main import main; sys.exit(main(['push', *sys.argv[1:]]))"
+LOAD = """
+import sys, torch
+from flash_internimage import Predictor
+predictor = Predictor(sys.argv[1], device="cpu")
+print(predictor.class_names, sum(tensor.double().sum().item() for tensor in predictor.model.state_dict().values()))
+"""
+
+
+def test_upload_to_a_hub_and_download(run_folder, evaluated, tmp_path):
+    with serving() as hub:
+        environment = {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path / "cache"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "127.0.0.1",
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "OMP_NUM_THREADS": "1",
+        }
+        argv = ["hf://me/my-detector", "--weights", run_folder / "model_final.pth", "--pictures", 1]
+        refused = run_code(PUSH, *argv, environment=environment)
+        line = refused.stderr.splitlines()[-1]  # after warnings of detectron2
+        assert (refused.returncode, line.split(":")[0]) == (1, "flash-internimage push")
+        assert "hf auth login" in line
+        done = run_code(PUSH, *argv, "--private", environment={**environment, "HF_TOKEN": hub.token})
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.endswith(f"{hub.url}/me/my-detector\n")
+        files = hub.repositories["me/my-detector"]
+        assert {"README.md", "config.yaml", "model.safetensors", "pictures/1.jpg"} <= set(files)
+        assert hub.created[-1].get("private") is True or hub.created[-1]["visibility"] == "private"  # before and since 2.0
+        assert hub.commits == ["Upload a detector with flash-internimage"]
+        assert 'Predictor("hf://me/my-detector")' in files["README.md"].decode()
+
+        loaded = run_code(LOAD, "hf://me/my-detector", environment=environment)
+        assert loaded.returncode == 0, loaded.stderr
+        weights = torch.load(run_folder / "model_final.pth", weights_only=True)["model"]
+        total = sum(tensor.double().sum().item() for tensor in weights.values())
+        assert loaded.stdout.split("\n")[-2] == f"{read_names(evaluated)} {total}"
+        missing = run_code(LOAD, "hf://me/other", environment=environment)
+        assert "the hub has no public repository me/other" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["hf://me", "--weights", "{run}/model_final.pth"], "hf://me: expected hf://OWNER/NAME, without a file"),
+        (["hf://me/a/b.pth", "--weights", "{run}/model_final.pth"], "expected hf://OWNER/NAME, without a file"),
+        (
+            ["{tmp}/new", "--weights", "{tmp}/model.pth"],
+            "there is no config.yaml beside it; name the config with --config",
+        ),
+        (
+            ["{run}", "--weights", "{run}/model_final.pth", "--pictures", "0"],
+            "exists and is not an empty folder",
+        ),
+        (
+            ["{tmp}/new", "--weights", "{nano}", "--config-file", "{run}/config.yaml", "--evaluation", "{run}"],
+            "evaluates other classes",
+        ),
+    ],
+)
+def test_mistake_is_one_sentence(flash_internimage, run_folder, nano_checkpoint, tmp_path, argv, message):
+    done = flash_internimage("push", *(text.format(run=run_folder, tmp=tmp_path, nano=nano_checkpoint) for text in argv))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert message in done.stderr
+    assert not (tmp_path / "new").exists()
