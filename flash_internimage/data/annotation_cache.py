@@ -1,7 +1,7 @@
 """Cache of parsed and validated annotation files, one folder for each content, in the user's cache folder.
 
 An entry is named after a digest of the annotation file, of the code that reads and validates it, and of the settings on which
-the validation depends. It holds data only, which is read without running code (:mod:`.records`). The folder belongs to the
+the validation depends. It holds data only, which is read without running code (:mod:`.serialized`). The folder belongs to the
 user; one that others can write to is not used. Entries that were not used for a month are deleted.
 """
 
@@ -25,12 +25,12 @@ from typing import Any
 from flash_internimage import coco_format, images
 from flash_internimage.locks import FileLock
 
-from . import boxes, categories, check, records, run_lengths, validation
-from .records import Records, save_records
+from . import boxes, categories, check, run_lengths, serialized, validation
+from .serialized import SerializedDicts, save_dicts
 
 logger = logging.getLogger(__name__)
 
-_RULES = (boxes, categories, check, coco_format, images, records, run_lengths, validation)
+_RULES = (boxes, categories, check, coco_format, images, serialized, run_lengths, validation)
 _REPORT, _IDS = "report.json", "ids.json"
 _UNFINISHED = ".unfinished-"
 _DAYS = 30  # after which an unused entry is deleted
@@ -94,12 +94,12 @@ def writing(folder: Path, key: str) -> Iterator[None]:
         yield
 
 
-def open_entry(entry: Path) -> tuple[Records, dict[str, Any]] | None:
-    """Return the records and the report of an entry; None if there is none, or it is damaged."""
+def open_entry(entry: Path) -> tuple[SerializedDicts, dict[str, Any]] | None:
+    """Return the dataset dicts and the report of an entry; None if there is none, or it is damaged."""
     if not entry.is_dir():
         return None
     try:
-        found = Records.open(entry), json.loads((entry / _REPORT).read_text(encoding="utf-8"))
+        found = SerializedDicts.open(entry), json.loads((entry / _REPORT).read_text(encoding="utf-8"))
     except (OSError, ValueError, EOFError) as error:
         logger.warning("%s is damaged: %s", entry, error)
         return None
@@ -125,7 +125,7 @@ def write_entry(entry: Path, dataset_dicts: Iterable[dict], report: Mapping[str,
     """
     draft = Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{entry.name}-", dir=entry.parent))
     try:
-        save_records(draft, dataset_dicts)
+        save_dicts(draft, dataset_dicts)
         (draft / _REPORT).write_text(json.dumps(report), encoding="utf-8")
         (draft / _IDS).write_text(json.dumps(ids), encoding="utf-8")
         shutil.rmtree(entry, ignore_errors=True)

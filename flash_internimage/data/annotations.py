@@ -24,7 +24,7 @@ from flash_internimage.path_manager import PathManager
 from .annotation_cache import cache_folder, key_of, open_entry, prepare_folder, read_ids, write_entry, writing
 from .categories import Categories
 from .check import DatasetReport, check_files, file_names_of, fill, many_objects, read_json
-from .records import Records, load_plain
+from .serialized import SerializedDicts, load_plain
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +42,13 @@ class Annotations:
 
     Attributes:
         report: without the image files, and with an empty ``image_root``.
-        records: dataset dicts without ``annotation_file``, whose ``file_name`` is relative and whose annotations have no
+        serialized: dataset dicts without ``annotation_file``, whose ``file_name`` is relative and whose annotations have no
             ``bbox_mode``, which is XYWH; None if the report has errors.
         ids: returns the id of the image of each file name.
     """
 
     report: DatasetReport
-    records: Records | None
+    serialized: SerializedDicts | None
     ids: Callable[[], Mapping[str, int | str]]
 
 
@@ -71,8 +71,8 @@ def _parse(annotation_file: str) -> Annotations:
     """Read a file to the memory of this process."""
     with many_objects():
         report, content, ids = _validated(annotation_file)
-        records = None if report.errors else Records.of(dataset_dicts_of(content), load_plain)
-        return Annotations(report, records, lambda: ids)
+        serialized = None if report.errors else SerializedDicts.of(dataset_dicts_of(content), load_plain)
+        return Annotations(report, serialized, lambda: ids)
 
 
 def _validated(annotation_file: str) -> tuple[DatasetReport, dict, dict[str, int | str]]:
@@ -107,8 +107,8 @@ def _look_up(annotation_file: str, entry: Path) -> Annotations | None:
     found = open_entry(entry)
     if found is None:
         return None
-    records, report = found
-    return Annotations(_report_from_json(report, annotation_file), records, partial(read_ids, entry))
+    serialized, report = found
+    return Annotations(_report_from_json(report, annotation_file), serialized, partial(read_ids, entry))
 
 
 def _write(annotation_file: str, local: Path, version: tuple[int, int], entry: Path) -> Annotations:
@@ -127,13 +127,13 @@ def _write(annotation_file: str, local: Path, version: tuple[int, int], entry: P
             if (status.st_mtime_ns, status.st_size) != version:
                 raise OSError("it has changed while it was read")
             write_entry(entry, dataset_dicts_of(content), _report_to_json(report), ids)
-            records = Records.open(entry)
+            serialized = SerializedDicts.open(entry)
         except OSError as error:
             logger.warning(_NOT_CACHED, annotation_file, error)
-            return Annotations(report, Records.of(dataset_dicts_of(content), load_plain), lambda: ids)
+            return Annotations(report, SerializedDicts.of(dataset_dicts_of(content), load_plain), lambda: ids)
     seconds = time.monotonic() - start
-    logger.info("%s: %d images, read in %.0f s and cached in %s", annotation_file, len(records), seconds, entry)
-    return Annotations(report, records, partial(read_ids, entry))
+    logger.info("%s: %d images, read in %.0f s and cached in %s", annotation_file, len(serialized), seconds, entry)
+    return Annotations(report, serialized, partial(read_ids, entry))
 
 
 def _report_to_json(report: DatasetReport) -> dict[str, Any]:

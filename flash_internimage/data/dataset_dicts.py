@@ -23,8 +23,8 @@ from flash_internimage.errors import UserError
 from .annotations import read_annotations
 from .boxes import are_degenerate
 from .check import DatasetReport, require_sound
-from .records import Records
 from .registered import check_registered_once, loads_coco_json, make_if_missing, require_valid, set_categories
+from .serialized import SerializedDicts
 from .validation import MIN_SIDE
 
 logger = logging.getLogger(__name__)
@@ -35,14 +35,14 @@ class _Part:
     """Some images of a dataset.
 
     Attributes:
-        records: the dataset.
+        serialized: all images of the dataset.
         images: (M,), numbers of the images.
         is_kept: (A,), whether each object of the dataset is kept; None: all.
-        image_root: folder to which file names are relative; None if the records are complete dataset dicts.
-        source: value of ``annotation_file`` of the dataset dicts; None if the records are complete.
+        image_root: folder to which file names are relative; None if they are complete in the dataset dicts.
+        source: value of ``annotation_file`` of the dataset dicts; None if it is part of them.
     """
 
-    records: Records
+    serialized: SerializedDicts
     images: np.ndarray
     is_kept: np.ndarray | None = None
     image_root: str | None = None
@@ -50,21 +50,21 @@ class _Part:
 
     @property
     def sizes(self) -> np.ndarray:
-        return self.records.sizes[self.images]
+        return self.serialized.sizes[self.images]
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict:
         image = int(self.images[index])
-        dataset_dict = self.records[image]
+        dataset_dict = self.serialized[image]
         if self.image_root is not None:
             for annotation in dataset_dict["annotations"]:
                 annotation["bbox_mode"] = BoxMode.XYWH_ABS
             dataset_dict["file_name"] = os.path.join(self.image_root, dataset_dict["file_name"])
             dataset_dict["annotation_file"] = self.source
         if self.is_kept is not None:
-            is_kept = self.is_kept[self.records.objects[image] : self.records.objects[image + 1]]
+            is_kept = self.is_kept[self.serialized.objects[image] : self.serialized.objects[image + 1]]
             pairs = zip(dataset_dict["annotations"], is_kept.tolist(), strict=True)
             dataset_dict["annotations"] = [annotation for annotation, kept in pairs if kept]
         return dataset_dict
@@ -87,8 +87,8 @@ class DatasetDicts(Sequence[dict]):
     @classmethod
     def of(cls, dataset_dicts: Sequence[dict]) -> DatasetDicts:
         """Serialize a list of dataset dicts, whose annotations have boxes."""
-        records = Records.of(dataset_dicts, pickle.loads)
-        return cls([_Part(records, np.arange(len(records)))])
+        serialized = SerializedDicts.of(dataset_dicts, pickle.loads)
+        return cls([_Part(serialized, np.arange(len(serialized)))])
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -155,18 +155,18 @@ def filter_training_dataset_dicts(
 
 
 def _filter(part: _Part, filter_empty: bool, min_side: int, with_masks: bool, dropped: _Dropped) -> _Part:
-    records = part.records
+    serialized = part.serialized
     is_large = part.sizes.min(axis=1, initial=min_side) >= min_side
     images = part.images[is_large]
     dropped.tiny += len(part) - len(images)
 
-    image_of = np.repeat(np.arange(len(records)), np.diff(records.objects))  # of each object
-    is_listed = np.zeros(len(records), dtype=bool)
+    image_of = np.repeat(np.arange(len(serialized)), np.diff(serialized.objects))  # of each object
+    is_listed = np.zeros(len(serialized), dtype=bool)
     is_listed[images] = True
     is_given = is_listed[image_of] if part.is_kept is None else is_listed[image_of] & part.is_kept
-    is_crowd = is_given & records.is_crowd
-    heights, widths = records.sizes[image_of].T
-    is_kept = is_given & ~records.is_crowd & ~are_degenerate(records.boxes, heights, widths)
+    is_crowd = is_given & serialized.is_crowd
+    heights, widths = serialized.sizes[image_of].T
+    is_kept = is_given & ~serialized.is_crowd & ~are_degenerate(serialized.boxes, heights, widths)
     dropped.crowds += int(is_crowd.sum())
     dropped.boxes += int((is_given & ~is_crowd & ~is_kept).sum())
 
@@ -174,8 +174,8 @@ def _filter(part: _Part, filter_empty: bool, min_side: int, with_masks: bool, dr
         position = int(np.flatnonzero(np.isin(images, image_of[is_chosen]))[0])
         return replace(part, images=images)[position]
 
-    if with_masks and (is_kept & ~records.has_mask).any():
-        dataset_dict = first_of(is_kept & ~records.has_mask)
+    if with_masks and (is_kept & ~serialized.has_mask).any():
+        dataset_dict = first_of(is_kept & ~serialized.has_mask)
         raise UserError(
             f"{dataset_dict.get('annotation_file', 'the dataset')}: an object of image {dataset_dict['image_id']} "
             f"({dataset_dict['file_name']}) has no segmentation, but the model learns masks; "
@@ -184,7 +184,7 @@ def _filter(part: _Part, filter_empty: bool, min_side: int, with_masks: bool, dr
     if is_crowd.any() and dropped.first is None:
         dropped.first = first_of(is_crowd)
     if filter_empty:
-        has_objects = np.bincount(image_of[is_kept], minlength=len(records))[images] > 0
+        has_objects = np.bincount(image_of[is_kept], minlength=len(serialized))[images] > 0
         dropped.empty += int((~has_objects).sum())
         images = images[has_objects]
     return replace(part, images=images, is_kept=is_kept)
@@ -210,11 +210,11 @@ def _parts(name: str) -> list[_Part]:
     make_if_missing(name)
     annotations = read_annotations(str(source))
     require_sound(annotations.report)
-    records = annotations.records
-    assert records is not None  # the report has no errors
+    serialized = annotations.serialized
+    assert serialized is not None  # the report has no errors
     set_categories(name, annotations.report.categories)
     _print_histogram(annotations.report)
-    return [_Part(records, np.arange(len(records)), image_root=str(metadata.get("image_root", "")), source=str(source))]
+    return [_Part(serialized, np.arange(len(serialized)), image_root=str(metadata.get("image_root", "")), source=str(source))]
 
 
 def _print_histogram(report: DatasetReport) -> None:

@@ -166,14 +166,14 @@ def test_another_version_of_the_code_reads_the_file_again(cache, dataset, reads,
     assert len(reads) == len(entries(cache)) == 2
 
 
-@pytest.mark.parametrize("name", ["records.bin", "report.json", "ends.npy"])
+@pytest.mark.parametrize("name", ["dicts.bin", "report.json", "ends.npy"])
 def test_damaged_entry_is_written_again(cache, dataset, reads, name, caplog):
     read_annotations(dataset[0])
     (entry,) = entries(cache)
     (entry / name).write_bytes(b"{")
     forget()
     with caplog.at_level(logging.WARNING):
-        assert len(read_annotations(dataset[0]).records) == 4
+        assert len(read_annotations(dataset[0]).serialized) == 4
     assert f"{entry} is damaged" in caplog.text
     forget()
     read_annotations(dataset[0])
@@ -205,7 +205,7 @@ def _touch_when_read(cache, monkeypatch):
 OBSTACLES = {
     "no folder can be made": _block_with_a_file,
     "others can write": _let_others_write,
-    "full disk": lambda cache, monkeypatch: monkeypatch.setattr(annotation_cache, "save_records", _fail(errno.ENOSPC)),
+    "full disk": lambda cache, monkeypatch: monkeypatch.setattr(annotation_cache, "save_dicts", _fail(errno.ENOSPC)),
     "read-only": lambda cache, monkeypatch: monkeypatch.setattr(annotation_cache, "FileLock", _fail(errno.EROFS)),
     "file that changes": _touch_when_read,
 }
@@ -263,7 +263,7 @@ def _read_in_process(file: str, queue) -> None:
         return read(path)
 
     annotations.read_json = read_slowly
-    queue.put(len(read_annotations(file).records))
+    queue.put(len(read_annotations(file).serialized))
 
 
 def test_one_of_several_processes_reads_the_file(cache, dataset):

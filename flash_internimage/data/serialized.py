@@ -17,7 +17,7 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 _PROTOCOL = 4  # of pickle, the same in all supported versions of Python
-_BUFFER = "records.bin"
+_BUFFER = "dicts.bin"
 _COLUMNS = {  # data type and shape after the first axis
     "ends": (np.int64, ()),
     "sizes": (np.int64, (2,)),
@@ -44,7 +44,7 @@ def load_plain(data: memoryview) -> Any:
     return PlainUnpickler(io.BytesIO(data)).load()
 
 
-class Records:
+class SerializedDicts:
     """Serialized dataset dicts of N images with A objects.
 
     Args:
@@ -75,19 +75,19 @@ class Records:
         _require_consistent(buffer, columns)
 
     @classmethod
-    def of(cls, dataset_dicts: Iterable[dict], load: Callable[[memoryview], dict] = pickle.loads) -> Records:
+    def of(cls, dataset_dicts: Iterable[dict], load: Callable[[memoryview], dict] = pickle.loads) -> SerializedDicts:
         """Serialize dataset dicts in memory."""
         file = io.BytesIO()
         columns = _serialize(dataset_dicts, file)
         return cls(np.frombuffer(file.getbuffer(), dtype=np.uint8), columns, load)
 
     @classmethod
-    def open(cls, folder: Path) -> Records:
-        """Map the files that :func:`save_records` has written.
+    def open(cls, folder: Path) -> SerializedDicts:
+        """Map the files that :func:`save_dicts` has written.
 
         Raises:
             OSError: a file cannot be read.
-            ValueError: a file is truncated, or was not written by :func:`save_records`.
+            ValueError: a file is truncated, or was not written by :func:`save_dicts`.
         """
         buffer = np.memmap(folder / _BUFFER, dtype=np.uint8, mode="r")
         columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _COLUMNS}
@@ -99,16 +99,16 @@ class Records:
     def __getitem__(self, index: int) -> dict:
         return self._load(self.buffer[self.ends[index] : self.ends[index + 1]].data)
 
-    def __reduce__(self) -> tuple[Callable[..., Records], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., SerializedDicts], tuple[Any, ...]]:
         """Processes that do not inherit the memory of this one map the files, too."""
         if self._folder is not None and self._folder.is_dir():
-            return Records.open, (self._folder,)
+            return SerializedDicts.open, (self._folder,)
         columns = {name: np.asarray(column) for name, column in self._columns.items()}
-        return Records, (np.asarray(self.buffer), columns, self._load)
+        return SerializedDicts, (np.asarray(self.buffer), columns, self._load)
 
 
-def save_records(folder: Path, dataset_dicts: Iterable[dict]) -> None:
-    """Serialize dataset dicts of plain values to files of a folder, for :meth:`Records.open`.
+def save_dicts(folder: Path, dataset_dicts: Iterable[dict]) -> None:
+    """Serialize dataset dicts of plain values to files of a folder, for :meth:`SerializedDicts.open`.
 
     Args:
         dataset_dicts: taken one at a time, so that they need not be in memory at the same time.
@@ -131,7 +131,7 @@ def _flush(file: BinaryIO) -> None:
 
 
 def _serialize(dataset_dicts: Iterable[dict], file: BinaryIO) -> dict[str, np.ndarray]:
-    """Write pickled dataset dicts to a file; return the other arrays of :class:`Records`."""
+    """Write pickled dataset dicts to a file; return the other arrays of :class:`SerializedDicts`."""
     ends, sizes, objects, boxes = array("q", [0]), array("q"), array("q", [0]), array("d")
     is_crowd, has_mask = array("B"), array("B")
     for dataset_dict in dataset_dicts:
