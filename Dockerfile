@@ -34,6 +34,10 @@ WORKDIR /workspace
 ENTRYPOINT ["flash-internimage"]
 
 FROM cpu AS app
-RUN pip install "gradio>=6"
+RUN --mount=from=sources,source=/source/requirements,target=/requirements pip install -c /requirements/constraints.txt gradio
+# Hugging Face runs the container as this user.
+RUN useradd --create-home --uid 1000 user
+USER user
+WORKDIR /home/user
 EXPOSE 7860
 CMD ["app", "--host", "0.0.0.0"]

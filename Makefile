@@ -165,7 +165,10 @@ bench: install ## Benchmark operators, backbone and data loading on the CPU agai
 	$(on_one_thread)/backbone_cpu.py | tee $(results)/backbone_cpu.md
 	$(on_one_thread)/backbone_cpu.py --compile | tee $(results)/backbone_cpu_compiled.md
 	$(on_one_thread)/backbone_cpu.py --dtype bfloat16 | tee $(results)/backbone_cpu_bfloat16.md
+	$(on_one_thread)/detector_cpu.py | tee $(results)/detector_cpu.md
+	$(on_one_thread)/detector_cpu.py --dtype bfloat16 --cast-weights | tee $(results)/detector_cpu_bfloat16.md
 	$(on_one_thread)/data_loading.py | tee $(results)/data_loading.md
+	$(on_one_thread)/data_start.py | tee $(results)/data_start.md
 
 .PHONY: endure
 endure: install ## Kill, stop and starve training runs on the CPU (Linux, minutes); WORD=full selects some checks.

@@ -15,7 +15,6 @@ The scenes are generated in FOLDER on first use.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -69,9 +68,9 @@ def row(args: argparse.Namespace, data: str, views: str, arguments: list[str]) -
     if code:
         raise SystemExit(code)
     tasks = read_evaluation(folder)[0]["tasks"]
-    box, mask = tasks["bbox"]["metrics"], tasks.get("segm", {}).get("metrics", {"AP": float("nan")})
-    print(json.dumps({"data": data, "views": views, "box": box, "mask": mask}), flush=True)
-    return f"| {data} | {views} | {box['AP']:.1f} | {box['APs']:.1f} | {mask['AP']:.1f} | {seconds:.0f} |"
+    box = tasks["bbox"]["metrics"]
+    mask = f"{tasks['segm']['metrics']['AP']:.1f}" if "segm" in tasks else ""
+    return f"| {data} | {views} | {box['AP']:.1f} | {box['APs']:.1f} | {mask} | {seconds:.0f} |"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Datasets that are registered in code, as detectron2's tutorial does, in COCO format.
+"""COCO format to detectron2's dataset dicts and, for datasets that are registered in code as detectron2's tutorial does, back.
 
 ``DatasetCatalog.register(name, function)`` and ``MetadataCatalog.get(name).thing_classes`` are all that is needed.
 """
@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from torch import Tensor
@@ -17,6 +19,54 @@ from torch import Tensor
 from flash_internimage.errors import UserError
 
 _BOX_MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
+
+
+def dataset_dicts_of(content: Mapping[str, Any]) -> Iterator[dict]:
+    """Yield the images of an annotation file in ascending order of ids, as detectron2's ``load_coco_json`` returns them.
+
+    Values are plain: the counts of a mask are text, and annotations have no ``bbox_mode``, which is XYWH. File names are
+    relative. Classes are numbered in ascending order of category ids.
+
+    Args:
+        content: contents of the file, without errors (:mod:`.data.validation`).
+    """
+    class_of = {id_: number for number, id_ in enumerate(sorted(category["id"] for category in content["categories"]))}
+    by_image: dict[Any, list[dict]] = defaultdict(list)
+    for annotation in content.get("annotations", []):
+        by_image[annotation["image_id"]].append(annotation)
+    for image in sorted(content["images"], key=lambda image: image["id"]):
+        objects = (_from_coco(annotation, class_of) for annotation in by_image.get(image["id"], ()))
+        yield {
+            "file_name": image["file_name"],
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["id"],
+            "annotations": [annotation for annotation in objects if annotation is not None],
+        }
+
+
+def _from_coco(annotation: dict, class_of: Mapping[int, int]) -> dict | None:
+    """Return an annotation as detectron2 has it; None if it has polygons, but none with three vertices."""
+    found = {key: annotation[key] for key in ("iscrowd", "bbox") if key in annotation}
+    found["category_id"] = class_of[annotation["category_id"]]
+    mask = annotation.get("segmentation")
+    if isinstance(mask, dict) and mask:
+        found["segmentation"] = _compressed(mask) if isinstance(mask["counts"], list) else mask
+    elif mask:
+        found["segmentation"] = [polygon for polygon in mask if len(polygon) % 2 == 0 and len(polygon) >= 6]
+        if not found["segmentation"]:
+            return None
+    keypoints = annotation.get("keypoints")
+    if keypoints:  # x and y are indices of pixels, whereas polygons are measured from the corner of the image
+        found["keypoints"] = [value if i % 3 == 2 else value + 0.5 for i, value in enumerate(keypoints)]
+    elif "keypoints" in annotation:
+        found["keypoints"] = keypoints
+    return found
+
+
+def _compressed(mask: dict) -> dict:
+    compressed = mask_util.frPyObjects(mask, *mask["size"])
+    return {**compressed, "counts": compressed["counts"].decode("ascii")}
 
 
 def is_registered_in_code(name: str) -> bool:

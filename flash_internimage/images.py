@@ -26,9 +26,14 @@ IMAGES_ANYWHERE_VARIABLE = "FLASH_INTERNIMAGE_IMAGES_ANYWHERE"
 """Environment variable: when set to anything but 0, annotation files may name images outside of their image folder."""
 
 
+def are_allowed_anywhere() -> bool:
+    """Return whether annotation files may name images outside of their image folder."""
+    return os.environ.get(IMAGES_ANYWHERE_VARIABLE, "0") != "0"
+
+
 def leads_outside(file_name: str) -> bool:
     """Return whether a file name of an annotation file leads out of the image folder, and this is not allowed."""
-    if os.environ.get(IMAGES_ANYWHERE_VARIABLE, "0") != "0":
+    if are_allowed_anywhere():
         return False
     return os.path.isabs(file_name) or os.path.normpath(file_name).split(os.sep)[0] == os.pardir or "\0" in file_name
 

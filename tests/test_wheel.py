@@ -156,7 +156,8 @@ def test_eval_report_compare_and_draw(run: Callable[..., Result], evaluated: Pat
     images = ["--json", f"mugs/{annotation_file('', 'val')}", "--images", "mugs/val"]
     predictions = ["--predictions", "evaluation/inference/coco_instances_results.json"]
     run("flash-internimage", "draw", *images, *predictions, "--output", "drawn")
-    assert len(list((run.folder / "drawn").iterdir())) == 2
+    # One image each, and all of them in one.
+    assert len(list((run.folder / "drawn").iterdir())) == 3
 
 
 def test_predict(run: Callable[..., Result], trained: Path) -> None:

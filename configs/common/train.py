@@ -20,6 +20,12 @@ train = dict(
         project="flash-internimage",
         name=None,  # name of the run; null: generated
     ),
+    mlflow=dict(  # MLflow, to be installed separately
+        enabled=False,
+        experiment="flash-internimage",
+        name=None,  # name of the run; null: generated
+        tracking_uri=None,  # server or folder; null: MLflow's default, such as MLFLOW_TRACKING_URI
+    ),
     checkpointer=dict(
         period=iterations(epochs=1, batch_size=16),  # iterations between checkpoints
         max_to_keep=3,  # older ones are deleted; None, here or in a config: keep all

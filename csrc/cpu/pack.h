@@ -51,11 +51,7 @@ C10_ALWAYS_INLINE lanes_t<acc_t, lanes> load_lanes(const scalar_t* from) {
     } else {
       static_assert(std::is_same_v<scalar_t, c10::Half>);
 #ifdef FLASH_INTERNIMAGE_F16C
-      if constexpr (lanes == 16) {
-#if FLASH_INTERNIMAGE_VECTOR_BYTES == 64
-        return (lanes_t<float, lanes>)_mm512_cvtph_ps((__m256i)bits);
-#endif
-      } else if constexpr (lanes == 8) {
+      if constexpr (lanes == 8) {
         return (lanes_t<float, lanes>)_mm256_cvtph_ps((__m128i)bits);
       }
 #endif
@@ -89,13 +85,6 @@ C10_ALWAYS_INLINE void store_lanes(scalar_t* to, lanes_t<acc_t, lanes> lane_valu
       std::memcpy(to, &narrow, sizeof(narrow));
       return;
     }
-#if FLASH_INTERNIMAGE_VECTOR_BYTES == 64
-    if constexpr (lanes == 16) {
-      const __m256i narrow = _mm512_cvtps_ph((__m512)lane_values, _MM_FROUND_TO_NEAREST_INT);
-      std::memcpy(to, &narrow, sizeof(narrow));
-      return;
-    }
-#endif
 #endif
     for (int lane = 0; lane < lanes; ++lane) {
       to[lane] = static_cast<scalar_t>(lane_values[lane]);

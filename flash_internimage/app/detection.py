@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from detectron2.structures import Instances
 
 from flash_internimage.evaluation.drawing import draw_instances
+from flash_internimage.files import write_atomically
 from flash_internimage.inference import Predictor
 from flash_internimage.inference.video import Video, write_video
 from flash_internimage.structures import select
@@ -45,11 +45,14 @@ def detect(predictor: Predictor, image: np.ndarray) -> Detected:
 
 
 def filtered(detected: Detected, threshold: float, classes: Sequence[str]) -> Instances:
-    """Return the detections that score at least ``threshold`` and are of one of ``classes``; empty: of any class."""
+    """Return the detections that score at least ``threshold`` and are of one of ``classes``.
+
+    Names that the detector does not know are ignored; without any that it knows, all classes are kept.
+    """
     instances = detected.instances
     wanted = instances.scores >= threshold
-    if classes:
-        numbers = [number for number, name in enumerate(detected.class_names) if name in classes]
+    numbers = [number for number, name in enumerate(detected.class_names) if name in classes]
+    if numbers:
         wanted &= instances.pred_classes.new_tensor([c in numbers for c in instances.pred_classes.tolist()], dtype=bool)
     return select(instances, wanted.nonzero()[:, 0])
 
@@ -67,26 +70,28 @@ def table(detected: Detected, threshold: float, classes: Sequence[str]) -> list[
 
 
 def draw_video(
-    predictor: Predictor, path: str, threshold: float, classes: Sequence[str], progress: Callable[[float], None]
-) -> str:
+    predictor: Predictor, path: str, folder: Path, threshold: float, classes: Sequence[str], progress: Callable[[float], None]
+) -> Path:
     """Detect objects in each frame of a video, and write a video with the filtered detections that browsers play.
 
     Args:
+        path: file of the video.
+        folder: folder for the new file.
         progress: called after each frame with the finished part, 0 to 1.
 
     Returns:
-        Path of the new file, in a temporary folder.
+        Path of the new file.
 
     Raises:
         UnreadableVideo: the file is not a video.
     """
     video = Video(path)
-    target = Path(tempfile.mkdtemp(prefix="flash-internimage-")) / f"{Path(path).stem}.webm"
+    target = folder / f"{Path(path).stem}.webm"
 
     def frames() -> Iterator[np.ndarray]:
         for number, frame in enumerate(video, 1):
             yield drawn(detect(predictor, frame), threshold, classes)
             progress(min(number / max(video.length, number), 1.0))
 
-    write_video(target, frames(), video.frames_per_second)
-    return str(target)
+    write_atomically(target, lambda unfinished: write_video(unfinished, frames(), video.frames_per_second))
+    return target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -20,6 +21,7 @@ class Models:
 
     def __init__(self, loaders: Mapping[str, Callable[[], Predictor]]) -> None:
         self._loaders = dict(loaders)
+        self._lock = threading.Lock()  # the page calls from several threads
         self._loaded: tuple[str, Predictor] | None = None
 
     @property
@@ -33,10 +35,11 @@ class Models:
         Raises:
             UserError: it cannot be downloaded or loaded.
         """
-        if self._loaded is None or self._loaded[0] != name:
-            self._loaded = None  # the memory of two large detectors is not needed
-            self._loaded = (name, self._loaders[name]())
-        return self._loaded[1]
+        with self._lock:
+            if self._loaded is None or self._loaded[0] != name:
+                self._loaded = None  # large detectors may not fit in memory together
+                self._loaded = (name, self._loaders[name]())
+            return self._loaded[1]
 
 
 def published_models() -> dict[str, Callable[[], Predictor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from .models import Models
 
 _TITLE = "FlashInternImage"
 _DEFAULT_THRESHOLD = 0.5
+_CACHE_SECONDS = 3600  # after which uploads and results are deleted
 
 
 def build_page(models: Models) -> Any:
@@ -55,9 +57,10 @@ def build_page(models: Models) -> Any:
         with _shown_on_page(gr.Error):
             if video is None:
                 raise UserError("no video: drop one on the left, or choose a file")
-            return draw_video(models.get(name), video, threshold, classes, progress)
+            # Beside the uploaded file, in the folder of the visitor's uploads, which Gradio deletes.
+            return str(draw_video(models.get(name), video, Path(video).parent, threshold, classes, progress))
 
-    with gr.Blocks(title=_TITLE, analytics_enabled=False) as page:
+    with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(_CACHE_SECONDS, _CACHE_SECONDS)) as page:
         gr.Markdown(f"# {_TITLE}")
         detected = gr.State()
         with gr.Row():

@@ -24,8 +24,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
 from flash_internimage.data import Categories, require_registered
-from flash_internimage.data.check import require_valid_contents
 from flash_internimage.data.custom import register_in_place
+from flash_internimage.data.registered import require_valid_contents
 from flash_internimage.data.validation import problem_of_annotation
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation.drawing import draw_annotations, grid, side_by_side, write_png

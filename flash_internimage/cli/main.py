@@ -68,7 +68,7 @@ def command_parser(command: str) -> argparse.ArgumentParser:
 
 def program_parser() -> argparse.ArgumentParser:
     """Build the parser of the program's first argument, the command."""
-    commands = "\n".join(f"  {name:<15} {description}" for name, description in COMMANDS.items())
+    commands = "\n".join(f"  {name:<16} {description}" for name, description in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         usage=f"{PROGRAM} [-h] [--version] COMMAND ...",

@@ -19,9 +19,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from flash_internimage.errors import UserError
 from flash_internimage.evaluation.report import REPORT_FILE, write_report
 from flash_internimage.evaluation.saved import read_evaluation
-from flash_internimage.evaluation.training_curves import find_metrics
+from flash_internimage.evaluation.training_curves import METRICS_FILE, find_metrics
 
 from .arguments import add_output, add_threshold
 
@@ -32,8 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_threshold(parser, "shown")
     parser.add_argument(
         "--run",
-        nargs=1,
-        default=[],
         type=Path,
         metavar="RUN",
         help="output folder of the training, whose curves are shown (default: FOLDER, if it is one)",
@@ -49,12 +48,24 @@ def run(args: argparse.Namespace) -> int:
         args.folder,
         target,
         config=saved_config(folder),
-        metrics=find_metrics([folder, folder.parent, *args.run]),
+        metrics=chosen_metrics(args.run, folder),
         min_score=args.threshold,
         num_images=args.limit,
     )
     print(target)
     return 0
+
+
+def chosen_metrics(run: Path | None, folder: Path) -> Path | None:
+    """Return the metrics of the run that ``--run`` names, or of the evaluation's folder or the folder above it.
+
+    Raises:
+        UserError: the run has no metrics.
+    """
+    found = find_metrics([folder, folder.parent] if run is None else [run])
+    if run is not None and found is None:
+        raise UserError(f"--run {run}: expected the output folder of a training, but it has no {METRICS_FILE}")
+    return found
 
 
 def saved_config(folder: Path) -> str | None:

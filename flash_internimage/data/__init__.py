@@ -10,15 +10,16 @@ from .augmentations import (
     ScaleJitter,
 )
 from .categories import Categories
-from .check import DatasetReport, check_dataset, require_valid
+from .check import DatasetReport, check_dataset
 from .combinations import CopyPaste, MixUp, Mosaic
 from .custom import dataset_categories, literal_num_classes, require_num_classes, require_registered, use_custom_data
-from .dataset_dicts import evaluation_dataset_dicts, training_dataset_dicts
+from .dataset_dicts import DatasetDicts, evaluation_dataset_dicts, training_dataset_dicts
 from .encoding import read_annotations_as_utf8
 from .loader import build_test_loader, build_train_loader
 from .mapper import TestMapper, TrainingMapper
 from .pipelines import AlbumentationsPipeline, TorchvisionPipeline
 from .presets import use_augmentation_preset
+from .registered import require_valid
 from .shapes import make_shapes, register_shapes
 from .stream import TrainingStream
 
@@ -31,6 +32,7 @@ __all__ = [
     "Categories",
     "CopyPaste",
     "CropRange",
+    "DatasetDicts",
     "DatasetReport",
     "ExactResizeTransform",
     "FitWithin",

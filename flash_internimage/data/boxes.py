@@ -22,6 +22,21 @@ def is_degenerate(box: Sequence[float], height: int, width: int) -> bool:
     return not (box_width >= 1 and box_height >= 1 and within)
 
 
+def are_degenerate(boxes: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """Vectorized version of ``is_degenerate``.
+
+    Args:
+        boxes: (N, 4), XYWH in pixels.
+        heights: (N,), height of the image of each box in pixels.
+        widths: (N,), width of the image of each box in pixels.
+    """
+    x, y, box_widths, box_heights = np.asarray(boxes).T
+    is_within = (np.minimum(x + box_widths, widths) > np.maximum(x, 0)) & (
+        np.minimum(y + box_heights, heights) > np.maximum(y, 0)
+    )
+    return ~((box_widths >= 1) & (box_heights >= 1) & is_within)
+
+
 def boxes_of(annotations: list[dict], mode: BoxMode) -> np.ndarray:
     """Return the boxes of annotations as an (N, 4) array in float64; detectron2 itself would convert lists in float32.
 

@@ -4,17 +4,17 @@ Problems that make training wrong or impossible are errors. Annotations that det
 likely mistakes, are warnings. Each kind of problem is reported in one sentence, with its count and its first case.
 """
 
-import functools
+import contextlib
+import gc
 import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+import numpy as np
 
-from flash_internimage.coco_format import contents_of, is_registered_in_code
 from flash_internimage.errors import UserError
 from flash_internimage.path_manager import PathManager
 
@@ -67,6 +67,18 @@ class DatasetReport:
         self.source = self.source or f"annotation file {self.annotation_file}"
 
 
+@contextlib.contextmanager
+def many_objects() -> Iterator[None]:
+    """Pause the garbage collector, which would search millions of new objects for cycles: reading takes twice the time then."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def read_json(path: str) -> dict:
     """Read an annotation file.
 
@@ -75,7 +87,7 @@ def read_json(path: str) -> dict:
     """
     local = PathManager.get_local_path(path)
     try:
-        with open(local, encoding="utf-8") as file:
+        with open(local, encoding="utf-8") as file, many_objects():
             content = json.load(file)
     except FileNotFoundError:
         hint = "check the path; detectron2's own datasets are expected in $DETECTRON2_DATASETS, by default ./datasets"
@@ -105,20 +117,31 @@ def missing_files(image_root: str, file_names: Iterable[str]) -> list[str]:
     return missing
 
 
-def _check_files(images: Iterable[dict], image_root: str, errors: Findings) -> None:
-    """Add an error for each kind of file that is missing."""
-    if "://" in image_root:  # remote storage is not listed
+def file_names_of(images: Iterable[dict]) -> dict[str, int | str]:
+    """Return the id of the image of each file name of an annotation file."""
+    return {image["file_name"]: image["id"] for image in images}
+
+
+def check_files(report: DatasetReport, ids: Mapping[str, int | str]) -> None:
+    """Add an error to a report if image files are missing.
+
+    Args:
+        ids: id of the image of each file name, as ``file_names_of`` returns them.
+    """
+    if not report.categories or "://" in report.image_root:  # remote storage is not listed
         return
-    if image_root and not os.path.isdir(image_root):
+    errors = Findings()
+    if report.image_root and not os.path.isdir(report.image_root):
         errors.add(
             "image folder does not exist",
-            f"{image_root}; check the path; detectron2's own datasets are expected in $DETECTRON2_DATASETS, "
+            f"{report.image_root}; check the path; detectron2's own datasets are expected in $DETECTRON2_DATASETS, "
             "by default ./datasets",
         )
-        return
-    by_name = {image["file_name"]: image["id"] for image in images}
-    for name in missing_files(image_root, by_name):
-        errors.add("image files are missing", f"{os.path.join(image_root, name)}, referenced by image {by_name[name]!r}")
+    else:
+        for name in missing_files(report.image_root, ids):
+            case = f"{os.path.join(report.image_root, name)}, referenced by image {ids[name]!r}"
+            errors.add("image files are missing", case)
+    report.errors += [f"{report.source}: {sentence}" for sentence in errors.sentences()]
 
 
 def _check_categories(report: DatasetReport, warnings: Findings) -> None:
@@ -138,9 +161,10 @@ def _count(report: DatasetReport, images: dict, objects: list[dict]) -> None:
     report.images_with = {id_: with_category[id_] for id_ in report.categories}
     report.image_sizes = Counter((image["height"], image["width"]) for image in images.values())
     report.num_without_objects = len(images) - len({annotation["image_id"] for annotation in objects})
-    for annotation in objects:
-        area = annotation["bbox"][2] * annotation["bbox"][3]
-        report.objects_by_size[next(size for size, end in OBJECT_SIZES.items() if area < end)] += 1
+    areas = [annotation["bbox"][2] * annotation["bbox"][3] for annotation in objects]
+    numbers = np.searchsorted(list(OBJECT_SIZES.values()), areas, side="right")
+    counts = np.bincount(numbers, minlength=len(OBJECT_SIZES)).tolist()
+    report.objects_by_size += Counter(dict(zip(OBJECT_SIZES, counts, strict=True)))
 
 
 def _check_crowds(report: DatasetReport, found: ValidatedContents) -> None:
@@ -161,15 +185,14 @@ def _check_crowds(report: DatasetReport, found: ValidatedContents) -> None:
     report.untrainable = f"{report.source}: {reason}, so that nothing is left to train on; {fix}"
 
 
-def _fill(report: DatasetReport, content: Mapping) -> None:
-    """Validate the contents of a dataset and fill in its report."""
+def fill(report: DatasetReport, content: Mapping) -> ValidatedContents:
+    """Validate the contents of a dataset and fill in its report; whether the image files exist is not checked."""
     found = validate_contents(content, in_folder=not report.in_code)
     report.categories = found.categories
     if found.categories:
         report.num_images, report.num_annotations = (
             len(entries) if isinstance(entries := content.get(key), list) else 0 for key in ("images", "annotations")
         )
-        _check_files(found.images.values(), report.image_root, found.errors)
         _count(report, found.images, found.objects)
         _check_categories(report, found.warnings)
         if not report.num_images:
@@ -178,6 +201,12 @@ def _fill(report: DatasetReport, content: Mapping) -> None:
             _check_crowds(report, found)
     report.errors = [f"{report.source}: {sentence}" for sentence in found.errors.sentences()]
     report.warnings = [f"{report.source}: {sentence}" for sentence in found.warnings.sentences()]
+    return found
+
+
+def fill_and_check_files(report: DatasetReport, content: Mapping) -> None:
+    """Validate the contents of a dataset, check that its image files exist, and fill in its report."""
+    check_files(report, file_names_of(fill(report, content).images.values()))
 
 
 def check_dataset(annotation_file: str, image_root: str) -> DatasetReport:
@@ -195,7 +224,7 @@ def check_dataset(annotation_file: str, image_root: str) -> DatasetReport:
     except UserError as error:
         report.errors.append(str(error))
     else:
-        _fill(report, content)
+        fill_and_check_files(report, content)
     return report
 
 
@@ -208,53 +237,8 @@ def check_contents(content: Mapping, image_root: str, source: str) -> DatasetRep
         source: subject of the sentences, such as ``YOLO dataset data.yaml``.
     """
     report = DatasetReport(source, image_root, source=source)
-    _fill(report, content)
+    fill_and_check_files(report, content)
     return report
-
-
-def check_registered_in_code(name: str) -> DatasetReport:
-    """Validate a dataset that is registered as a function, without an annotation file.
-
-    Annotations are numbered from 1 in messages, over all dataset dicts.
-
-    Args:
-        name: a dataset of detectron2's ``DatasetCatalog``.
-    """
-    report = DatasetReport(name, "", source=f"dataset {name}", in_code=True)
-    try:
-        content = contents_of(name)
-    except UserError as error:
-        report.errors.append(str(error))
-    else:
-        _fill(report, content)
-    return report
-
-
-@functools.lru_cache(maxsize=16)
-def _check_unchanged(annotation_file: str, image_root: str, changed_ns: int, size: int) -> DatasetReport:
-    return check_dataset(annotation_file, image_root)
-
-
-@functools.lru_cache(maxsize=16)
-def _check_function(name: str, function: Callable[[], list[dict]]) -> DatasetReport:
-    return check_registered_in_code(name)
-
-
-def check_dataset_once(annotation_file: str, image_root: str) -> DatasetReport:
-    """Cached version of ``check_dataset``: a file is read again only if it has changed since the last call."""
-    try:
-        status = os.stat(annotation_file)
-    except OSError:
-        return check_dataset(annotation_file, image_root)
-    return _check_unchanged(annotation_file, image_root, status.st_mtime_ns, status.st_size)
-
-
-def check_registered_once(name: str) -> DatasetReport:
-    """Cached validation of a registered dataset: of its annotation file, or of what its function returns."""
-    if is_registered_in_code(name):
-        return _check_function(name, DatasetCatalog[name])
-    metadata = MetadataCatalog.get(name)
-    return check_dataset_once(str(metadata.json_file), str(metadata.get("image_root", "")))
 
 
 def require_sound(report: DatasetReport) -> None:
@@ -267,32 +251,3 @@ def require_sound(report: DatasetReport) -> None:
         raise UserError(report.errors[0])
     if report.errors:
         raise UserError(f"{len(report.errors)} kinds of errors in a dataset:\n  " + "\n  ".join(report.errors))
-
-
-def require_valid_contents(name: str) -> None:
-    """Raise an exception if the annotations of a registered dataset have errors; its image files are not checked.
-
-    Raises:
-        UserError: the annotations have errors or cannot be read.
-    """
-    in_code = is_registered_in_code(name)
-    metadata = MetadataCatalog.get(name)
-    source = f"dataset {name}" if in_code else f"annotation file {metadata.json_file}"
-    if not in_code and metadata.get("make_if_missing") is not None:
-        metadata.make_if_missing()
-    found = validate_contents(contents_of(name) if in_code else read_json(str(metadata.json_file)), in_folder=not in_code)
-    report = DatasetReport(name, "", errors=[f"{source}: {sentence}" for sentence in found.errors.sentences()])
-    require_sound(report)
-
-
-def require_valid(name: str) -> None:
-    """Validate a registered dataset, generating it first if it has a ``make_if_missing`` function.
-
-    Raises:
-        UserError: the dataset has errors.
-    """
-    metadata = MetadataCatalog.get(name)
-    make_if_missing = metadata.get("make_if_missing")
-    if make_if_missing is not None:
-        make_if_missing()
-    require_sound(check_registered_once(name))

@@ -13,9 +13,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from flash_internimage.errors import UserError
 
+from .annotations import check_dataset_once
 from .categories import Categories
-from .check import DatasetReport, check_dataset_once, require_sound, require_valid
+from .check import DatasetReport, require_sound
 from .given import Dataset, given_datasets
+from .registered import require_valid, set_categories
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +67,11 @@ def use_custom_data(cfg: DictConfig, parts: Collection[str] = ("train", "test"))
         if test is not None:
             _require_same_categories(train, test)
         register_in_place(TRAIN_NAME, train.annotation_file, train.image_root)
+        set_categories(TRAIN_NAME, train.categories)
         cfg.dataloader.train.dataset.names = TRAIN_NAME
     if test is not None:
         register_in_place(TEST_NAME, test.annotation_file, test.image_root)
+        set_categories(TEST_NAME, test.categories)
         cfg.dataloader.test.dataset.names = TEST_NAME
         cfg.dataloader.evaluator.dataset_name = TEST_NAME
     categories = reports[0].categories

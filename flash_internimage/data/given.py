@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 
-from .check import check_contents, check_dataset_once, read_json, require_sound
+from .annotations import check_dataset_once
+from .check import check_contents, read_json, require_sound
 from .formats import (
     SPLIT_FILE,
     WHOLE,

@@ -13,6 +13,7 @@ from detectron2.utils import comm
 
 from flash_internimage.errors import UserError
 
+from .dataset_dicts import DatasetDicts
 from .mapper import TrainingMapper
 from .shared_memory import require_shared_memory
 from .stream import TrainingStream
@@ -61,8 +62,8 @@ def build_train_loader(
         )
     if seed < 0:
         raise UserError(f"build_train_loader: seed must not be negative, got {seed}; choose a fixed seed of 0 or more")
-    # DatasetFromList serializes to one buffer, which forked loader processes share.
-    serialized = DatasetFromList(list(dataset), copy=False)
+    # DatasetFromList serializes to one buffer, which forked loader processes share, as DatasetDicts does.
+    serialized = dataset if isinstance(dataset, DatasetDicts) else DatasetFromList(list(dataset), copy=False)
     if isinstance(mapper, TrainingMapper):
         mapper.dataset = serialized
     batch_size = total_batch_size // world_size
@@ -86,7 +87,7 @@ def build_train_loader(
 
 
 def _repeat_factors(dataset: Sequence[dict], sampler: str, threshold: float) -> torch.Tensor | None:
-    """Expected occurrences of each image per epoch; None if they are all 1.
+    """Expected occurrences of each image per epoch; None for the TrainingSampler, whose epochs have each image once.
 
     The factor of an image is that of its rarest class c, max(1, sqrt(threshold / f(c))), where f(c) is the fraction of images
     with that class (LVIS, https://arxiv.org/abs/1908.03195, appendix B.2).
@@ -123,10 +124,10 @@ def build_test_loader(dataset: Sequence[dict], mapper: Callable[[dict], dict], n
     Raises:
         UserError: there is too little shared memory for the workers.
     """
-    dicts = list(dataset)
-    if dicts:
-        require_shared_memory(num_workers, 1, lambda: mapper(dicts[0]))
-    loader = build_detection_test_loader(dicts, mapper=mapper, num_workers=num_workers)
+    serialized = dataset if isinstance(dataset, DatasetDicts) else DatasetFromList(list(dataset), copy=False)
+    if len(serialized):
+        require_shared_memory(num_workers, 1, lambda: mapper(serialized[0]))
+    loader = build_detection_test_loader(serialized, mapper=mapper, num_workers=num_workers)
     _prepare_workers(loader)
     return loader
 

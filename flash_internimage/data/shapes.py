@@ -163,7 +163,9 @@ def register_shapes(root: str | Path | None = None, prefix: str = "shapes") -> N
         root = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))) / "shapes"
     for split in SIZES:
         name = f"{prefix}_{split}"
-        DatasetCatalog.register(name, partial(load_shapes, root, split, name))
+        load = partial(load_shapes, root, split, name)
+        load.loads_coco_json = True  # type: ignore[attr-defined]
+        DatasetCatalog.register(name, load)
         MetadataCatalog.get(name).set(
             json_file=str(annotation_file(root, split)),
             image_root=str(Path(root) / split),

@@ -11,6 +11,7 @@ generator state is saved:
 import contextlib
 import itertools
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -42,7 +43,7 @@ def shuffled_indices(size: int, seed: int, repeat_factors: torch.Tensor | None =
 
 
 def grouped_batches(
-    groups: Sequence[int], batch_size: int, seed: int, repeat_factors: torch.Tensor | None = None
+    groups: Sequence[int] | np.ndarray, batch_size: int, seed: int, repeat_factors: torch.Tensor | None = None
 ) -> Iterator[list[int]]:
     """Yield batches of indices that belong to one group, infinitely.
 
@@ -55,13 +56,25 @@ def grouped_batches(
         seed: determines the order.
         repeat_factors: expected occurrences of each index per epoch; None: one.
     """
-    pending: dict[int, list[int]] = {group: [] for group in groups}
+    pending: dict[int, list[int]] = defaultdict(list)
     for index in shuffled_indices(len(groups), seed, repeat_factors):
-        batch = pending[groups[index]]
+        batch = pending[int(groups[index])]
         batch.append(index)
         if len(batch) == batch_size:
             yield batch[:]
             batch.clear()
+
+
+def orientations(dataset: Sequence[dict]) -> np.ndarray:
+    """Return an array of 1 for each landscape and 0 for each other image, by the annotated sizes.
+
+    Args:
+        dataset: dataset dicts with ``width`` and ``height``; those with an attribute ``sizes`` are not read.
+    """
+    sizes = getattr(dataset, "sizes", None)
+    if sizes is None:
+        sizes = np.array([(dataset_dict["height"], dataset_dict["width"]) for dataset_dict in dataset]).reshape(-1, 2)
+    return (sizes[:, 1] > sizes[:, 0]).astype(np.uint8)
 
 
 @contextlib.contextmanager
@@ -113,7 +126,7 @@ class TrainingStream(IterableDataset):
         self.repeat_factors = repeat_factors
         self.rank = comm.get_rank()
         self.world_size = comm.get_world_size()
-        self.groups = [int(dataset_dict["width"] > dataset_dict["height"]) for dataset_dict in dataset]
+        self.groups = orientations(dataset)
 
     def batches(self) -> Iterator[tuple[int, list[int]]]:
         """Yield the number and the image indices of each batch that this loader worker loads."""
@@ -140,7 +153,7 @@ class TrainingStream(IterableDataset):
                 if sample is not None:
                     return sample
                 if alternatives is None:
-                    alternatives = np.flatnonzero(np.asarray(self.groups) == self.groups[index])
+                    alternatives = np.flatnonzero(self.groups == self.groups[index])
                 index = int(np.random.choice(alternatives))
         raise UserError(
             f"TrainingStream: none of {_MAX_REDRAWS} augmented images in a row contained an object; "

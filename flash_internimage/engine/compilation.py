@@ -41,11 +41,23 @@ def compile_for_training(model: nn.Module, backend: str = "inductor") -> list[st
             f"train.compile=true: compiles {' and '.join(_PARTS)}, but {type(model).__name__} has only {', '.join(modules)}; "
             "set train.compile=false"
         )
-    options: Any = {"fallback_random": True} if backend == "inductor" else None
+    options: Any = _inductor_options() if backend == "inductor" else None
     for name in found:
         module = modules[name]
         module.forward = torch.compile(module.forward, dynamic=True, backend=backend, options=options)
     return found
+
+
+def _inductor_options() -> dict[str, bool]:
+    """Options of the compiler: random numbers as without it, and outputs with the strides of the model.
+
+    Without the latter, PyTorch 2.14 orders the dimensions of an output that is a view by its strides, which it cannot compare
+    while the size of the image is a symbol. Older versions have no such option.
+    """
+    from torch._inductor import config  # takes seconds to import
+
+    options = {"fallback_random": True, "strict_output_strides": True}
+    return {name: value for name, value in options.items() if hasattr(config, name)}
 
 
 class RequireCompiled(HookBase):

@@ -63,10 +63,12 @@ class EarlyStop(HookBase):
         evaluations = done // self._period - improved // self._period
         if evaluations < self._patience:
             return ""
-        value = "it was never a number" if best.best is None else f"the best is {best.best:.4f} after {improved} iterations"
+        value = "it was never a number: check the data and the learning rate"
+        if best.best is not None:
+            value = f"the best is {best.best:.4f} after {improved} iterations, in model_best.pth"
         return (
             f"Stopped early after {done} of {self.trainer.max_iter} iterations: {best.metric} has not improved in the last "
-            f"{evaluations} evaluations (train.early_stop.patience={self._patience}); {value}, in model_best.pth"
+            f"{evaluations} evaluations (train.early_stop.patience={self._patience}); {value}"
         )
 
     def _require_metric(self) -> None:

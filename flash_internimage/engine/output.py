@@ -16,12 +16,12 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from flash_internimage.errors import UserError
+from flash_internimage.evaluation.training_curves import METRICS_FILE
 from flash_internimage.locks import FileLock, LockedError
 
 LOGGERS = ("detectron2", "fvcore", "flash_internimage")
 LOCK_FILE = "run.lock"
 LAST_EVALUATION_FILE = "last_evaluation"
-METRICS_FILE = "metrics.json"
 
 _CHECKPOINT = re.compile(r"model_(\d{7}|final|best)\.pth")
 _OF_A_RUN = re.compile(

@@ -55,8 +55,8 @@ def validation_losses(
     """Compute the losses of a model on validation images: for each, the mean over all images of all processes.
 
     Normalization uses its running statistics, and dropout and stochastic depth are disabled, as in evaluation. Weights, running
-    statistics, random generators and the metrics of the run do not change. The random numbers that a loss draws, such as which
-    proposals it samples, depend on the seed and the image only, so that evaluations can be compared.
+    statistics, attributes of the model, random generators and the metrics of the run do not change. The random numbers that a
+    loss draws, such as which proposals it samples, depend on the seed and the image only, so that evaluations can be compared.
 
     Args:
         model: a detector that returns a dict of losses in training mode.
@@ -77,7 +77,9 @@ def validation_losses(
     with torch.no_grad(), _losses_mode(model), preserved_generators(device), EventStorage(iteration), each_process_alone():
         for number, batch in enumerate(UntilStop(images, stop)):
             seed_everything(seed, 0, int(batch[0].get("position", number)))
-            for name, loss in model(batch).items():
+            with _attributes_kept(model):
+                losses = model(batch)
+            for name, loss in losses.items():
                 sums[name] += float(loss) * len(batch)
             count += len(batch)
     everyone: list[tuple[dict[str, float], int, int]] = comm.all_gather((dict(sums), count, stop.signal))
@@ -107,3 +109,15 @@ def _losses_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextlib.contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Restore the attributes of all modules after the context: detectron2's RetinaNet has a moving mean in one."""
+    saved = [(module, dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in saved:
+            vars(module).clear()
+            vars(module).update(attributes)

@@ -1,4 +1,4 @@
-"""Event writers of a run: log, progress bar, ``metrics.json``, TensorBoard and, if enabled, Weights & Biases."""
+"""Event writers of a run: log, progress bar, ``metrics.json``, TensorBoard and, if enabled, Weights & Biases and MLflow."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
-from detectron2.utils.events import JSONWriter, TensorboardXWriter
+from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from omegaconf import DictConfig, OmegaConf
 
 from flash_internimage.files import full_disk_reported
 
+from .mlflow_writer import MLflowWriter
 from .output import METRICS_FILE
 from .progress import ProgressBar, ProgressLog, is_terminal
 from .wandb_writer import WandbWriter
@@ -30,11 +31,14 @@ def build_writers(cfg: DictConfig, resumed: bool) -> list[HookBase]:
     train = cfg.train
     folder = train.output_dir
     images_per_step = cfg.dataloader.train.total_batch_size
-    wandb = OmegaConf.select(cfg, "train.wandb")  # configs saved by earlier versions have no such section
-    writers = [ProgressLog(train.max_iter, images_per_step)]
+    # Configs saved by earlier versions lack these sections.
+    wandb, mlflow = OmegaConf.select(cfg, "train.wandb"), OmegaConf.select(cfg, "train.mlflow")
+    config: Any = OmegaConf.to_container(OmegaConf.create({"train": train}), resolve=False)
+    writers: list[EventWriter] = [ProgressLog(train.max_iter, images_per_step)]
     if wandb is not None and wandb.enabled:
-        config: Any = OmegaConf.to_container(OmegaConf.create({"train": train}), resolve=False)
         writers.append(WandbWriter(wandb.project, wandb.name, config, folder, resumed))
+    if mlflow is not None and mlflow.enabled:
+        writers.append(MLflowWriter(mlflow.experiment, mlflow.name, mlflow.tracking_uri, config, folder, resumed))
     os.makedirs(folder, exist_ok=True)
     writers += [MetricsWriter(Path(folder) / METRICS_FILE), TensorBoardWriter(folder)]
     hooks: list[HookBase] = [PeriodicWriter(writers, train.log_period)]

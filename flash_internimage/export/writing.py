@@ -34,10 +34,10 @@ OPERATOR_FORMS: dict[str, tuple[Any, Any]] = {
 
 def program_of(detector: ExportableDetector, metadata: Metadata) -> torch.export.ExportedProgram:
     """Capture a detector with ``torch.export``, for the image sizes in the metadata."""
-    fixed = metadata.height is not None and metadata.width is not None
+    size = None if metadata.height is None or metadata.width is None else (metadata.height, metadata.width)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return export_program(detector, batch=metadata.batch, size=(metadata.height, metadata.width) if fixed else None)
+        return export_program(detector, batch=metadata.batch, size=size)
 
 
 def write(program: torch.export.ExportedProgram, path: str | os.PathLike[str], metadata: Metadata) -> None:

@@ -20,6 +20,7 @@ from flash_internimage.engine.exported import mapper_node
 from flash_internimage.errors import UserError
 from flash_internimage.export.runtime import ExportedDetector, is_exported
 from flash_internimage.images import read_rgb, to_rgb
+from flash_internimage.layers import cast_weights
 from flash_internimage.structures import select
 from flash_internimage.views import ViewOptions, ViewsDetector, ViewsMapper
 from flash_internimage.views.batching import detect_in_batches, padding_divisor
@@ -106,6 +107,8 @@ class Predictor:
             self._mapper = mapper_of_config(cfg)
             model, names = load_model(cfg, weights)
             self.model = model.to(self.device)
+            if self._dtype is not None:
+                cast_weights(self.model, self._dtype)
             _raise_score_thresholds(self.model, min_score)
         self._compiled = Compiled(self.model) if compile else None
         self.categories = Categories.from_names(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import nms
 
@@ -36,8 +37,11 @@ def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, thres
     # One common box for all invalid ones, behind all others: the first of them suppresses the rest and nothing else.
     apart = boxes.new_tensor([-2.0, -2.0, -1.0, -1.0]) - step
     boxes = torch.where(valid[:, None], boxes + (groups.to(boxes.dtype) * step)[:, None], apart)
-    keep = nms(boxes, torch.where(valid, scores, -1), threshold)
-    return torch.zeros_like(valid).scatter(0, keep, True) & valid
+    # torch.export asserts that a size that depends on values is at least 2: two more boxes, which nothing suppresses.
+    boxes = torch.cat([boxes, torch.stack([apart - 2, apart - 4])])
+    scores = F.pad(torch.where(valid, scores, -1), (0, 2), value=-1.0)
+    keep = nms(boxes, scores, threshold)
+    return F.pad(torch.zeros_like(valid), (0, 2)).scatter(0, keep, True)[:-2] & valid
 
 
 def select_highest(

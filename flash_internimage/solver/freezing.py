@@ -30,6 +30,11 @@ def freeze(model: nn.Module, parts: str | Sequence[str] | None) -> list[str]:
     Raises:
         UserError: there is no such module (the message suggests similar names), or nothing is left to train.
     """
+    if parts is not None and (isinstance(parts, bool | int | float) or not all(isinstance(name, str) for name in parts)):
+        raise UserError(
+            f"train.freeze={parts}: expected the name of a module, such as backbone, or a list of names; for the first stages "
+            "of the backbone set its freeze_at"
+        )
     names = [] if parts is None else [parts] if isinstance(parts, str) else list(parts)
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     for name in names:
@@ -47,7 +52,7 @@ def freeze(model: nn.Module, parts: str | Sequence[str] | None) -> list[str]:
         raise UserError(f"train.freeze={','.join(names)}: leaves no parameter to train; freeze fewer modules")
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     logger.info(
-        "Frozen: %s, %d of %d parameter tensors (%.1f of %.1f million numbers)",
+        "Frozen: %s, %d of %d parameter tensors (%.1f of %.1f million parameters)",
         ", ".join(names),
         len(frozen),
         len(parameters),

@@ -30,6 +30,7 @@ def detected():
         (0.5, [], [0.9, 0.5]),
         (0.0, ["star"], [0.9, 0.3]),
         (0.4, ["star", "square"], [0.9]),
+        (0.4, ["class of another detector"], [0.9, 0.5]),
         (1, [], []),
     ],
 )
@@ -59,17 +60,18 @@ def test_a_video_is_drawn_frame_by_frame(predictor, tmp_path):
     images = np.random.RandomState(0).randint(0, 256, (3, 64, 96, 3)).astype(np.uint8)
     write_video(tmp_path / "clip.mp4", iter(images), 10)
     progress = []
-    result = draw_video(predictor, str(tmp_path / "clip.mp4"), 0.0, [], progress.append)
-    assert result.endswith("clip.webm")
-    assert cv2.VideoCapture(result).get(cv2.CAP_PROP_FOURCC) == cv2.VideoWriter.fourcc(*"VP80")
-    assert len(list(Video(result))) == 3
+    result = draw_video(predictor, str(tmp_path / "clip.mp4"), tmp_path, 0.0, [], progress.append)
+    assert result == tmp_path / "clip.webm"
+    assert cv2.VideoCapture(str(result)).get(cv2.CAP_PROP_FOURCC) == cv2.VideoWriter.fourcc(*"VP80")
+    assert len(list(Video(str(result)))) == 3
     assert progress == [pytest.approx(1 / 3), pytest.approx(2 / 3), 1]
 
 
 def test_a_file_that_is_no_video(predictor, tmp_path):
     (tmp_path / "clip.mp4").write_text("text")
     with pytest.raises(UnreadableVideo, match=r"clip\.mp4: not a readable video"):
-        draw_video(predictor, str(tmp_path / "clip.mp4"), 0.5, [], lambda part: None)
+        draw_video(predictor, str(tmp_path / "clip.mp4"), tmp_path, 0.5, [], lambda part: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
 def test_detections_come_from_the_predictor(predictor):

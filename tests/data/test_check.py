@@ -3,12 +3,14 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from flash_internimage.data import check_dataset, require_valid
-from flash_internimage.data.boxes import is_degenerate
-from flash_internimage.data.check import check_dataset_once, missing_files
+from flash_internimage.data.annotations import check_dataset_once
+from flash_internimage.data.boxes import are_degenerate, is_degenerate
+from flash_internimage.data.check import missing_files
 
 
 def first(content: dict) -> dict:
@@ -242,3 +244,5 @@ def test_no_image_is_opened(write_dataset):
 )
 def test_degenerate_boxes(box, expected):
     assert is_degenerate(box, height=60, width=80) is expected
+    found = are_degenerate(np.array([box, (1, 1, 2, 2)], dtype=float), np.array([60, 9]), np.array([80, 9]))
+    assert found.tolist() == [expected, False]

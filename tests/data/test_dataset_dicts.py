@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 
-from flash_internimage.data import evaluation_dataset_dicts, training_dataset_dicts
+from flash_internimage.data import DatasetDicts, evaluation_dataset_dicts, training_dataset_dicts
 from flash_internimage.data.dataset_dicts import filter_training_dataset_dicts
 
 
@@ -25,7 +25,7 @@ def test_crowds_and_degenerate_boxes_are_dropped(caplog):
     dataset_dicts = [dataset_dict(good, annotation([0, 0, 80, 60], iscrowd=1), thin), dataset_dict(good)]
     before = copy.deepcopy(dataset_dicts)
     with caplog.at_level(logging.WARNING):
-        kept = filter_training_dataset_dicts(dataset_dicts)
+        kept = filter_training_dataset_dicts(DatasetDicts.of(dataset_dicts))
     assert dataset_dicts == before
     assert [r["annotations"] for r in kept] == [[good], [good]]
     assert "Dropped 1 boxes with a side below one pixel or outside their image" in caplog.text
@@ -33,16 +33,16 @@ def test_crowds_and_degenerate_boxes_are_dropped(caplog):
 
 def test_box_mode_is_respected():
     xyxy = annotation([5, 5, 5.5, 50], mode=BoxMode.XYXY_ABS)  # half a pixel wide
-    assert filter_training_dataset_dicts([dataset_dict(xyxy)]) == []
+    assert len(filter_training_dataset_dicts(DatasetDicts.of([dataset_dict(xyxy)]))) == 0
     xywh = annotation([5, 5, 5.5, 50])
-    assert len(filter_training_dataset_dicts([dataset_dict(xywh)])) == 1
+    assert len(filter_training_dataset_dicts(DatasetDicts.of([dataset_dict(xywh)]))) == 1
 
 
 @pytest.mark.parametrize(("filter_empty", "count"), [(True, 1), (False, 3)])
 def test_images_without_objects(filter_empty, count):
     crowd = annotation([0, 0, 80, 60], iscrowd=1)
     dataset_dicts = [dataset_dict(), dataset_dict(crowd), dataset_dict(annotation([5, 5, 10, 10]))]
-    assert len(filter_training_dataset_dicts(dataset_dicts, filter_empty=filter_empty)) == count
+    assert len(filter_training_dataset_dicts(DatasetDicts.of(dataset_dicts), filter_empty=filter_empty)) == count
 
 
 def test_tiny_images_are_dropped():
@@ -52,14 +52,14 @@ def test_tiny_images_are_dropped():
         dataset_dict(box, height=80, width=31),
         dataset_dict(box, height=32, width=32),
     ]
-    assert [r["height"] for r in filter_training_dataset_dicts(dataset_dicts)] == [32]
+    assert [r["height"] for r in filter_training_dataset_dicts(DatasetDicts.of(dataset_dicts))] == [32]
 
 
 def test_masks_are_required_if_the_model_learns_them():
     dataset_dicts = [dataset_dict(annotation([5, 5, 10, 10]))]
-    assert filter_training_dataset_dicts(dataset_dicts, with_masks=False)
+    assert filter_training_dataset_dicts(DatasetDicts.of(dataset_dicts), with_masks=False)
     with pytest.raises(ValueError, match=r"image 1 \(a.jpg\) has no segmentation, but the model learns masks"):
-        filter_training_dataset_dicts(dataset_dicts, with_masks=True)
+        filter_training_dataset_dicts(DatasetDicts.of(dataset_dicts), with_masks=True)
 
 
 def test_shapes(small_shapes):

@@ -46,7 +46,7 @@ NEEDS = {
     "the network",
     "a Hugging Face account",
     "detections",
-    "FiftyOne",
+    "fiftyone",
     "supervision",
 }
 LANGUAGES = {"python", "sh", "text"}

@@ -144,3 +144,15 @@ def test_data_without_annotations_is_one_sentence(nano_config, shapes, tmp_path)
     nano_config.dataloader.test.dataset.names = shapes
     with pytest.raises(ValueError, match=r"train.val_loss=true: the validation data \(validation_loss\) has no annotations"):
         validation_loader(nano_config)
+
+
+def test_attributes_of_the_model_are_kept(trained):
+    class MovingMean(nn.Module):
+        def forward(self, x):
+            self.mean = getattr(self, "mean", 100.0) * 0.9 + 0.1 * float(x.mean())
+            return x / self.mean
+
+    trained.class_head = nn.Sequential(trained.class_head, MovingMean())
+    first = losses(trained)
+    assert not hasattr(trained.class_head[1], "mean")
+    assert losses(trained, [IMAGES[2], IMAGES[0], IMAGES[1]])["loss_cls"] == pytest.approx(first["loss_cls"], rel=1e-6)

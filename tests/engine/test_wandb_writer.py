@@ -66,6 +66,6 @@ def test_resumed_run_keeps_its_id(wandb, tmp_path):
 
 def test_not_installed(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match=r"train.wandb.enabled=true: the package wandb cannot be imported .*pip install wandb"):
+    with pytest.raises(ValueError, match="train.wandb.enabled=true needs wandb, which is not installed; pip install wandb"):
         writer(tmp_path / "out")
     assert not (tmp_path / "out").exists()

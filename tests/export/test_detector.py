@@ -38,7 +38,8 @@ def test_detections_equal_those_of_the_ordinary_inference(model, sizes, size):
     for image, expected in enumerate(ordinary(model, images, sizes)):
         count = int(counts[image])
         assert count == len(expected) >= 30
-        assert_close(boxes[image, :count], expected.pred_boxes.tensor)
+        # The ordinary inference may pool with other kernels; coordinates above 128 pixels have an ulp of 1.5e-5.
+        assert_close(boxes[image, :count], expected.pred_boxes.tensor, rtol=0, atol=4 * 1.5e-5)
         assert_close(scores[image, :count], expected.scores)
         assert torch.equal(classes[image, :count], expected.pred_classes)
         for padding in (boxes, scores, classes, *masks):

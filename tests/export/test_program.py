@@ -33,6 +33,15 @@ def test_a_program_equals_its_detector_after_saving_and_loading(tmp_path: Path, 
             assert_close(found, field)
 
 
+@pytest.mark.slow
+def test_a_program_takes_images_without_objects():
+    model = build("retinanet")
+    model.test_score_thresh = 1.0
+    detector = exportable_detector(model)
+    found = without_guards(export_program(detector, size=(96, 128)))(*BATCHES[0])
+    assert found[3].tolist() == [0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

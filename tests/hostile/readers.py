@@ -20,9 +20,9 @@ from flash_internimage.checkpoint import Checkpointer, read_checkpoint
 from flash_internimage.checkpoint.numpy_values import BUILDERS
 from flash_internimage.cli.draw import group_by_image, require_drawable
 from flash_internimage.data import Categories, TrainingMapper
-from flash_internimage.data.check import require_valid
 from flash_internimage.data.custom import register_in_place
 from flash_internimage.data.dataset_dicts import training_dataset_dicts
+from flash_internimage.data.registered import require_valid
 from flash_internimage.data.shapes import annotation_file, write_split
 from flash_internimage.engine.config import load_config, save_config
 from flash_internimage.errors import UserError

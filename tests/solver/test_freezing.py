@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from flash_internimage.errors import UserError
 from flash_internimage.solver.freezing import freeze, require_filled
 from flash_internimage.solver.parameter_groups import Setting, group_parameters
 
@@ -92,3 +93,9 @@ def test_random_weights_are_not_frozen():
         require_filled(["a", "b"], ["b", "c"], "weights.pth")
     with pytest.raises(ValueError, match="since train.init_checkpoint, which is empty, does not fill them"):
         require_filled(["a"], ["a"], "")
+
+
+@pytest.mark.parametrize("parts", [True, 2, 0.5, ["head", 1]])
+def test_what_is_no_name_is_one_sentence(parts):
+    with pytest.raises(UserError, match="^train.freeze=.*: expected the name of a module, .* set its freeze_at$"):
+        freeze(Detector(), parts)

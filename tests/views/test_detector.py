@@ -12,6 +12,8 @@ from torch import nn
 from flash_internimage.data import ResizeToFit, TestMapper
 from flash_internimage.views import ViewsDetector, ViewsMapper
 from flash_internimage.views import detector as detector_module
+from flash_internimage.views.detector import in_image
+from flash_internimage.views.plan import View
 
 
 class BrightRectangles(nn.Module):
@@ -132,3 +134,18 @@ def test_low_scores_are_dropped_before_the_merging():
     mapper = ViewsMapper(TestMapper([ResizeToFit([120], 240)]), tile=60)
     (output,) = ViewsDetector(model, min_score=0.95)([mapper.sample(image())])
     assert len(output["instances"]) == 0
+
+
+def test_a_flipped_view_of_a_tile_in_the_image():
+    found = Instances((20, 30))
+    found.pred_boxes = Boxes(torch.tensor([[2.0, 3.0, 10.0, 8.0], [0.0, 3.0, 10.0, 8.0]]))
+    found.scores = torch.tensor([0.9, 0.8])
+    found.pred_classes = torch.zeros(2, dtype=torch.int64)
+    found.pred_masks = torch.zeros(2, 20, 30, dtype=torch.bool)
+    found.pred_masks[:, 3:8, 2:10] = True
+    placed = in_image(found, View((100, 50, 130, 70), flipped=True), (80, 200))
+    assert placed.pred_boxes.tensor.tolist() == [[120, 53, 128, 58], [120, 53, 130, 58]]
+    expected = torch.zeros(80, 200, dtype=torch.bool)
+    expected[53:58, 120:128] = True
+    assert torch.equal(placed.pred_masks.tensor[0], expected)
+    assert placed.is_cut.tolist() == [False, True]

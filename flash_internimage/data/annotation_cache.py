@@ -1,0 +1,143 @@
+"""Cache of parsed and validated annotation files, one folder for each content, in the user's cache folder.
+
+An entry is named after a digest of the annotation file, of the code that reads and validates it, and of the settings on which
+the validation depends. It holds data only, which is read without running code (:mod:`.serialized`). The folder belongs to the
+user; one that others can write to is not used. Entries that were not used for a month are deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from flash_internimage import coco_format, images
+from flash_internimage.locks import FileLock
+
+from . import boxes, categories, check, run_lengths, serialized, validation
+from .serialized import SerializedDicts, save_dicts
+
+logger = logging.getLogger(__name__)
+
+_RULES = (boxes, categories, check, coco_format, images, serialized, run_lengths, validation)
+_REPORT, _IDS = "report.json", "ids.json"
+_UNFINISHED = ".unfinished-"
+_DAYS = 30  # after which an unused entry is deleted
+
+
+def cache_folder() -> Path:
+    """Return ``$XDG_CACHE_HOME/flash_internimage/annotations``, by default in ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "flash_internimage" / "annotations"
+
+
+def prepare_folder(folder: Path) -> None:
+    """Create the folder of the cache, which others cannot read.
+
+    Raises:
+        OSError: it cannot be created, or belongs to another user, or others can write to it.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if sys.platform != "win32":
+        if status.st_uid != os.getuid():
+            raise PermissionError(f"{folder} belongs to another user")
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(f"others can write to {folder}")
+
+
+def key_of(file: Path) -> str:
+    """Return the name of the entry of an annotation file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    digest = hashlib.sha256(_digest_of_rules())
+    digest.update(b"anywhere" if images.are_allowed_anywhere() else b"inside")
+    with open(file, "rb") as opened:
+        while chunk := opened.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()[:40]
+
+
+@functools.cache
+def _digest_of_rules() -> bytes:
+    """Digest of the code that determines the contents of an entry, such that a new version reads the files again."""
+    digest = hashlib.sha256()
+    for module in _RULES:
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.digest()
+
+
+@contextlib.contextmanager
+def writing(folder: Path, key: str) -> Iterator[None]:
+    """Hold the right to write an entry, such that one process of all that need it reads the annotation file.
+
+    Raises:
+        OSError: the lock cannot be created.
+    """
+    with FileLock(folder / f"{key}.lock", wait=True) as lock:
+        if lock.held:  # drafts of this entry are those of killed processes
+            for left in folder.glob(f"{_UNFINISHED}{key}-*"):
+                shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def open_entry(entry: Path) -> tuple[SerializedDicts, dict[str, Any]] | None:
+    """Return the dataset dicts and the report of an entry; None if there is none, or it is damaged."""
+    if not entry.is_dir():
+        return None
+    try:
+        found = SerializedDicts.open(entry), json.loads((entry / _REPORT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, EOFError) as error:
+        logger.warning("%s is damaged: %s", entry, error)
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(entry)
+    return found
+
+
+def read_ids(entry: Path) -> dict[str, int | str]:
+    """Return the id of the image of each file name of an entry.
+
+    Raises:
+        OSError: the entry has been deleted.
+    """
+    return json.loads((entry / _IDS).read_text(encoding="utf-8"))
+
+
+def write_entry(entry: Path, dataset_dicts: Iterable[dict], report: Mapping[str, Any], ids: Mapping[str, int | str]) -> None:
+    """Write an entry, completely or not at all, in place of a damaged one, and delete entries that are no longer used.
+
+    Raises:
+        OSError: the entry cannot be written.
+    """
+    draft = Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{entry.name}-", dir=entry.parent))
+    try:
+        save_dicts(draft, dataset_dicts)
+        (draft / _REPORT).write_text(json.dumps(report), encoding="utf-8")
+        (draft / _IDS).write_text(json.dumps(ids), encoding="utf-8")
+        shutil.rmtree(entry, ignore_errors=True)
+        os.rename(draft, entry)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    _delete_unused(entry.parent)
+
+
+def _delete_unused(folder: Path) -> None:
+    oldest = time.time() - _DAYS * 24 * 3600
+    for entry in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if entry.is_dir() and entry.stat().st_mtime < oldest:
+                shutil.rmtree(entry, ignore_errors=True)
