@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +21,6 @@ from detectron2.structures import Instances
 from PIL import Image
 from tqdm import tqdm
 
-from flash_internimage.engine.stopping import handling
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation.drawing import draw_instances
 from flash_internimage.files import write_atomically
@@ -113,7 +115,7 @@ class DetectionWriter:
         target = self.output / f"{source.name}.mp4"
         detections = Detections(self.predictor.categories)
         frames = self._video_frames(source, video, target.name, detections)
-        with until_stopped(frames) if video.is_live else contextlib.nullcontext(frames) as shown:
+        with until_interrupted(frames) if video.is_live else contextlib.nullcontext(frames) as shown:
             write_atomically(target, lambda path: write_video(path, shown, video.frames_per_second))
         self.detections.extend(detections)
         return source, None
@@ -152,15 +154,16 @@ class DetectionWriter:
 
 
 @contextlib.contextmanager
-def until_stopped(items: Iterable[T]) -> Iterator[Iterator[T]]:
-    """Inside the context, Ctrl-C and the other stop signals end an iterator after the current item.
+def until_interrupted(items: Iterable[T]) -> Iterator[Iterator[T]]:
+    """Inside the context, Ctrl-C ends an iterator after the current item.
 
-    What the consumer does with an item is not interrupted, so that it can finish its file. A signal before the first item, and
-    a second one, raise KeyboardInterrupt. Without effect outside the main thread, which alone can handle signals.
+    What the consumer does with an item is not interrupted, so that it can finish its file. Ctrl-C before the first item, and a
+    second one, raise KeyboardInterrupt. Without effect outside the main thread, which alone can handle signals, and where
+    SIGINT is ignored or has another handler.
     """
     started = stopped = False
 
-    def receive(number: int) -> None:
+    def receive(number: int, frame: FrameType | None) -> None:
         nonlocal stopped
         if stopped or not started:
             raise KeyboardInterrupt
@@ -174,8 +177,15 @@ def until_stopped(items: Iterable[T]) -> Iterator[Iterator[T]]:
             if stopped:
                 return
 
-    with handling(receive):
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield iterate()
+        return
+    signal.signal(signal.SIGINT, receive)
+    try:
+        yield iterate()
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def read_source(source: Source) -> np.ndarray | Video:
