@@ -123,7 +123,7 @@ program := $(VENV)/bin/flash-internimage
 demo := output/demo
 
 .PHONY: demo
-demo: install ## Train a small model on the shapes dataset, evaluate it and draw its detections (two CPU cores, 5 minutes).
+demo: install ## Train a small model on the shapes dataset, evaluate it and draw its detections (two CPU cores, minutes).
 	$(program) train --overwrite --config-file mask_rcnn_flash_internimage_nano train.output_dir=$(demo) train.max_iter=300
 	$(program) draw --dataset shapes_val --predictions $(demo)/inference/coco_instances_results.json --output $(demo)/visualizations
 
