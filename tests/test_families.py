@@ -14,9 +14,9 @@ from torch import nn
 
 from flash_internimage import families
 from flash_internimage.analysis.parts import part_of_module
-from flash_internimage.analysis.speed import compile_parts
 from flash_internimage.checkpoint.matching import match
 from flash_internimage.checkpoint.published import to_detectron2, to_published
+from flash_internimage.compilation import compile_parts
 from flash_internimage.families import BackboneFamily, DetectorFamily, ParameterRules, register
 from flash_internimage.family_lookup import detector_family, parameter_rules
 from flash_internimage.solver import get_layer_decay_groups

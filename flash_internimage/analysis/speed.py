@@ -13,10 +13,9 @@ import torch
 from torch import nn
 
 from flash_internimage.engine.memory import peak_memory, reset_peak_memory
+from flash_internimage.precision import DTYPES
 
-from .parts import family_of, part_of_module, sum_by_part
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+from .parts import part_of_module, sum_by_part
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,8 @@ class Mode:
 
     Attributes:
         batch: images per batch.
-        precision: a key of ``PRECISIONS``; autocast is used for all but fp32.
-        compiled: whether :func:`compile_parts` was applied.
+        precision: a key of ``precision.DTYPES``; autocast is used for all but fp32.
+        compiled: whether ``compile_parts`` was applied.
     """
 
     batch: int
@@ -60,9 +59,9 @@ def measure(model: nn.Module, size: Sequence[int], mode: Mode, runs: int) -> Mea
     height, width = size
     image = (torch.rand(3, height, width) * 255).to(device)
     batch = [{"image": image, "height": height, "width": width} for _ in range(mode.batch)]
-    dtype = PRECISIONS[mode.precision]
+    half = mode.precision != "fp32"
     times = []
-    with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+    with torch.inference_mode(), torch.autocast(device.type, dtype=DTYPES[mode.precision], enabled=half):
         model(batch)
         can_reset = reset_peak_memory(device)
         for _ in range(runs):
@@ -75,22 +74,6 @@ def measure(model: nn.Module, size: Sequence[int], mode: Mode, runs: int) -> Mea
                 model(batch)
     by_part = sum_by_part(model, {path: spent / runs for path, spent in seconds.items()})
     return Measurement(statistics.median(times), peak, by_part)
-
-
-def compile_parts(model: nn.Module) -> list[str]:
-    """Compile the backbone, and what the family allows, in place; the hooks that measure their time stay outside.
-
-    Returns:
-        The paths of the compiled modules.
-    """
-    family = family_of(model)
-    compiled = ("backbone.bottom_up", "backbone", *(() if family is None else family.compiled))
-    paths = [path for path, _ in model.named_modules() if path in compiled]
-    innermost = [path for path in paths if not any(other.startswith(f"{path}.") for other in paths)]
-    for path in innermost:
-        module = model.get_submodule(path)
-        module.forward = torch.compile(module.forward)
-    return innermost
 
 
 @contextlib.contextmanager

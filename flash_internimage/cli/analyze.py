@@ -45,9 +45,11 @@ from tqdm import tqdm
 
 from flash_internimage.analysis.complexity import count_flops, count_parameters
 from flash_internimage.analysis.parts import PARTS
-from flash_internimage.analysis.speed import PRECISIONS, Measurement, Mode, compile_parts, measure
+from flash_internimage.analysis.speed import Measurement, Mode, measure
+from flash_internimage.compilation import compile_parts
 from flash_internimage.engine.config import load_config
 from flash_internimage.engine.distributed import resolve_device
+from flash_internimage.precision import DTYPES
 
 from .arguments import add_config, config_path, positive
 from .errors import UsageError
@@ -65,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     timing = parser.add_argument_group("measuring")
     timing.add_argument("--time", action="store_true", help="run the models; on a CPU a large one takes seconds per image")
     timing.add_argument("--batch", nargs="+", type=positive, metavar="N", help="batch sizes (1)")
-    timing.add_argument("--precision", nargs="+", choices=PRECISIONS, help="precisions; all but fp32 by autocast (fp32)")
+    timing.add_argument("--precision", nargs="+", choices=DTYPES, help="precisions; all but fp32 by autocast (fp32)")
     timing.add_argument("--compile", action="store_true", help="also measure compiled; compiling takes minutes on a CPU")
     timing.add_argument("--runs", type=positive, metavar="N", help="runs, of which the median is printed (3)")
     timing.add_argument("--device", choices=["auto", "cpu", "cuda"], help="auto is a GPU, or the CPU if there is none (auto)")

@@ -39,13 +39,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from flash_internimage.analysis.speed import PRECISIONS
 from flash_internimage.export.runtime import ExportedDetector
 from flash_internimage.inference import Predictor
 from flash_internimage.inference.execution import has_fast_bfloat16
 from flash_internimage.inference.sources import find_sources
 from flash_internimage.inference.tracking import LOW_SCORE, require_tracker
 from flash_internimage.inference.writer import DetectionWriter, require_separate_output
+from flash_internimage.precision import DTYPES
 
 from . import PROGRAM
 from .arguments import (
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights(parser)
     add_threshold(parser, "kept")
     parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="images of one size per batch (1)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16 and fp16 by autocast (fp32)")
+    parser.add_argument("--precision", choices=DTYPES, default="fp32", help="bf16 and fp16 by autocast (fp32)")
     parser.add_argument("--compile", action="store_true", help="compile the model, which takes a minute or more")
     parser.add_argument("--track", action="store_true", help="give objects in videos ids that stay (the extra [track])")
     add_views(parser)

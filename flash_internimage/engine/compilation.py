@@ -10,6 +10,7 @@ import torch
 from detectron2.engine import HookBase
 from torch import nn
 
+from flash_internimage.compilation import GraphCounter
 from flash_internimage.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -61,10 +62,7 @@ def _inductor_options() -> dict[str, bool]:
 
 
 class RequireCompiled(HookBase):
-    """Logs what has been compiled after the first iteration, and raises an error if that is nothing.
-
-    ``torch.compile`` itself runs a model as before if it is disabled.
-    """
+    """Logs what has been compiled after the first iteration, and raises an error if that is nothing."""
 
     def __init__(self, modules: Sequence[str]) -> None:
         """
@@ -72,7 +70,7 @@ class RequireCompiled(HookBase):
             modules: names of the compiled modules, as :func:`compile_for_training` returns them.
         """
         self._modules = modules
-        self._before = compiled_graphs()
+        self._counter = GraphCounter()
 
     def before_train(self) -> None:
         logger.info("Compiling %s; the first iterations take minutes", " and ".join(self._modules))
@@ -80,17 +78,5 @@ class RequireCompiled(HookBase):
     def after_step(self) -> None:
         if self.trainer.iter > self.trainer.start_iter:
             return
-        graphs = compiled_graphs() - self._before
-        if graphs < 1:
-            raise UserError(
-                "train.compile=true: torch.compile has compiled nothing; unset TORCHDYNAMO_DISABLE and TORCH_COMPILE_DISABLE, "
-                "or set train.compile=false"
-            )
-        logger.info("Compiled %s: %d graphs, for images of any size", " and ".join(self._modules), graphs)
-
-
-def compiled_graphs() -> int:
-    """Number of graphs that this process has compiled."""
-    from torch._dynamo.utils import counters  # takes seconds to import
-
-    return int(counters["stats"]["unique_graphs"])
+        graphs = self._counter.require_some("train.compile=true")
+        logger.info("Compiled %s for images of any size; number of graphs: %d", " and ".join(self._modules), graphs)

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from flash_internimage.errors import UserError
+from flash_internimage.precision import autocast_dtype
 
 from .hooks import EvaluationRecord, PeriodicCheckpoints
 from .seeding import seed_everything
@@ -66,14 +67,9 @@ def amp_dtype(enabled: bool, name: str, device: torch.device) -> torch.dtype | N
     Raises:
         UserError: the dtype is unknown, or is fp16 on a CPU.
     """
-    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    if name not in dtypes:
+    if name not in ("bf16", "fp16"):
         raise UserError(f"train.amp.dtype={name}: expected bf16 or fp16")
-    if not enabled:
-        return None
-    if name == "fp16" and device.type == "cpu":
-        raise UserError("train.amp.dtype=fp16: half precision needs a GPU; on a CPU use train.amp.dtype=bf16")
-    return dtypes[name]
+    return autocast_dtype(name, device, "train.amp.dtype") if enabled else None
 
 
 class Trainer(SimpleTrainer):

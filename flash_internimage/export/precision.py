@@ -17,9 +17,6 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
-DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""The dtype of each precision."""
-
 _ATEN = torch.ops.aten
 _LAYERS = (
     _ATEN.linear.default,

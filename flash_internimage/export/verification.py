@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from flash_internimage.errors import UserError
+from flash_internimage.precision import DTYPES
 
 from .metadata import Metadata
-from .precision import DTYPES
 from .runtime import Detect, load
 
 
@@ -51,7 +51,7 @@ _ROUNDINGS = 32
 
 
 def tolerance_of(precision: str) -> Tolerance:
-    """The tolerance for files whose layers compute in a precision of :data:`.precision.DTYPES`.
+    """The tolerance for files whose layers compute in a precision of :data:`flash_internimage.precision.DTYPES`.
 
     A layer rounds its input, its weights and its output, each by at most half an epsilon. Rounding errors are independent, so
     that those of n layers add up to about sqrt(3 n) times that: a detector has 100 to 350 layers one after the other, which

@@ -20,12 +20,13 @@ from flash_internimage.errors import UserError
 from flash_internimage.export import exportable_detector
 from flash_internimage.export.metadata import Metadata
 from flash_internimage.export.operator_check import check_operators
-from flash_internimage.export.precision import DTYPES, round_layers
+from flash_internimage.export.precision import round_layers
 from flash_internimage.export.verification import verify
 from flash_internimage.export.writing import check_precision, program_of, require_packages, write
 from flash_internimage.family_lookup import detector_family, parameter_rules
 from flash_internimage.files import write_atomically
 from flash_internimage.path_manager import PathManager
+from flash_internimage.precision import DTYPES
 
 from .loading import config_and_checkpoint, load_model, mapper_of_config
 

@@ -21,11 +21,12 @@ from flash_internimage.errors import UserError
 from flash_internimage.export.runtime import ExportedDetector, is_exported
 from flash_internimage.images import read_rgb, to_rgb
 from flash_internimage.layers import cast_weights
+from flash_internimage.precision import autocast_dtype
 from flash_internimage.structures import select
 from flash_internimage.views import ViewOptions, ViewsDetector, ViewsMapper
 from flash_internimage.views.batching import detect_in_batches, padding_divisor
 
-from .execution import Compiled, autocast_dtype
+from .execution import Compiled
 from .loading import config_and_checkpoint, load_model, mapper_of_config
 from .prefetch import prefetch_map
 

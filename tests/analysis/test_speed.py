@@ -6,6 +6,7 @@ import torch
 
 from flash_internimage.analysis import speed
 from flash_internimage.analysis.parts import sum_by_part
+from flash_internimage.compilation import compile_parts
 from tests.analysis.timed import Part
 
 
@@ -44,7 +45,7 @@ def test_compiled_parts_compute_the_same(nano, monkeypatch):
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", compile_quickly)
     monkeypatch.setattr(nano.backbone.bottom_up, "forward", nano.backbone.bottom_up.forward)  # to be undone
-    speed.compile_parts(nano)
+    compile_parts(nano)
     assert compiled == [nano.backbone.bottom_up]
     with torch.inference_mode():
         torch.testing.assert_close(nano(image)[0]["instances"].scores, before)

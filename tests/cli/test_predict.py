@@ -227,7 +227,7 @@ def test_tiles(predict, tmp_path):
     ("flags", "code", "message"),
     [
         pytest.param(["--overlap", "0.3"], 2, "--overlap needs --tile", id="overlap without tiles"),
-        pytest.param(["--precision", "fp16"], 1, "precision fp16 needs a GPU", id="half precision on a CPU"),
+        pytest.param(["--precision", "fp16"], 1, "precision=fp16: half precision needs a GPU", id="half precision on a CPU"),
     ],
 )
 def test_flags_that_do_not_fit(predict, tmp_path, flags, code, message):

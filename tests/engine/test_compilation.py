@@ -56,7 +56,7 @@ def test_losses_names_and_number_of_graphs(caplog):
     assert list(other.state_dict()) == list(model.state_dict())
     with caplog.at_level("INFO", logger="flash_internimage"):
         check(hook)
-    assert "Compiled backbone: 1 graphs, for images of any size" in caplog.text
+    assert "Compiled backbone for images of any size; number of graphs: 1" in caplog.text
 
 
 def test_nothing_compiled_is_one_sentence(monkeypatch):

@@ -272,7 +272,7 @@ def test_views_of_a_window_alone_are_those_of_the_model(nano_checkpoint, predict
     ("options", "message"),
     [
         pytest.param({"batch_size": 0}, "batch_size should be 1 or more, got 0", id="batch"),
-        pytest.param({"precision": "fp8"}, "precision should be one of fp32, bf16, fp16", id="precision"),
+        pytest.param({"precision": "fp8"}, "precision=fp8: expected fp32, bf16, fp16", id="precision"),
         pytest.param({"tile": -1}, "tile should be a number of pixels", id="tile"),
         pytest.param({"overlap": 2}, "overlap should be a fraction", id="overlap"),
     ],
