@@ -39,3 +39,18 @@ def test_flag_of_another_format_is_a_wrong_argument(flash_internimage, detection
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert flags[0] in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_annotations_are_replaced_only_with_overwrite(flash_internimage, detections, tmp_path):
+    corrected = tmp_path / "out/labels/a.txt"
+    corrected.parent.mkdir(parents=True)
+    corrected.write_text("corrected by hand")
+    arguments = ["convert-results", "--format", "yolo", detections, "--output", tmp_path / "out"]
+    done = flash_internimage(*arguments)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert f"{corrected}: exists already" in done.stderr
+    assert "--overwrite" in done.stderr
+    assert corrected.read_text() == "corrected by hand"
+    assert not (tmp_path / "out/data.yaml").exists()  # nothing is written at all
+    assert flash_internimage(*arguments, "--overwrite").returncode == 0
+    assert corrected.read_text().startswith("0 ")
