@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any
 from xml.etree import ElementTree
@@ -31,7 +32,7 @@ class Detection:
         category: index into the class names.
         box: x0, y0, x1 and y1 in pixels.
         score: from 0 to 1.
-        polygon: x and y of the outline of its largest part, in pixels; None without a mask.
+        polygon: x and y of the outline of its largest part, along the edges of its pixels; None without a mask.
     """
 
     category: int
@@ -226,11 +227,16 @@ def _outline(segmentation: Any, size: tuple[int, int]) -> list[tuple[float, floa
     require_valid_masks([segmentation], [size], "the mask of detection {}".format)
     import cv2  # detectron2's visualizer needs it too
 
-    contours, _ = cv2.findContours(mask_util.decode(segmentation), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    largest = max(contours, key=cv2.contourArea, default=None)
-    if largest is None or len(largest) < 3:
+    x0, y0, width, height = map(int, mask_util.toBbox(segmentation))
+    part = mask_util.decode(segmentation)[y0 : y0 + height, x0 : x0 + width]
+    # OpenCV connects the centers of border pixels. In a mask of twice the size, each pixel of the border lies on one side
+    # of an edge between pixels of the mask: halved and rounded up, its index is that of the edge.
+    contours, _ = cv2.findContours(part.repeat(2, axis=0).repeat(2, axis=1), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    edges = [(contour[:, 0] + 1) // 2 for contour in contours]
+    largest = max(edges, key=cv2.contourArea, default=None)
+    if largest is None:
         return None
-    return [(float(x), float(y)) for x, y in largest[:, 0]]
+    return [(float(x0 + x), float(y0 + y)) for (x, y), _ in groupby(largest.tolist())]
 
 
 def _relative(names: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ def encoded(mask):
 def detections():
     """Two detections in an image of 200 x 100 pixels, one of them with a mask of two parts, and an image without any."""
     mask = np.zeros((100, 200), np.uint8)
-    mask[20:61, 40:121] = 1
+    mask[20:60, 40:120] = 1
     mask[70:72, 40:42] = 1
     return {
         "images": [
@@ -63,6 +63,31 @@ def test_yolo_by_hand(read):
         "1 0.200000 0.200000 0.200000 0.600000 0.600000 0.600000 0.600000 0.200000",  # the larger part
         "0 0.027000 0.026000 0.050000 0.052000",
     ]
+
+
+def shapes():
+    """Return masks by name, each of one part without holes, in an image of 48 x 64 pixels."""
+    y, x = np.mgrid[:48, :64]
+    squares = {f"square {side}": (x >= 3) & (x < 3 + side) & (y >= 5) & (y < 5 + side) for side in (1, 2, 6, 10, 20, 40)}
+    return {
+        **squares,
+        "whole image": x >= 0,
+        "disc": (x - 30) ** 2 + (y - 20) ** 2 < 15**2,
+        "line": (y == 7) & (x > 4),
+        "diagonal": (x == y) & (x < 20),  # pixels that touch at their corners
+        "U": ((x < 4) | (x > 20) | (y > 40)) & (x < 30) & (y > 2),
+    }
+
+
+@pytest.mark.parametrize("name", shapes())
+def test_polygon_has_exactly_the_pixels_of_its_mask(read, detections, name):
+    mask = shapes()[name]
+    detections["images"][0].update(height=48, width=64)
+    detections["annotations"][0]["segmentation"] = encoded(mask.astype(np.uint8))
+    ((image, _), _) = read(polygons=True)
+    polygon = [number for point in image.detections[0].polygon for number in point]
+    returned = mask_util.decode(mask_util.merge(mask_util.frPyObjects([polygon], 48, 64)))
+    np.testing.assert_array_equal(returned, mask)
 
 
 def test_cvat_by_hand(read):
