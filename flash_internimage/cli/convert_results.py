@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--image-root: only for --format label-studio")
     images, names = read_detections(args.detections, args.polygons)
     if args.format == "yolo":
-        files = to_yolo(images, names, args.scores)
+        files = to_yolo(images, names, args.scores, args.polygons)
     elif args.format == "label-studio":
         files = to_label_studio(images, names, args.image_root)
     else:

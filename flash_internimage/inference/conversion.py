@@ -101,20 +101,23 @@ def read_detections(file: Path, polygons: bool = False) -> tuple[list[DetectedIm
     return images, names
 
 
-def to_yolo(images: Sequence[DetectedImage], names: Sequence[str], scores: bool = False) -> Files:
+def to_yolo(images: Sequence[DetectedImage], names: Sequence[str], scores: bool = False, polygons: bool = False) -> Files:
     """Ultralytics' label files, one per image, and ``data.yaml`` with the class names.
 
     Args:
         scores: whether a line ends with the score, as Ultralytics' ``save_conf`` writes it; such files are no training data.
+        polygons: whether each line is a polygon, that of the box for a detection without an outline. A file with lines of
+            both kinds would be misread: as polygons, boxes have two points.
     """
     files = {"data.yaml": "names:\n" + "".join(f"  {k}: {json.dumps(name)}\n" for k, name in enumerate(names))}
     for image in images:
         lines = []
         for found in image.detections:
-            if found.polygon is not None:
-                numbers = [n for x, y in found.polygon for n in (x / image.width, y / image.height)]
+            x0, y0, x1, y1 = found.box
+            if polygons:
+                outline = found.polygon or [(x0, y0), (x0, y1), (x1, y1), (x1, y0)]
+                numbers = [n for x, y in outline for n in (x / image.width, y / image.height)]
             else:
-                x0, y0, x1, y1 = found.box
                 numbers = [
                     (x0 + x1) / 2 / image.width,
                     (y0 + y1) / 2 / image.height,

@@ -33,6 +33,12 @@ def test_files_of_a_format(flash_internimage, detections, tmp_path, format_, fil
     assert done.stdout == f"{tmp_path / 'out'}: {number}, 1 object in 1 image\n"
 
 
+def test_polygons_of_boxes(flash_internimage, detections, tmp_path):
+    done = flash_internimage("convert-results", "--format", "yolo", "--polygons", detections, "--output", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len((tmp_path / "out/labels/a.txt").read_text().split()) == 1 + 4 * 2
+
+
 @pytest.mark.parametrize("flags", [["--polygons"], ["--scores"], ["--image-root", "x/"]])
 def test_flag_of_another_format_is_a_wrong_argument(flash_internimage, detections, tmp_path, flags):
     done = flash_internimage("convert-results", "--format", "voc", detections, "--output", tmp_path / "out", *flags)

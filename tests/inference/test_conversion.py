@@ -59,9 +59,13 @@ def test_yolo_by_hand(read):
     assert files["labels/a.txt"] == "1 0.400000 0.400000 0.400000 0.400000\n0 0.027000 0.026000 0.050000 0.052000\n"
     assert files["labels/sub folder/b.txt"] == ""
     assert to_yolo(*read(), scores=True)["labels/a.txt"].splitlines()[0].endswith(" 0.400000 0.750000")
-    assert to_yolo(*read(polygons=True))["labels/a.txt"].splitlines() == [
+
+
+def test_yolo_polygons_by_hand(read):
+    """Readers take a line of four numbers in a file with polygons for a polygon of two points."""
+    assert to_yolo(*read(polygons=True), polygons=True)["labels/a.txt"].splitlines() == [
         "1 0.200000 0.200000 0.200000 0.600000 0.600000 0.600000 0.600000 0.200000",  # the larger part
-        "0 0.027000 0.026000 0.050000 0.052000",
+        "0 0.002000 0.000000 0.002000 0.052000 0.052000 0.052000 0.052000 0.000000",  # no mask: the corners of the box
     ]
 
 
