@@ -6,19 +6,24 @@ Each function turns the detections of images into the texts of the files to writ
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import quote
 from xml.etree import ElementTree
 
 import pycocotools.mask as mask_util
+import yaml
 
 from flash_internimage.data.run_lengths import require_valid_masks
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation.saved import read_json
 from flash_internimage.evaluation.schema import DETECTIONS, require
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffe\uffff]")  # characters that XML and YAML cannot hold as they are
 
 Files = dict[str, str]
 """Text of each file, by its path relative to the output folder."""
@@ -68,7 +73,8 @@ def read_detections(file: Path, polygons: bool = False) -> tuple[list[DetectedIm
         The images, and the class names.
 
     Raises:
-        UserError: the file has other contents, or has frames of a video, which no image file shows.
+        UserError: the file has other contents, or frames of a video, which no image file shows; or a name in it has control
+            characters.
     """
     content = read_json(file, "detections")
     require(content, DETECTIONS, file)
@@ -91,6 +97,9 @@ def read_detections(file: Path, polygons: bool = False) -> tuple[list[DetectedIm
             f"{file}: has frames of a video, which these formats cannot refer to; extract them as images, and detect again"
         )
     relative = _relative([image["file_name"] for image in content["images"]])
+    unusable = next((name for name in [*names, *relative] if _CONTROL.search(name)), None)
+    if unusable is not None:
+        raise UserError(f"{file}: the name {unusable!r} has a control character, which other tools do not read; rename it")
     outside = next((name for name in relative if ".." in PurePath(name).parts), None)
     if outside is not None:
         raise UserError(f"{file}: the image {outside} has .. in its path; give the images without it, and detect again")
@@ -109,7 +118,7 @@ def to_yolo(images: Sequence[DetectedImage], names: Sequence[str], scores: bool 
         polygons: whether each line is a polygon, that of the box for a detection without an outline. A file with lines of
             both kinds would be misread: as polygons, boxes have two points.
     """
-    files = {"data.yaml": "names:\n" + "".join(f"  {k}: {json.dumps(name)}\n" for k, name in enumerate(names))}
+    files = {"data.yaml": yaml.safe_dump({"names": dict(enumerate(names))}, allow_unicode=True)}
     for image in images:
         lines = []
         for found in image.detections:
@@ -172,7 +181,7 @@ def to_label_studio(images: Sequence[DetectedImage], names: Sequence[str], root:
     """Label Studio's ``tasks.json`` with predictions, and ``labeling_config.xml`` with the labels for its project.
 
     Args:
-        root: what stands before the name of an image in its address, such as ``/data/local-files/?d=``.
+        root: what stands before the name of an image in its address, such as ``/data/local-files/?d=``; itself already quoted.
         version: name of the model, which Label Studio shows.
     """
     tasks = []
@@ -180,7 +189,7 @@ def to_label_studio(images: Sequence[DetectedImage], names: Sequence[str], root:
         results = [_label_studio_result(image, found, names, number) for number, found in enumerate(image.detections)]
         mean = sum(found.score for found in image.detections) / len(image.detections) if image.detections else 0.0
         prediction = {"model_version": version or "flash-internimage", "score": mean, "result": results}
-        tasks.append({"data": {"image": root + image.name}, "predictions": [prediction]})
+        tasks.append({"data": {"image": root + quote(image.name)}, "predictions": [prediction]})
     view = ElementTree.Element("View")
     _child(view, "Image", name="image", value="$image")
     for tag, name in (("RectangleLabels", "boxes"), ("PolygonLabels", "polygons")):

@@ -1,11 +1,13 @@
 """Detections in the formats of other tools: numbers by hand, the project's own readers, and supervision if it is installed."""
 
 import json
+from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
+import yaml
 from PIL import Image
 
 from flash_internimage.inference.conversion import read_detections, to_cvat, to_label_studio, to_voc, to_yolo
@@ -109,7 +111,7 @@ def test_cvat_by_hand(read):
 def test_label_studio_by_hand(read):
     files = to_label_studio(*read(), root="/data/local-files/?d=", version="mask_rcnn")
     first, second = json.loads(files["tasks.json"])
-    assert second["data"] == {"image": "/data/local-files/?d=sub folder/b.png"}
+    assert second["data"] == {"image": "/data/local-files/?d=sub%20folder/b.png"}
     (prediction,) = first["predictions"]
     assert (prediction["model_version"], prediction["score"]) == ("mask_rcnn", 0.625)
     result = prediction["result"][0]
@@ -134,6 +136,20 @@ def test_voc_is_read_by_the_reader_of_the_project(read, tmp_path):
     objects = [_labeled_object(element, path) for element in read_xml(path).all("object")]
     assert [found.category for found in objects] == [NAMES[1], NAMES[0]]
     assert [list(found.box) for found in objects] == [[40, 20, 80, 40], [0, 0, 10, 5]]
+
+
+def test_addresses_of_label_studio_are_quoted(read, detections):
+    detections["images"][0]["file_name"] = "/data/photos/a#1 100%?.jpg"
+    first, _ = json.loads(to_label_studio(*read(), root="https://photos.example/")["tasks.json"])
+    address = urlsplit(first["data"]["image"])
+    assert (unquote(address.path), address.query, address.fragment) == ("/a#1 100%?.jpg", "", "")
+
+
+@pytest.mark.parametrize("name", ["car 🚗", "Tasse à café", "yes", "1e3", 'a: "b" #c', "x" * 300])
+def test_class_name_in_yaml(read, detections, name):
+    detections["categories"][0]["name"] = name
+    files = to_yolo(*read())
+    assert yaml.safe_load(files["data.yaml"].encode("utf-8")) == {"names": {0: name, 1: NAMES[1]}}
 
 
 @pytest.mark.parametrize("format_", ["yolo", "voc"])
@@ -167,6 +183,8 @@ def test_supervision_reads_the_same_boxes(read, tmp_path, format_):
         ),
         (lambda d: d["images"][1].update(file_name="/data/photos/../b.png"), r"has \.\. in its path"),
         (lambda d: d["annotations"][0].update(segmentation={"size": [9, 9], "counts": "11"}), "the mask of detection 0"),
+        (lambda d: d["categories"][0].update(name="a\x08b"), r"the name 'a\\x08b' has a control character"),
+        (lambda d: d["images"][0].update(file_name="/data/photos/a\x08.jpg"), r"a\\x08\.jpg' has a control character"),
         (lambda d: d.pop("categories"), 'lacks "categories"'),
         (lambda d: d["images"][0].update(height=0), "should be a number of pixels"),
     ],
