@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -73,39 +74,38 @@ def read_detections(file: Path, polygons: bool = False) -> tuple[list[DetectedIm
         The images, and the class names.
 
     Raises:
-        UserError: the file has other contents, or frames of a video, which no image file shows; or a name in it has control
-            characters.
+        UserError: the file has other contents, frames of a video, which no image file shows, or an image twice; or a mask is
+            invalid, or a name has control characters.
     """
     content = read_json(file, "detections")
     require(content, DETECTIONS, file)
     number_of = {category["id"]: k for k, category in enumerate(content["categories"])}
     names = [category["name"] for category in content["categories"]]
+    _require_printable(names, file)
+    image_names = _image_names(content["images"], file)
     of_image: dict[int, list[Detection]] = {image["id"]: [] for image in content["images"]}
-    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-    for found in content["annotations"]:
+    annotations = content["annotations"]
+    for found in annotations:
         if found["image_id"] not in of_image or found["category_id"] not in number_of:
             raise UserError(
                 f"{file}: annotation {found['id']} has image {found['image_id']} and category {found['category_id']}, which "
                 "the file does not list; detect again"
             )
+    if polygons:
+        size_of = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+        require_valid_masks(
+            [found.get("segmentation") for found in annotations],
+            [size_of[found["image_id"]] for found in annotations],
+            lambda i: f"{file}: annotation {annotations[i]['id']}",
+        )
+    for found in annotations:
         x, y, width, height = found["bbox"]
-        outline = _outline(found.get("segmentation"), sizes[found["image_id"]]) if polygons else None
+        outline = _outline(found.get("segmentation")) if polygons else None
         detection = Detection(number_of[found["category_id"]], (x, y, x + width, y + height), found["score"], outline)
         of_image[found["image_id"]].append(detection)
-    if any("frame" in image for image in content["images"]):
-        raise UserError(
-            f"{file}: has frames of a video, which these formats cannot refer to; extract them as images, and detect again"
-        )
-    relative = _relative([image["file_name"] for image in content["images"]])
-    unusable = next((name for name in [*names, *relative] if _CONTROL.search(name)), None)
-    if unusable is not None:
-        raise UserError(f"{file}: the name {unusable!r} has a control character, which other tools do not read; rename it")
-    outside = next((name for name in relative if ".." in PurePath(name).parts), None)
-    if outside is not None:
-        raise UserError(f"{file}: the image {outside} has .. in its path; give the images without it, and detect again")
     images = [
         DetectedImage(name, image["height"], image["width"], of_image[image["id"]])
-        for name, image in zip(relative, content["images"], strict=True)
+        for name, image in zip(image_names, content["images"], strict=True)
     ]
     return images, names
 
@@ -140,7 +140,7 @@ def to_yolo(images: Sequence[DetectedImage], names: Sequence[str], scores: bool 
 
 
 def to_voc(images: Sequence[DetectedImage], names: Sequence[str]) -> Files:
-    """Pascal VOC's files, one per image; pixels are counted from 1, and rounded."""
+    """Pascal VOC's files, one per image; pixels are counted from 1, and rounded. A box has at least one of them."""
     files: Files = {}
     for image in images:
         root = ElementTree.Element("annotation")
@@ -154,10 +154,16 @@ def to_voc(images: Sequence[DetectedImage], names: Sequence[str]) -> Files:
             _child(element, "score", f"{found.score:.4f}")
             box = _child(element, "bndbox")
             x0, y0, x1, y1 = map(round, found.box)
-            for tag, value in (("xmin", x0 + 1), ("ymin", y0 + 1), ("xmax", max(x1, x0 + 1)), ("ymax", max(y1, y0 + 1))):
+            xmin, ymin = _clamped(x0 + 1, 1, image.width), _clamped(y0 + 1, 1, image.height)
+            xmax, ymax = _clamped(x1, xmin, image.width), _clamped(y1, ymin, image.height)
+            for tag, value in (("xmin", xmin), ("ymin", ymin), ("xmax", xmax), ("ymax", ymax)):
                 _child(box, tag, value)
         _add(files, f"Annotations/{PurePath(image.name).with_suffix('.xml').as_posix()}", _xml(root), image)
     return files
+
+
+def _clamped(value: int, low: int, high: int) -> int:
+    return max(low, min(value, high))
 
 
 def to_cvat(images: Sequence[DetectedImage], names: Sequence[str]) -> Files:
@@ -232,13 +238,14 @@ FORMATS: Mapping[str, Callable[[Sequence[DetectedImage], Sequence[str]], Files]]
 }
 
 
-def _outline(segmentation: Any, size: tuple[int, int]) -> list[tuple[float, float]] | None:
-    """The outline of the largest part of a mask; None without a mask, or if it has no area."""
+def _outline(segmentation: Any) -> list[tuple[float, float]] | None:
+    """The outline of the largest part of a valid RLE mask; None without a mask, or if it has no area."""
     if not isinstance(segmentation, dict):
         return None
-    require_valid_masks([segmentation], [size], "the mask of detection {}".format)
     import cv2  # detectron2's visualizer needs it too
 
+    if isinstance(segmentation["counts"], list):
+        segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
     x0, y0, width, height = map(int, mask_util.toBbox(segmentation))
     part = mask_util.decode(segmentation)[y0 : y0 + height, x0 : x0 + width]
     # OpenCV connects the centers of border pixels. In a mask of twice the size, each pixel of the border lies on one side
@@ -249,6 +256,29 @@ def _outline(segmentation: Any, size: tuple[int, int]) -> list[tuple[float, floa
     if largest is None:
         return None
     return [(float(x0 + x), float(y0 + y)) for (x, y), _ in groupby(largest.tolist())]
+
+
+def _image_names(images: Sequence[Mapping[str, Any]], file: Path) -> list[str]:
+    """Paths of the images relative to their common folder; raise an error if the formats cannot refer to images by them."""
+    if any("frame" in image for image in images):
+        raise UserError(
+            f"{file}: has frames of a video, which these formats cannot refer to; extract them as images, and detect again"
+        )
+    relative = _relative([image["file_name"] for image in images])
+    _require_printable(relative, file)
+    outside = next((name for name in relative if ".." in PurePath(name).parts), None)
+    if outside is not None:
+        raise UserError(f"{file}: the image {outside} has .. in its path; give the images without it, and detect again")
+    twice = next((name for name, count in Counter(relative).items() if count > 1), None)
+    if twice is not None:
+        raise UserError(f"{file}: lists the image {twice} twice; give each image once, and detect again")
+    return relative
+
+
+def _require_printable(names: Sequence[str], file: Path) -> None:
+    unusable = next((name for name in names if _CONTROL.search(name)), None)
+    if unusable is not None:
+        raise UserError(f"{file}: the name {unusable!r} has a control character, which other tools do not read; rename it")
 
 
 def _relative(names: Sequence[str]) -> list[str]:

@@ -85,6 +85,12 @@ def shapes():
     }
 
 
+def test_uncompressed_mask(read, detections):
+    detections["images"][0].update(height=4, width=5)
+    detections["annotations"][0]["segmentation"] = {"size": [4, 5], "counts": [5, 2, 2, 2, 9]}  # runs along the columns
+    assert read(polygons=True)[0][0].detections[0].polygon == [(1, 1), (1, 3), (3, 3), (3, 1)]
+
+
 @pytest.mark.parametrize("name", shapes())
 def test_polygon_has_exactly_the_pixels_of_its_mask(read, detections, name):
     mask = shapes()[name]
@@ -152,6 +158,20 @@ def test_class_name_in_yaml(read, detections, name):
     assert yaml.safe_load(files["data.yaml"].encode("utf-8")) == {"names": {0: name, 1: NAMES[1]}}
 
 
+@pytest.mark.parametrize(
+    ("box", "corners"),
+    [
+        ([199.6, 99.7, 0.4, 0.3], (200, 100, 200, 100)),  # at the right and the lower border
+        ([0, 0, 0.3, 0.3], (1, 1, 1, 1)),
+        ([-3, -2, 400, 300], (1, 1, 200, 100)),
+    ],
+)
+def test_voc_box_is_inside_the_image(read, detections, box, corners):
+    detections["annotations"][0]["bbox"] = box
+    found = ElementTree.fromstring(to_voc(*read())["Annotations/a.xml"]).find("object/bndbox")
+    assert tuple(int(found.findtext(tag)) for tag in ("xmin", "ymin", "xmax", "ymax")) == corners
+
+
 @pytest.mark.parametrize("format_", ["yolo", "voc"])
 def test_supervision_reads_the_same_boxes(read, tmp_path, format_):
     supervision = pytest.importorskip("supervision")
@@ -182,7 +202,14 @@ def test_supervision_reads_the_same_boxes(read, tmp_path, format_):
             "annotation 1 has image 1 and category 9, which the file",
         ),
         (lambda d: d["images"][1].update(file_name="/data/photos/../b.png"), r"has \.\. in its path"),
-        (lambda d: d["annotations"][0].update(segmentation={"size": [9, 9], "counts": "11"}), "the mask of detection 0"),
+        (
+            lambda d: d["annotations"][1].update(segmentation={"size": [9, 9], "counts": "11"}),
+            r"detections\.json: annotation 2 has an RLE mask whose size should be",
+        ),
+        (
+            lambda d: d["images"][1].update(file_name="/data/photos/./a.jpg"),
+            r"detections\.json: lists the image a\.jpg twice",
+        ),
         (lambda d: d["categories"][0].update(name="a\x08b"), r"the name 'a\\x08b' has a control character"),
         (lambda d: d["images"][0].update(file_name="/data/photos/a\x08.jpg"), r"a\\x08\.jpg' has a control character"),
         (lambda d: d.pop("categories"), 'lacks "categories"'),
