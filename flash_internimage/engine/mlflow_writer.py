@@ -17,6 +17,7 @@ from flash_internimage.errors import UserError
 from flash_internimage.packages import require
 
 from .experiment_writer import ExperimentWriter, note_id, noted_id
+from .stopping import StoppedBySignal
 
 _RUN_FILE = "mlflow_run_id"
 _REFUSED = re.compile(r"[^\w\-. /:]")  # characters that MLflow does not allow in the name of a metric
@@ -101,11 +102,11 @@ class MLflowWriter(ExperimentWriter):
         for name, image in images.items():
             self._client.log_image(self._run_id, image, artifact_file=f"{_REFUSED.sub('_', name)}/{iteration:07d}.png")
 
-    def close(self) -> None:
+    def end(self, error: BaseException | None) -> None:
         try:
-            self._client.set_terminated(self._run_id)
-        except Exception as error:
-            self._report(error)
+            self._client.set_terminated(self._run_id, status=_status(error))
+        except Exception as failure:
+            self._report(failure)
 
     def _report(self, error: Exception) -> None:
         if self._failed_at is None:
@@ -115,6 +116,13 @@ class MLflowWriter(ExperimentWriter):
                 _PAUSE_SECONDS,
             )
         self._failed_at = time.monotonic()
+
+
+def _status(error: BaseException | None) -> str:
+    """Return MLflow's status of a run that an error has ended, or that ended regularly."""
+    if error is None:
+        return "FINISHED"
+    return "KILLED" if isinstance(error, StoppedBySignal | KeyboardInterrupt) else "FAILED"
 
 
 def _reason(error: Exception) -> str:

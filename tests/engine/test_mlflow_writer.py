@@ -1,6 +1,7 @@
 """The MLflow writer with a database if MLflow is installed, with a fake ``mlflow``, and the error without it."""
 
 import logging
+import signal
 import sys
 from unittest.mock import MagicMock
 
@@ -10,6 +11,7 @@ from detectron2.utils.events import EventStorage
 
 from flash_internimage.engine import mlflow_writer
 from flash_internimage.engine.mlflow_writer import MLflowWriter
+from flash_internimage.engine.stopping import StoppedBySignal
 from flash_internimage.errors import UserError
 
 SERVER = "http://me:secret@127.0.0.1:9"  # nothing listens there
@@ -134,3 +136,23 @@ def test_lost_server_does_not_end_the_training(tmp_path, fake, caplog, monkeypat
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 1
     assert "no answer from http://127.0.0.1:9" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, "FINISHED"),
+        (UserError("NaN loss"), "FAILED"),
+        (StoppedBySignal(signal.SIGTERM, 3), "KILLED"),
+        (KeyboardInterrupt(), "KILLED"),
+    ],
+)
+def test_status_says_how_the_run_ended(tmp_path, fake, error, status):
+    written = writer(tmp_path / "out", None)
+    written.end(error)
+    fake.MlflowClient.return_value.set_terminated.assert_called_once_with("abc123", status=status)
+
+
+def test_status_is_one_of_mlflow(client):
+    statuses = pytest.importorskip("mlflow.entities").RunStatus
+    assert all(statuses.is_terminated(statuses.from_string(name)) for name in ("FINISHED", "FAILED", "KILLED"))
