@@ -127,4 +127,4 @@ def _status(error: BaseException | None) -> str:
 
 def _reason(error: Exception) -> str:
     """Return the message of an error on one line, without credentials in URLs."""
-    return textwrap.shorten(_CREDENTIALS.sub("", str(error)), width=300, placeholder=" ...").rstrip(".")
+    return textwrap.shorten(_CREDENTIALS.sub("", str(error)).rstrip(". \n"), width=300, placeholder=" ...")

@@ -111,6 +111,13 @@ def test_failure_at_the_start_is_one_sentence(tmp_path, fake):
     assert not (tmp_path / "out").exists()
 
 
+def test_long_reason_is_visibly_shortened(tmp_path, fake):
+    fake.MlflowClient.side_effect = fake.exceptions.MlflowException("no answer " * 100)
+    with pytest.raises(UserError, match=r"\(no answer .* \.\.\.\); correct") as raised:
+        writer(tmp_path / "out", SERVER)
+    assert len(str(raised.value)) < 600
+
+
 def test_lost_server_does_not_end_the_training(tmp_path, fake, caplog, monkeypatch):
     client = fake.MlflowClient.return_value
     written = writer(tmp_path / "out", SERVER)
