@@ -24,7 +24,7 @@ train = dict(
         enabled=False,
         experiment="flash-internimage",
         name=None,  # name of the run; null: generated
-        tracking_uri=None,  # server or folder; null: MLflow's default, such as MLFLOW_TRACKING_URI
+        tracking_uri=None,  # server or sqlite:///mlflow.db; null: MLflow's default, such as MLFLOW_TRACKING_URI
     ),
     checkpointer=dict(
         period=iterations(epochs=1, batch_size=16),  # iterations between checkpoints

@@ -19,9 +19,12 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 from flash_internimage.inference.conversion import FORMATS, read_detections, to_label_studio, to_yolo
 
@@ -39,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scores", action="store_true", help="yolo: end each line with the score, like save_conf of Ultralytics"
     )
     parser.add_argument("--image-root", default="", metavar="TEXT", help="label-studio: text before the name of an image")
+    parser.add_argument("--overwrite", action="store_true", help="replace files of these names in the output folder")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,11 +54,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--image-root: only for --format label-studio")
     images, names = read_detections(args.detections, args.polygons)
     if args.format == "yolo":
-        files = to_yolo(images, names, args.scores)
+        files = to_yolo(images, names, args.scores, args.polygons)
     elif args.format == "label-studio":
         files = to_label_studio(images, names, args.image_root)
     else:
         files = FORMATS[args.format](images, names)
+    if not args.overwrite:
+        _require_absent(args.output, files)
     for path, text in files.items():
         target = args.output / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -62,3 +68,14 @@ def run(args: argparse.Namespace) -> int:
     objects = sum(len(image.detections) for image in images)
     print(f"{args.output}: {counted(files, 'file')}, {counted(objects, 'object')} in {counted(images, 'image')}")
     return 0
+
+
+def _require_absent(folder: Path, files: Iterable[str]) -> None:
+    """Raise an error if a file exists: it may be an annotation that somebody has corrected."""
+    existing = [path for path in files if os.path.lexists(folder / path)]
+    if existing:
+        others = f" (and {counted(existing[1:], 'other file')} of this output)" if existing[1:] else ""
+        raise UserError(
+            f"{folder / existing[0]}: exists already{others}, perhaps with corrected annotations; choose another folder for "
+            "--output, or replace them with --overwrite"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping
@@ -31,6 +32,18 @@ class ExperimentWriter(EventWriter):
             scalars: smoothed values, by name.
             images: (H, W, 3) ``uint8`` arrays in RGB, by name.
         """
+
+    @abstractmethod
+    def end(self, error: BaseException | None) -> None:
+        """End the run of the tracker.
+
+        Args:
+            error: what ended the training; None at its regular end.
+        """
+
+    def close(self) -> None:
+        # detectron2's hooks close writers without an argument. After an error, the trainer does so while it handles the error.
+        self.end(sys.exc_info()[1])
 
     def write(self) -> None:
         storage = get_event_storage()

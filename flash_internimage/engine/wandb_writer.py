@@ -43,5 +43,5 @@ class WandbWriter(ExperimentWriter):
         pictures = {name: self._wandb.Image(image) for name, image in images.items()}
         self._run.log({**scalars, **pictures}, step=iteration)
 
-    def close(self) -> None:
-        self._run.finish()
+    def end(self, error: BaseException | None) -> None:
+        self._run.finish(exit_code=0 if error is None else 1)

@@ -6,18 +6,25 @@ Each function turns the detections of images into the texts of the files to writ
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import quote
 from xml.etree import ElementTree
 
 import pycocotools.mask as mask_util
+import yaml
 
 from flash_internimage.data.run_lengths import require_valid_masks
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation.saved import read_json
 from flash_internimage.evaluation.schema import DETECTIONS, require
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffe\uffff]")  # characters that XML and YAML cannot hold as they are
 
 Files = dict[str, str]
 """Text of each file, by its path relative to the output folder."""
@@ -31,7 +38,7 @@ class Detection:
         category: index into the class names.
         box: x0, y0, x1 and y1 in pixels.
         score: from 0 to 1.
-        polygon: x and y of the outline of its largest part, in pixels; None without a mask.
+        polygon: x and y of the outline of its largest part, along the edges of its pixels; None without a mask.
     """
 
     category: int
@@ -67,53 +74,59 @@ def read_detections(file: Path, polygons: bool = False) -> tuple[list[DetectedIm
         The images, and the class names.
 
     Raises:
-        UserError: the file has other contents, or has frames of a video, which no image file shows.
+        UserError: the file has other contents, frames of a video, which no image file shows, or an image twice; or a mask is
+            invalid, or a name has control characters.
     """
     content = read_json(file, "detections")
     require(content, DETECTIONS, file)
     number_of = {category["id"]: k for k, category in enumerate(content["categories"])}
     names = [category["name"] for category in content["categories"]]
+    _require_printable(names, file)
+    image_names = _image_names(content["images"], file)
     of_image: dict[int, list[Detection]] = {image["id"]: [] for image in content["images"]}
-    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-    for found in content["annotations"]:
+    annotations = content["annotations"]
+    for found in annotations:
         if found["image_id"] not in of_image or found["category_id"] not in number_of:
             raise UserError(
                 f"{file}: annotation {found['id']} has image {found['image_id']} and category {found['category_id']}, which "
                 "the file does not list; detect again"
             )
+    if polygons:
+        size_of = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+        require_valid_masks(
+            [found.get("segmentation") for found in annotations],
+            [size_of[found["image_id"]] for found in annotations],
+            lambda i: f"{file}: annotation {annotations[i]['id']}",
+        )
+    for found in annotations:
         x, y, width, height = found["bbox"]
-        outline = _outline(found.get("segmentation"), sizes[found["image_id"]]) if polygons else None
+        outline = _outline(found.get("segmentation")) if polygons else None
         detection = Detection(number_of[found["category_id"]], (x, y, x + width, y + height), found["score"], outline)
         of_image[found["image_id"]].append(detection)
-    if any("frame" in image for image in content["images"]):
-        raise UserError(
-            f"{file}: has frames of a video, which these formats cannot refer to; extract them as images, and detect again"
-        )
-    relative = _relative([image["file_name"] for image in content["images"]])
-    outside = next((name for name in relative if ".." in PurePath(name).parts), None)
-    if outside is not None:
-        raise UserError(f"{file}: the image {outside} has .. in its path; give the images without it, and detect again")
     images = [
         DetectedImage(name, image["height"], image["width"], of_image[image["id"]])
-        for name, image in zip(relative, content["images"], strict=True)
+        for name, image in zip(image_names, content["images"], strict=True)
     ]
     return images, names
 
 
-def to_yolo(images: Sequence[DetectedImage], names: Sequence[str], scores: bool = False) -> Files:
+def to_yolo(images: Sequence[DetectedImage], names: Sequence[str], scores: bool = False, polygons: bool = False) -> Files:
     """Ultralytics' label files, one per image, and ``data.yaml`` with the class names.
 
     Args:
         scores: whether a line ends with the score, as Ultralytics' ``save_conf`` writes it; such files are no training data.
+        polygons: whether each line is a polygon, that of the box for a detection without an outline. A file with lines of
+            both kinds would be misread: as polygons, boxes have two points.
     """
-    files = {"data.yaml": "names:\n" + "".join(f"  {k}: {json.dumps(name)}\n" for k, name in enumerate(names))}
+    files = {"data.yaml": yaml.safe_dump({"names": dict(enumerate(names))}, allow_unicode=True)}
     for image in images:
         lines = []
         for found in image.detections:
-            if found.polygon is not None:
-                numbers = [n for x, y in found.polygon for n in (x / image.width, y / image.height)]
+            x0, y0, x1, y1 = found.box
+            if polygons:
+                outline = found.polygon or [(x0, y0), (x0, y1), (x1, y1), (x1, y0)]
+                numbers = [n for x, y in outline for n in (x / image.width, y / image.height)]
             else:
-                x0, y0, x1, y1 = found.box
                 numbers = [
                     (x0 + x1) / 2 / image.width,
                     (y0 + y1) / 2 / image.height,
@@ -127,7 +140,7 @@ def to_yolo(images: Sequence[DetectedImage], names: Sequence[str], scores: bool 
 
 
 def to_voc(images: Sequence[DetectedImage], names: Sequence[str]) -> Files:
-    """Pascal VOC's files, one per image; pixels are counted from 1, and rounded."""
+    """Pascal VOC's files, one per image; pixels are counted from 1, and rounded. A box has at least one of them."""
     files: Files = {}
     for image in images:
         root = ElementTree.Element("annotation")
@@ -141,10 +154,16 @@ def to_voc(images: Sequence[DetectedImage], names: Sequence[str]) -> Files:
             _child(element, "score", f"{found.score:.4f}")
             box = _child(element, "bndbox")
             x0, y0, x1, y1 = map(round, found.box)
-            for tag, value in (("xmin", x0 + 1), ("ymin", y0 + 1), ("xmax", max(x1, x0 + 1)), ("ymax", max(y1, y0 + 1))):
+            xmin, ymin = _clamped(x0 + 1, 1, image.width), _clamped(y0 + 1, 1, image.height)
+            xmax, ymax = _clamped(x1, xmin, image.width), _clamped(y1, ymin, image.height)
+            for tag, value in (("xmin", xmin), ("ymin", ymin), ("xmax", xmax), ("ymax", ymax)):
                 _child(box, tag, value)
         _add(files, f"Annotations/{PurePath(image.name).with_suffix('.xml').as_posix()}", _xml(root), image)
     return files
+
+
+def _clamped(value: int, low: int, high: int) -> int:
+    return max(low, min(value, high))
 
 
 def to_cvat(images: Sequence[DetectedImage], names: Sequence[str]) -> Files:
@@ -168,7 +187,7 @@ def to_label_studio(images: Sequence[DetectedImage], names: Sequence[str], root:
     """Label Studio's ``tasks.json`` with predictions, and ``labeling_config.xml`` with the labels for its project.
 
     Args:
-        root: what stands before the name of an image in its address, such as ``/data/local-files/?d=``.
+        root: what stands before the name of an image in its address, such as ``/data/local-files/?d=``; itself already quoted.
         version: name of the model, which Label Studio shows.
     """
     tasks = []
@@ -176,7 +195,7 @@ def to_label_studio(images: Sequence[DetectedImage], names: Sequence[str], root:
         results = [_label_studio_result(image, found, names, number) for number, found in enumerate(image.detections)]
         mean = sum(found.score for found in image.detections) / len(image.detections) if image.detections else 0.0
         prediction = {"model_version": version or "flash-internimage", "score": mean, "result": results}
-        tasks.append({"data": {"image": root + image.name}, "predictions": [prediction]})
+        tasks.append({"data": {"image": root + quote(image.name)}, "predictions": [prediction]})
     view = ElementTree.Element("View")
     _child(view, "Image", name="image", value="$image")
     for tag, name in (("RectangleLabels", "boxes"), ("PolygonLabels", "polygons")):
@@ -219,18 +238,47 @@ FORMATS: Mapping[str, Callable[[Sequence[DetectedImage], Sequence[str]], Files]]
 }
 
 
-def _outline(segmentation: Any, size: tuple[int, int]) -> list[tuple[float, float]] | None:
-    """The outline of the largest part of a mask; None without a mask, or if it has no area."""
+def _outline(segmentation: Any) -> list[tuple[float, float]] | None:
+    """The outline of the largest part of a valid RLE mask; None without a mask, or if it has no area."""
     if not isinstance(segmentation, dict):
         return None
-    require_valid_masks([segmentation], [size], "the mask of detection {}".format)
     import cv2  # detectron2's visualizer needs it too
 
-    contours, _ = cv2.findContours(mask_util.decode(segmentation), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    largest = max(contours, key=cv2.contourArea, default=None)
-    if largest is None or len(largest) < 3:
+    if isinstance(segmentation["counts"], list):
+        segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
+    x0, y0, width, height = map(int, mask_util.toBbox(segmentation))
+    part = mask_util.decode(segmentation)[y0 : y0 + height, x0 : x0 + width]
+    # OpenCV connects the centers of border pixels. In a mask of twice the size, each pixel of the border lies on one side
+    # of an edge between pixels of the mask: halved and rounded up, its index is that of the edge.
+    contours, _ = cv2.findContours(part.repeat(2, axis=0).repeat(2, axis=1), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    edges = [(contour[:, 0] + 1) // 2 for contour in contours]
+    largest = max(edges, key=cv2.contourArea, default=None)
+    if largest is None:
         return None
-    return [(float(x), float(y)) for x, y in largest[:, 0]]
+    return [(float(x0 + x), float(y0 + y)) for (x, y), _ in groupby(largest.tolist())]
+
+
+def _image_names(images: Sequence[Mapping[str, Any]], file: Path) -> list[str]:
+    """Paths of the images relative to their common folder; raise an error if the formats cannot refer to images by them."""
+    if any("frame" in image for image in images):
+        raise UserError(
+            f"{file}: has frames of a video, which these formats cannot refer to; extract them as images, and detect again"
+        )
+    relative = _relative([image["file_name"] for image in images])
+    _require_printable(relative, file)
+    outside = next((name for name in relative if ".." in PurePath(name).parts), None)
+    if outside is not None:
+        raise UserError(f"{file}: the image {outside} has .. in its path; give the images without it, and detect again")
+    twice = next((name for name, count in Counter(relative).items() if count > 1), None)
+    if twice is not None:
+        raise UserError(f"{file}: lists the image {twice} twice; give each image once, and detect again")
+    return relative
+
+
+def _require_printable(names: Sequence[str], file: Path) -> None:
+    unusable = next((name for name in names if _CONTROL.search(name)), None)
+    if unusable is not None:
+        raise UserError(f"{file}: the name {unusable!r} has a control character, which other tools do not read; rename it")
 
 
 def _relative(names: Sequence[str]) -> list[str]:

@@ -33,9 +33,30 @@ def test_files_of_a_format(flash_internimage, detections, tmp_path, format_, fil
     assert done.stdout == f"{tmp_path / 'out'}: {number}, 1 object in 1 image\n"
 
 
+def test_polygons_of_boxes(flash_internimage, detections, tmp_path):
+    done = flash_internimage("convert-results", "--format", "yolo", "--polygons", detections, "--output", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len((tmp_path / "out/labels/a.txt").read_text().split()) == 1 + 4 * 2
+
+
 @pytest.mark.parametrize("flags", [["--polygons"], ["--scores"], ["--image-root", "x/"]])
 def test_flag_of_another_format_is_a_wrong_argument(flash_internimage, detections, tmp_path, flags):
     done = flash_internimage("convert-results", "--format", "voc", detections, "--output", tmp_path / "out", *flags)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert flags[0] in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_annotations_are_replaced_only_with_overwrite(flash_internimage, detections, tmp_path):
+    corrected = tmp_path / "out/labels/a.txt"
+    corrected.parent.mkdir(parents=True)
+    corrected.write_text("corrected by hand")
+    arguments = ["convert-results", "--format", "yolo", detections, "--output", tmp_path / "out"]
+    done = flash_internimage(*arguments)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert f"{corrected}: exists already" in done.stderr
+    assert "--overwrite" in done.stderr
+    assert corrected.read_text() == "corrected by hand"
+    assert not (tmp_path / "out/data.yaml").exists()  # nothing is written at all
+    assert flash_internimage(*arguments, "--overwrite").returncode == 0
+    assert corrected.read_text().startswith("0 ")

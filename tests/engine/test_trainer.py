@@ -8,6 +8,7 @@ from detectron2.engine import HookBase
 from detectron2.engine.hooks import EvalHook, PeriodicWriter
 from detectron2.utils.events import EventStorage, JSONWriter
 
+from flash_internimage.engine.experiment_writer import ExperimentWriter
 from flash_internimage.engine.trainer import StepOptions, Trainer, amp_dtype, micro_batches, nan_message
 from flash_internimage.errors import UserError
 from tests.engine.tiny import TinyDetector, TinyTrainLoader, image
@@ -189,6 +190,27 @@ def test_failed_last_step_is_not_evaluated_but_metrics_are_written(tmp_path):
     trainer.register_hooks(hooks())
     trainer.train(0, 3)
     assert (evaluated, finished) == ([1], [3])
+
+
+def test_experiment_trackers_learn_how_the_run_ended():
+    ends = []
+
+    class Recorder(ExperimentWriter):
+        def log(self, iteration, scalars, images):
+            pass
+
+        def end(self, error):
+            ends.append(error)
+
+    trainer = make_trainer()
+    trainer.register_hooks([PeriodicWriter([Recorder()])])
+    trainer.train(0, 1)
+    assert ends == [None]
+    trainer = make_trainer(TinyDetector(bad_iteration=0))
+    trainer.register_hooks([PeriodicWriter([Recorder()])])
+    with pytest.raises(UserError) as raised:
+        trainer.train(0, 1)
+    assert ends[1:] == [raised.value]
 
 
 def test_state_includes_the_optimizer_and_the_grad_scaler():

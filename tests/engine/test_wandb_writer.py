@@ -8,13 +8,14 @@ import pytest
 from detectron2.utils.events import EventStorage
 
 from flash_internimage.engine.wandb_writer import WandbWriter
+from flash_internimage.errors import UserError
 
 
 class FakeWandb:
     """The used part of ``wandb``: records its calls, and rejects decreasing steps as the real one does."""
 
     def __init__(self):
-        self.started, self.logged, self.finished = [], [], 0
+        self.started, self.logged, self.finished = [], [], []
 
     def init(self, *, project, name, config, dir, id, resume):
         self.started.append({"project": project, "name": name, "config": config, "id": id, "resume": resume})
@@ -24,8 +25,8 @@ class FakeWandb:
         assert not self.logged or step >= self.logged[-1][0]
         self.logged.append((step, values))
 
-    def finish(self):
-        self.finished += 1
+    def finish(self, exit_code):
+        self.finished.append(exit_code)
 
     def Image(self, image):
         return image.shape
@@ -53,7 +54,12 @@ def test_scalars_and_images_are_written_once(wandb, tmp_path):
         written.write()
     written.close()
     assert wandb.logged == [(0, {"total_loss": 3.0}), (1, {"bbox/AP": 40.0, "validation/1": (20, 30, 3)})]
-    assert wandb.finished == 1
+    assert wandb.finished == [0]
+
+
+def test_failed_run_is_not_finished(wandb, tmp_path):
+    writer(tmp_path).end(UserError("NaN loss"))
+    assert wandb.finished == [1]
 
 
 def test_resumed_run_keeps_its_id(wandb, tmp_path):

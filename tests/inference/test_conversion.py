@@ -1,11 +1,13 @@
 """Detections in the formats of other tools: numbers by hand, the project's own readers, and supervision if it is installed."""
 
 import json
+from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
+import yaml
 from PIL import Image
 
 from flash_internimage.inference.conversion import read_detections, to_cvat, to_label_studio, to_voc, to_yolo
@@ -22,7 +24,7 @@ def encoded(mask):
 def detections():
     """Two detections in an image of 200 x 100 pixels, one of them with a mask of two parts, and an image without any."""
     mask = np.zeros((100, 200), np.uint8)
-    mask[20:61, 40:121] = 1
+    mask[20:60, 40:120] = 1
     mask[70:72, 40:42] = 1
     return {
         "images": [
@@ -59,10 +61,45 @@ def test_yolo_by_hand(read):
     assert files["labels/a.txt"] == "1 0.400000 0.400000 0.400000 0.400000\n0 0.027000 0.026000 0.050000 0.052000\n"
     assert files["labels/sub folder/b.txt"] == ""
     assert to_yolo(*read(), scores=True)["labels/a.txt"].splitlines()[0].endswith(" 0.400000 0.750000")
-    assert to_yolo(*read(polygons=True))["labels/a.txt"].splitlines() == [
+
+
+def test_yolo_polygons_by_hand(read):
+    """Readers take a line of four numbers in a file with polygons for a polygon of two points."""
+    assert to_yolo(*read(polygons=True), polygons=True)["labels/a.txt"].splitlines() == [
         "1 0.200000 0.200000 0.200000 0.600000 0.600000 0.600000 0.600000 0.200000",  # the larger part
-        "0 0.027000 0.026000 0.050000 0.052000",
+        "0 0.002000 0.000000 0.002000 0.052000 0.052000 0.052000 0.052000 0.000000",  # no mask: the corners of the box
     ]
+
+
+def shapes():
+    """Return masks by name, each of one part without holes, in an image of 48 x 64 pixels."""
+    y, x = np.mgrid[:48, :64]
+    squares = {f"square {side}": (x >= 3) & (x < 3 + side) & (y >= 5) & (y < 5 + side) for side in (1, 2, 6, 10, 20, 40)}
+    return {
+        **squares,
+        "whole image": x >= 0,
+        "disc": (x - 30) ** 2 + (y - 20) ** 2 < 15**2,
+        "line": (y == 7) & (x > 4),
+        "diagonal": (x == y) & (x < 20),  # pixels that touch at their corners
+        "U": ((x < 4) | (x > 20) | (y > 40)) & (x < 30) & (y > 2),
+    }
+
+
+def test_uncompressed_mask(read, detections):
+    detections["images"][0].update(height=4, width=5)
+    detections["annotations"][0]["segmentation"] = {"size": [4, 5], "counts": [5, 2, 2, 2, 9]}  # runs along the columns
+    assert read(polygons=True)[0][0].detections[0].polygon == [(1, 1), (1, 3), (3, 3), (3, 1)]
+
+
+@pytest.mark.parametrize("name", shapes())
+def test_polygon_has_exactly_the_pixels_of_its_mask(read, detections, name):
+    mask = shapes()[name]
+    detections["images"][0].update(height=48, width=64)
+    detections["annotations"][0]["segmentation"] = encoded(mask.astype(np.uint8))
+    ((image, _), _) = read(polygons=True)
+    polygon = [number for point in image.detections[0].polygon for number in point]
+    returned = mask_util.decode(mask_util.merge(mask_util.frPyObjects([polygon], 48, 64)))
+    np.testing.assert_array_equal(returned, mask)
 
 
 def test_cvat_by_hand(read):
@@ -80,7 +117,7 @@ def test_cvat_by_hand(read):
 def test_label_studio_by_hand(read):
     files = to_label_studio(*read(), root="/data/local-files/?d=", version="mask_rcnn")
     first, second = json.loads(files["tasks.json"])
-    assert second["data"] == {"image": "/data/local-files/?d=sub folder/b.png"}
+    assert second["data"] == {"image": "/data/local-files/?d=sub%20folder/b.png"}
     (prediction,) = first["predictions"]
     assert (prediction["model_version"], prediction["score"]) == ("mask_rcnn", 0.625)
     result = prediction["result"][0]
@@ -105,6 +142,34 @@ def test_voc_is_read_by_the_reader_of_the_project(read, tmp_path):
     objects = [_labeled_object(element, path) for element in read_xml(path).all("object")]
     assert [found.category for found in objects] == [NAMES[1], NAMES[0]]
     assert [list(found.box) for found in objects] == [[40, 20, 80, 40], [0, 0, 10, 5]]
+
+
+def test_addresses_of_label_studio_are_quoted(read, detections):
+    detections["images"][0]["file_name"] = "/data/photos/a#1 100%?.jpg"
+    first, _ = json.loads(to_label_studio(*read(), root="https://photos.example/")["tasks.json"])
+    address = urlsplit(first["data"]["image"])
+    assert (unquote(address.path), address.query, address.fragment) == ("/a#1 100%?.jpg", "", "")
+
+
+@pytest.mark.parametrize("name", ["car 🚗", "Tasse à café", "yes", "1e3", 'a: "b" #c', "x" * 300])
+def test_class_name_in_yaml(read, detections, name):
+    detections["categories"][0]["name"] = name
+    files = to_yolo(*read())
+    assert yaml.safe_load(files["data.yaml"].encode("utf-8")) == {"names": {0: name, 1: NAMES[1]}}
+
+
+@pytest.mark.parametrize(
+    ("box", "corners"),
+    [
+        ([199.6, 99.7, 0.4, 0.3], (200, 100, 200, 100)),  # at the right and the lower border
+        ([0, 0, 0.3, 0.3], (1, 1, 1, 1)),
+        ([-3, -2, 400, 300], (1, 1, 200, 100)),
+    ],
+)
+def test_voc_box_is_inside_the_image(read, detections, box, corners):
+    detections["annotations"][0]["bbox"] = box
+    found = ElementTree.fromstring(to_voc(*read())["Annotations/a.xml"]).find("object/bndbox")
+    assert tuple(int(found.findtext(tag)) for tag in ("xmin", "ymin", "xmax", "ymax")) == corners
 
 
 @pytest.mark.parametrize("format_", ["yolo", "voc"])
@@ -137,7 +202,16 @@ def test_supervision_reads_the_same_boxes(read, tmp_path, format_):
             "annotation 1 has image 1 and category 9, which the file",
         ),
         (lambda d: d["images"][1].update(file_name="/data/photos/../b.png"), r"has \.\. in its path"),
-        (lambda d: d["annotations"][0].update(segmentation={"size": [9, 9], "counts": "11"}), "the mask of detection 0"),
+        (
+            lambda d: d["annotations"][1].update(segmentation={"size": [9, 9], "counts": "11"}),
+            r"detections\.json: annotation 2 has an RLE mask whose size should be",
+        ),
+        (
+            lambda d: d["images"][1].update(file_name="/data/photos/./a.jpg"),
+            r"detections\.json: lists the image a\.jpg twice",
+        ),
+        (lambda d: d["categories"][0].update(name="a\x08b"), r"the name 'a\\x08b' has a control character"),
+        (lambda d: d["images"][0].update(file_name="/data/photos/a\x08.jpg"), r"a\\x08\.jpg' has a control character"),
         (lambda d: d.pop("categories"), 'lacks "categories"'),
         (lambda d: d["images"][0].update(height=0), "should be a number of pixels"),
     ],
