@@ -11,9 +11,9 @@ Examples:
   write them to a folder:
     flash-internimage push my-detector --weights output/model_final.pth
 
-The weights are written as model.safetensors, the config as data and without the paths of this machine. The model card has AP,
-class names and pictures of the evaluation. `Predictor("hf://me/my-detector")`, or Predictor with the folder, loads the detector
-again.
+The weights are written as model.safetensors, the config as data and without paths, experiment trackers and
+credentials. The model card has AP, class names and pictures of the evaluation. `Predictor("hf://me/my-detector")`, or Predictor
+with the folder, loads the detector again.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import LazyConfig
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from omegaconf import DictConfig
@@ -19,12 +20,14 @@ from PIL import Image
 from flash_internimage.checkpoint.convert import write_safetensors
 from flash_internimage.checkpoint.hub import PREFIX
 from flash_internimage.engine.config import save_config
+from flash_internimage.engine.private_values import clear_texts, has_credentials, is_absolute_path
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation.drawing import draw_objects
 from flash_internimage.evaluation.report import Evaluation, load
 from flash_internimage.evaluation.saved import read_evaluation
 from flash_internimage.family_lookup import detector_family
 from flash_internimage.images import read_rgb
+from flash_internimage.model_zoo.zoo import config_folder
 
 from .loading import load_model
 from .model_card import Measured, model_card
@@ -46,7 +49,7 @@ def write_shared(
 ) -> None:
     """Write the files of a shared detector: config, weights (the averaged ones if there are any), model card, pictures.
 
-    The config keeps no paths of this machine.
+    The config keeps no paths, trackers and credentials of this machine.
 
     Args:
         cfg: config of the detector.
@@ -66,7 +69,7 @@ def write_shared(
     state = model.state_dict()
     family = detector_family(state)
     write_safetensors(folder / WEIGHTS, state, classes)
-    save_config(without_paths(cfg), str(folder / CONFIG))
+    save_config(without_private_values(cfg), str(folder / CONFIG))
     shown: list[str] = []
     if evaluation is not None:
         data = load(evaluation)
@@ -81,15 +84,22 @@ def write_shared(
     (folder / CARD).write_text(card, encoding="utf-8")
 
 
-def without_paths(cfg: DictConfig) -> DictConfig:
-    """Return a config in which the paths of data, checkpoint and output are those of a fresh config."""
+def without_private_values(cfg: DictConfig) -> DictConfig:
+    """Return a config without the data, paths, experiment trackers and credentials of this machine.
+
+    Output folder, checkpoint and trackers are those of a fresh config; the texts of ``data``, absolute paths and URLs with
+    credentials are None.
+    """
     cleaned = copy.deepcopy(cfg)
-    cleaned.train.output_dir = "./output"
-    cleaned.train.init_checkpoint = ""
+    fresh = LazyConfig.load(str(config_folder() / "common" / "train.py")).train
+    for key in ("output_dir", "init_checkpoint", "wandb", "mlflow"):
+        if key in cleaned.train:  # configs saved by earlier versions lack some
+            cleaned.train[key] = fresh[key]
     for part in _sections(cleaned.get("data")):
         for key, value in part.items():
             if isinstance(value, str):
                 part[key] = None
+    clear_texts(cleaned, lambda text: is_absolute_path(text) or has_credentials(text))
     return cleaned
 
 

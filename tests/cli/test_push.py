@@ -14,16 +14,22 @@ from flash_internimage.engine.config import load_config, save_config
 from tests.inference.fake_hub import serving
 from tests.programs import run_code
 
+NANO = "mask_rcnn_flash_internimage_nano"
+
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory, evaluated):
     """Output folder of a run on the shapes, with its config, a random checkpoint and its evaluation."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "inference").symlink_to(evaluated / "inference")
-    cfg = model_zoo.get_config("mask_rcnn_flash_internimage_nano")
+    cfg = model_zoo.get_config(NANO)
     cfg.train.output_dir = str(folder)
     cfg.train.init_checkpoint = "/home/someone/weights.pth"
     cfg.data.train.json = "/home/someone/train.json"
+    cfg.dataloader.evaluator.output_dir = "/home/someone/inference"
+    cfg.train.mlflow.tracking_uri = "https://someone:secret@mlflow.example"
+    cfg.train.mlflow.experiment = "secret product"
+    cfg.train.wandb.update(enabled=True, project="secret team")
     save_config(cfg, str(folder / "config.yaml"))
     torch.manual_seed(0)
     checkpointer = Checkpointer(instantiate(cfg.model), str(folder))
@@ -64,7 +70,8 @@ def test_folder_has_weights_config_and_card_and_loads_again(flash_internimage, r
     assert all(torch.equal(saved[name], before[name]) for name in before)
 
     text = (target / "config.yaml").read_text()
-    assert "someone" not in text
+    assert not any(word in text for word in ("someone", "secret"))
+    assert load_config(str(target / "config.yaml")).train.wandb == model_zoo.get_config(NANO).train.wandb
     assert str(run_folder) not in text
     assert load_config(str(target / "config.yaml")).model.roi_heads.num_classes == 4  # as data
 
