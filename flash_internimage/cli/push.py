@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--evaluation",
         type=Path,
         metavar="FOLDER",
-        help="output folder of its evaluation, for AP and pictures (default: the folder of the checkpoint, if it holds one)",
+        help="output folder of its evaluation, for AP and pictures (default: the folder of the checkpoint, if it "
+        "holds an evaluation of exactly its weights)",
     )
     parser.add_argument("--pictures", type=int, default=4, metavar="N", help="evaluated images to show in the card (4)")
     parser.add_argument("--license", metavar="ID", help="license of the weights, such as apache-2.0 (default: not stated)")
@@ -48,9 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from flash_internimage.checkpoint.hub import PREFIX
     from flash_internimage.engine.config import load_config
-    from flash_internimage.evaluation.saved import EVALUATION_FILE, INFERENCE_FOLDER
+    from flash_internimage.inference.loading import load_model
     from flash_internimage.inference.shared import is_repository
-    from flash_internimage.inference.sharing import files_of, move_to, staging, upload, write_shared
+    from flash_internimage.inference.sharing import evaluation_of, files_of, move_to, staging, upload, write_shared
 
     remote = args.target.startswith(PREFIX)
     if remote and not is_repository(args.target):
@@ -59,17 +60,21 @@ def run(args: argparse.Namespace) -> int:
     config = args.config_file or str(beside / "config.yaml")
     if args.config_file is None and not Path(config).is_file():
         raise UserError(f"--weights {args.weights}: there is no config.yaml beside it; name the config with --config-file")
-    evaluation = args.evaluation
-    if evaluation is None and (beside / INFERENCE_FOLDER / EVALUATION_FILE).is_file():
-        evaluation = beside
     cfg = load_config(config_path(config), eval_only=True, trust_config=args.trust_config)
+    model, classes = load_model(cfg, args.weights)  # sets the number of classes in cfg
+    evaluation = args.evaluation or evaluation_of(model, beside)
     with staging() as folder:
         name = args.target.removeprefix(PREFIX) if remote else Path(args.target).name
-        write_shared(cfg, args.weights, folder, name=name, evaluation=evaluation, pictures=args.pictures, license=args.license)
+        write_shared(
+            cfg, model, classes, folder, name=name, evaluation=evaluation, pictures=args.pictures, license=args.license
+        )
         for path, size in files_of(folder):
             print(f"{path:<24} {size:>14,} bytes")
         if evaluation is None:
-            print("The model card has neither AP nor pictures: name an evaluation with --evaluation.")
+            print(
+                f"The model card has neither AP nor pictures: {beside} holds no evaluation of {Path(args.weights).name} "
+                "(flash-internimage eval); name one with --evaluation."
+            )
         if args.dry_run:
             print(f"{args.target}: nothing was uploaded or written (--dry-run)")
         elif remote:

@@ -6,7 +6,7 @@ import copy
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,21 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from omegaconf import DictConfig
 from PIL import Image
+from torch import nn
 
 from flash_internimage.checkpoint.convert import write_safetensors
+from flash_internimage.checkpoint.fingerprint import weights_sha256
 from flash_internimage.checkpoint.hub import PREFIX
 from flash_internimage.engine.config import save_config
 from flash_internimage.engine.private_values import clear_texts, has_credentials, is_absolute_path
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation.drawing import draw_objects
 from flash_internimage.evaluation.report import Evaluation, load
-from flash_internimage.evaluation.saved import read_evaluation
+from flash_internimage.evaluation.saved import EVALUATION_FILE, INFERENCE_FOLDER, read_evaluation
 from flash_internimage.family_lookup import detector_family
 from flash_internimage.images import read_rgb
 from flash_internimage.model_zoo.zoo import config_folder
 
-from .loading import load_model
 from .model_card import Measured, model_card
 from .shared import CARD, CONFIG, WEIGHTS
 
@@ -38,7 +39,8 @@ _SIDE = 1280  # pixels; the longest side of a picture
 
 def write_shared(
     cfg: DictConfig,
-    checkpoint: str,
+    model: nn.Module,
+    classes: Sequence[str],
     folder: Path,
     *,
     name: str,
@@ -53,7 +55,8 @@ def write_shared(
 
     Args:
         cfg: config of the detector.
-        checkpoint: its checkpoint.
+        model: the detector, as :func:`.load_model` returns it for the config.
+        classes: its class names.
         folder: an existing, empty folder.
         name: ``owner/name`` of the repository, or the name of the folder, for the model card.
         evaluation: output folder of an evaluation, for AP and pictures; None for neither.
@@ -62,10 +65,8 @@ def write_shared(
         license: identifier of the license of the weights.
 
     Raises:
-        UserError: the checkpoint does not match the config, or the evaluation is of other classes.
+        UserError: the evaluation is of other classes or other weights.
     """
-    cfg = copy.deepcopy(cfg)
-    model, classes = load_model(cfg, checkpoint)  # sets the number of classes in cfg
     state = model.state_dict()
     family = detector_family(state)
     write_safetensors(folder / WEIGHTS, state, classes)
@@ -73,15 +74,32 @@ def write_shared(
     shown: list[str] = []
     if evaluation is not None:
         data = load(evaluation)
-        if data.names != classes:
+        if data.names != list(classes):
             raise UserError(
-                f"{evaluation}: evaluates other classes ({', '.join(data.names[:5])}) than those of {checkpoint} "
+                f"{evaluation}: evaluates other classes ({', '.join(data.names[:5])}) than those of the checkpoint "
                 f"({', '.join(classes[:5])}); give the evaluation of this checkpoint"
+            )
+        if _evaluated_weights(evaluation) not in (None, weights_sha256(state)):
+            raise UserError(
+                f"{evaluation}: evaluates other weights than those of the checkpoint, perhaps of another iteration; evaluate "
+                "this checkpoint (flash-internimage eval), and give that evaluation"
             )
         shown = _draw(data, folder, pictures, min_score)
     title = type(model).__name__ if family is None else family.title
     card = model_card(name, title, classes, None if evaluation is None else measured(evaluation), shown, license)
     (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def evaluation_of(model: nn.Module, folder: Path) -> Path | None:
+    """Return the output folder of a run if it holds an evaluation of exactly the weights of a model; otherwise None."""
+    if not (folder / INFERENCE_FOLDER / EVALUATION_FILE).is_file():
+        return None
+    return folder if _evaluated_weights(folder) == weights_sha256(model.state_dict()) else None
+
+
+def _evaluated_weights(evaluation: Path) -> str | None:
+    """The fingerprint of the weights of a saved evaluation; None if unavailable, as in those of earlier versions."""
+    return read_evaluation(evaluation)[0].get("weights_sha256")
 
 
 def without_private_values(cfg: DictConfig) -> DictConfig:

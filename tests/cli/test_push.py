@@ -1,27 +1,32 @@
 """Sharing a detector: files in a folder, an upload to a hub on localhost, and loading it again."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
 from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors import safe_open
 
 from flash_internimage import Predictor, model_zoo
 from flash_internimage.checkpoint import Checkpointer
+from flash_internimage.checkpoint.fingerprint import weights_sha256
 from flash_internimage.data import Categories
 from flash_internimage.engine.config import load_config, save_config
 from tests.inference.fake_hub import serving
 from tests.programs import run_code
 
 NANO = "mask_rcnn_flash_internimage_nano"
+KEYS = {"json": "/data.json", "images": ""}
 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory, evaluated):
     """Output folder of a run on the shapes, with its config, a random checkpoint and its evaluation."""
     folder = tmp_path_factory.mktemp("run")
-    (folder / "inference").symlink_to(evaluated / "inference")
     cfg = model_zoo.get_config(NANO)
     cfg.train.output_dir = str(folder)
     cfg.train.init_checkpoint = "/home/someone/weights.pth"
@@ -32,10 +37,15 @@ def run_folder(tmp_path_factory, evaluated):
     cfg.train.wandb.update(enabled=True, project="secret team")
     save_config(cfg, str(folder / "config.yaml"))
     torch.manual_seed(0)
-    checkpointer = Checkpointer(instantiate(cfg.model), str(folder))
+    model = instantiate(cfg.model)
+    checkpointer = Checkpointer(model, str(folder))
     names = read_names(evaluated)
     checkpointer.add_checkpointable("classes", Categories.from_names(names))
     checkpointer.save("model_final")
+    shutil.copytree(evaluated / "inference", folder / "inference")
+    evaluation = folder / "inference/evaluation.json"
+    content = {**json.loads(evaluation.read_text()), "weights_sha256": weights_sha256(model.state_dict())}
+    evaluation.write_text(json.dumps(content))
     return folder
 
 
@@ -99,6 +109,40 @@ def test_dry_run_lists_the_files_and_writes_nothing(flash_internimage, run_folde
         assert [line.split()[0] for line in done.stdout.splitlines()[:3]] == ["README.md", "config.yaml", "model.safetensors"]
         assert done.stdout.endswith(f"{target}: nothing was uploaded or written (--dry-run)\n")
     assert not (tmp_path / "new").exists()
+
+
+def test_only_an_evaluation_of_the_same_weights_is_shared(flash_internimage, tmp_path):
+    Image.fromarray(np.random.RandomState(0).randint(0, 256, (100, 150, 3)).astype(np.uint8)).save(tmp_path / "1.png")
+    square = {"bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0, "segmentation": [[5, 5, 25, 5, 25, 25, 5, 25]]}
+    content = {
+        "images": [{"id": 1, "file_name": "1.png", "height": 100, "width": 150}],
+        "categories": [{"id": 1, "name": "mug"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, **square}],
+    }
+    (tmp_path / "data.json").write_text(json.dumps(content))
+    run = tmp_path / "run"
+    data = [f"data.{split}.{key}={tmp_path}{name}" for split in ("train", "test") for key, name in KEYS.items()]
+    short = ["train.max_iter=2", "train.eval_period=1", "train.ema.enabled=true", "dataloader.train.total_batch_size=1"]
+    workers = ["dataloader.train.num_workers=0", "dataloader.test.num_workers=0", "train.device=cpu"]
+    trained = flash_internimage("train", "--config-file", NANO, f"train.output_dir={run}", *data, *short, *workers)
+    assert trained.returncode == 0, trained.stderr
+    assert json.loads((run / "model_best.json").read_text())["iteration"] == 0  # an AP of 0 each time: the first is the best
+
+    last = flash_internimage("push", tmp_path / "last", "--weights", run / "model_final.pth")
+    assert (last.returncode, last.stderr) == (0, "")
+    assert "## Accuracy" in (tmp_path / "last/README.md").read_text()
+    best = flash_internimage("push", tmp_path / "best", "--weights", run / "model_best.pth")
+    assert (best.returncode, best.stderr) == (0, "")
+    assert f"{run} holds no evaluation of model_best.pth" in best.stdout
+    assert "## Accuracy" not in (tmp_path / "best/README.md").read_text()
+    argv = ["--weights", run / "model_best.pth", "--evaluation", run]
+    wrong = flash_internimage("push", tmp_path / "wrong", *argv)
+    assert (wrong.returncode, "evaluates other weights than those of the checkpoint" in wrong.stderr) == (1, True)
+
+    argv = ["--weights", run / "model_best.pth", f"train.output_dir={run}", "train.report=false"]
+    assert flash_internimage("eval", "--config-file", run / "config.yaml", *argv).returncode == 0
+    again = flash_internimage("push", tmp_path / "again", "--weights", run / "model_best.pth")
+    assert (again.returncode, "## Accuracy" in (tmp_path / "again/README.md").read_text()) == (0, True)
 
 
 PUSH = "import sys; from flash_internimage.cli.main import main; sys.exit(main(['push', *sys.argv[1:]]))"
