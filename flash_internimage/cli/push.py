@@ -5,14 +5,14 @@ Examples:
   show the files of an upload, without uploading them:
     flash-internimage push hf://me/my-detector --weights output/model_final.pth --dry-run
 
-  upload them (after `hf auth login`), with the metrics and pictures of an evaluation:
+  upload them (after `hf auth login`), with the metrics and images of an evaluation:
     flash-internimage push hf://me/my-detector --weights output/model_best.pth --evaluation output/evaluation
 
   write them to a folder:
     flash-internimage push my-detector --weights output/model_final.pth
 
-The weights are written as model.safetensors, the config as data and without paths, experiment trackers and
-credentials. The model card has AP, class names and pictures of the evaluation. `Predictor("hf://me/my-detector")`, or Predictor
+The weights are written as model.safetensors, the config as data and without paths, experiment trackers and credentials. The
+model card has AP, class names and images with detections of the evaluation. `Predictor("hf://me/my-detector")`, or Predictor
 with the folder, loads the detector again.
 """
 
@@ -36,10 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--evaluation",
         type=Path,
         metavar="FOLDER",
-        help="output folder of its evaluation, for AP and pictures (default: the folder of the checkpoint, if it "
+        help="output folder of its evaluation, for AP and images (default: the folder of the checkpoint, if it "
         "holds an evaluation of exactly its weights)",
     )
-    parser.add_argument("--pictures", type=int, default=4, metavar="N", help="evaluated images to show in the card (4)")
+    parser.add_argument(
+        "--images", type=int, default=4, metavar="N", help="evaluated images to show with detections (4)"
+    )
     parser.add_argument("--license", metavar="ID", help="license of the weights, such as apache-2.0 (default: not stated)")
     parser.add_argument("--private", action="store_true", help="create a private repository")
     parser.add_argument("--dry-run", action="store_true", help="list the files, and upload and write nothing")
@@ -65,14 +67,12 @@ def run(args: argparse.Namespace) -> int:
     evaluation = args.evaluation or evaluation_of(model, beside)
     with staging() as folder:
         name = args.target.removeprefix(PREFIX) if remote else Path(args.target).name
-        write_shared(
-            cfg, model, classes, folder, name=name, evaluation=evaluation, pictures=args.pictures, license=args.license
-        )
+        write_shared(cfg, model, classes, folder, name=name, evaluation=evaluation, images=args.images, license=args.license)
         for path, size in files_of(folder):
             print(f"{path:<24} {size:>14,} bytes")
         if evaluation is None:
             print(
-                f"The model card has neither AP nor pictures: {beside} holds no evaluation of {Path(args.weights).name} "
+                f"The model card has neither AP nor images: {beside} holds no evaluation of {Path(args.weights).name} "
                 "(flash-internimage eval); name one with --evaluation."
             )
         if args.dry_run:

@@ -12,6 +12,7 @@ from flash_internimage.path_manager import PathManager
 CONFIG = "config.yaml"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
+IMAGES = "images"  # folder of visualizations
 
 _REPOSITORY = re.compile(rf"{PREFIX}[^/]+/[^/]+")
 

@@ -32,9 +32,9 @@ from flash_internimage.images import read_rgb
 from flash_internimage.model_zoo.zoo import config_folder
 
 from .model_card import Measured, model_card
-from .shared import CARD, CONFIG, WEIGHTS
+from .shared import CARD, CONFIG, IMAGES, WEIGHTS
 
-_SIDE = 1280  # pixels; the longest side of a picture
+_SIDE = 1280  # pixels; the longest side of a visualization
 
 
 def write_shared(
@@ -45,11 +45,11 @@ def write_shared(
     *,
     name: str,
     evaluation: Path | None = None,
-    pictures: int = 4,
+    images: int = 4,
     min_score: float = 0.5,
     license: str | None = None,
 ) -> None:
-    """Write the files of a shared detector: config, weights (the averaged ones if there are any), model card, pictures.
+    """Write the files of a shared detector: config, weights (the averaged ones if there are any), model card, visualizations.
 
     The config keeps no paths, trackers and credentials of this machine.
 
@@ -59,8 +59,8 @@ def write_shared(
         classes: its class names.
         folder: an existing, empty folder.
         name: ``owner/name`` of the repository, or the name of the folder, for the model card.
-        evaluation: output folder of an evaluation, for AP and pictures; None for neither.
-        pictures: number of evaluated images to show.
+        evaluation: output folder of an evaluation, for AP and visualizations; None for neither.
+        images: number of evaluated images to show with their detections.
         min_score: score threshold of the detections in them.
         license: identifier of the license of the weights.
 
@@ -84,7 +84,7 @@ def write_shared(
                 f"{evaluation}: evaluates other weights than those of the checkpoint, perhaps of another iteration; evaluate "
                 "this checkpoint (flash-internimage eval), and give that evaluation"
             )
-        shown = _draw(data, folder, pictures, min_score)
+        shown = _draw(data, folder, images, min_score)
     title = type(model).__name__ if family is None else family.title
     card = model_card(name, title, classes, None if evaluation is None else measured(evaluation), shown, license)
     (folder / CARD).write_text(card, encoding="utf-8")
@@ -153,11 +153,11 @@ def _draw(data: Evaluation, folder: Path, number: int, min_score: float) -> list
         drawn = draw_objects(
             read_rgb(data.files[image]), boxes, data.detections.category[kept].tolist(), data.names, labels=labels
         )
-        picture = Image.fromarray(drawn)
-        picture.thumbnail((_SIDE, _SIDE))
-        names.append(f"pictures/{rank + 1}.jpg")
-        (folder / "pictures").mkdir(exist_ok=True)
-        picture.save(folder / names[-1], quality=90)
+        visualization = Image.fromarray(drawn)
+        visualization.thumbnail((_SIDE, _SIDE))
+        names.append(f"{IMAGES}/{rank + 1}.jpg")
+        (folder / IMAGES).mkdir(exist_ok=True)
+        visualization.save(folder / names[-1], quality=90)
     return names
 
 

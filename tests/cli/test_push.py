@@ -70,7 +70,7 @@ def test_folder_has_weights_config_and_card_and_loads_again(flash_internimage, r
     done = flash_internimage("push", target, "--weights", run_folder / "model_final.pth", "--license", "apache-2.0")
     assert (done.returncode, done.stderr) == (0, "")
     files = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
-    assert {"README.md", "config.yaml", "model.safetensors", "pictures/1.jpg"} <= files
+    assert {"README.md", "config.yaml", "model.safetensors", "images/1.jpg"} <= files
     assert all(name in done.stdout for name in files)
 
     with safe_open(target / "model.safetensors", "pt") as file:
@@ -90,7 +90,7 @@ def test_folder_has_weights_config_and_card_and_loads_again(flash_internimage, r
     assert card.data.to_dict()["license"] == "apache-2.0"
     assert card.data.to_dict()["pipeline_tag"] == "object-detection"
     assert {result.metric_name for result in card.data.eval_results} == {"box AP", "mask AP"}
-    assert all(name in card.text for name in [*names, "| box |", "pictures/1.jpg", 'Predictor("my-detector")'])
+    assert all(name in card.text for name in [*names, "| box |", "images/1.jpg", 'Predictor("my-detector")'])
 
     shared, original = (
         Predictor(target, device="cpu"),
@@ -102,7 +102,7 @@ def test_folder_has_weights_config_and_card_and_loads_again(flash_internimage, r
 
 
 def test_dry_run_lists_the_files_and_writes_nothing(flash_internimage, run_folder, tmp_path):
-    argv = ["--weights", run_folder / "model_final.pth", "--pictures", 0, "--dry-run"]
+    argv = ["--weights", run_folder / "model_final.pth", "--images", 0, "--dry-run"]
     for target in (tmp_path / "new", "hf://me/my-detector"):
         done = flash_internimage("push", target, *argv)
         assert done.returncode == 0, done.stderr
@@ -166,7 +166,7 @@ def test_upload_to_a_hub_and_download(run_folder, evaluated, tmp_path):
             "HOME": str(tmp_path),
             "OMP_NUM_THREADS": "1",
         }
-        argv = ["hf://me/my-detector", "--weights", run_folder / "model_final.pth", "--pictures", 1]
+        argv = ["hf://me/my-detector", "--weights", run_folder / "model_final.pth", "--images", 1]
         refused = run_code(PUSH, *argv, environment=environment)
         line = refused.stderr.splitlines()[-1]  # after warnings of detectron2
         assert (refused.returncode, line.split(":")[0]) == (1, "flash-internimage push")
@@ -175,8 +175,8 @@ def test_upload_to_a_hub_and_download(run_folder, evaluated, tmp_path):
         assert done.returncode == 0, done.stderr
         assert done.stdout.endswith(f"{hub.url}/me/my-detector\n")
         files = hub.repositories["me/my-detector"]
-        assert {"README.md", "config.yaml", "model.safetensors", "pictures/1.jpg"} <= set(files)
-        assert hub.created[-1].get("private") is True or hub.created[-1]["visibility"] == "private"  # before and since 2.0
+        assert {"README.md", "config.yaml", "model.safetensors", "images/1.jpg"} <= set(files)
+        assert hub.private == {"me/my-detector"}
         assert hub.commits == ["Upload a detector with flash-internimage"]
         assert 'Predictor("hf://me/my-detector")' in files["README.md"].decode()
 
@@ -199,7 +199,7 @@ def test_upload_to_a_hub_and_download(run_folder, evaluated, tmp_path):
             "there is no config.yaml beside it; name the config with --config",
         ),
         (
-            ["{run}", "--weights", "{run}/model_final.pth", "--pictures", "0"],
+            ["{run}", "--weights", "{run}/model_final.pth", "--images", "0"],
             "exists and is not an empty folder",
         ),
         (
