@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", type=int, default=4, metavar="N", help="evaluated images to show with detections (4)"
     )
     parser.add_argument("--license", metavar="ID", help="license of the weights, such as apache-2.0 (default: not stated)")
-    parser.add_argument("--private", action="store_true", help="create a private repository")
+    parser.add_argument("--private", action="store_true", help="create a private repository; an existing one must be private")
     parser.add_argument("--dry-run", action="store_true", help="list the files, and upload and write nothing")
     parser.add_argument("--trust-config", action="store_true", help="let a config.yaml call any function, like a .py config")
 

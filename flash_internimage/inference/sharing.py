@@ -171,13 +171,24 @@ def staging() -> Iterator[Path]:
 def upload(folder: Path, target: str, private: bool) -> str:
     """Upload a folder to a repository of the hub, which is created if it does not exist, as one commit; return its address.
 
+    Args:
+        folder: folder with a model card.
+        target: ``hf://owner/name``.
+        private: whether the repository must be private; otherwise a new one is what the hub's settings of its owner say.
+
     Raises:
-        UserError: nobody is logged in, or the hub refuses the repository or cannot be reached.
+        UserError: nobody is logged in, the repository must be private but exists and is public, or the hub refuses the upload
+            or cannot be reached.
     """
     repository = target.removeprefix(PREFIX)
     try:
         api = HfApi()
-        api.create_repo(repository, private=private, exist_ok=True)
+        api.create_repo(repository, private=True if private else None, exist_ok=True)
+        if private and not api.repo_info(repository).private:
+            raise UserError(
+                f"{target}: --private, but this repository exists and is public; make it private in its settings on the hub, "
+                "or choose another name"
+            )
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a detector with flash-internimage")
         return f"{api.endpoint}/{repository}"
     except HFValidationError as error:

@@ -1,0 +1,44 @@
+"""Uploads to a hub on localhost: visibility, replaced files and mistakes."""
+
+import pytest
+from huggingface_hub import close_session, constants
+
+from flash_internimage.errors import UserError
+from flash_internimage.inference.sharing import upload
+from tests.inference.fake_hub import serving
+
+TARGET = "hf://me/my-detector"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with serving() as hub:
+        close_session()
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        yield hub
+        close_session()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared/README.md").write_text("---\nlicense: apache-2.0\n---\n\n# My detector\n")
+    return tmp_path / "shared"
+
+
+def test_visibility_is_the_default_of_the_owner_unless_private(hub, folder):
+    upload(folder, TARGET, private=False)
+    assert not {"private", "visibility"} & set(hub.created[-1])
+    upload(folder, "hf://me/other", private=True)
+    assert hub.private == {"me/other"}
+    upload(folder, "hf://me/other", private=True)
+    assert len(hub.commits) == 3
+
+
+def test_private_refuses_a_public_repository(hub, folder):
+    hub.repositories["me/my-detector"] = {}
+    with pytest.raises(UserError, match="hf://me/my-detector: --private, but this repository exists and is public; make it"):
+        upload(folder, TARGET, private=True)
+    assert (hub.commits, hub.repositories) == ([], {"me/my-detector": {}})
