@@ -14,6 +14,9 @@ Examples:
 The weights are written as model.safetensors, the config as data and without paths, experiment trackers and credentials. The
 model card has AP, class names and images with detections of the evaluation. `Predictor("hf://me/my-detector")`, or Predictor
 with the folder, loads the detector again.
+
+Another upload to the same repository replaces these files, also a model card that was edited there, and the images; the history
+of the repository keeps the earlier ones.
 """
 
 from __future__ import annotations
@@ -39,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="output folder of its evaluation, for AP and images (default: the folder of the checkpoint, if it "
         "holds an evaluation of exactly its weights)",
     )
-    parser.add_argument(
-        "--images", type=int, default=4, metavar="N", help="evaluated images to show with detections (4)"
-    )
+    parser.add_argument("--images", type=int, default=4, metavar="N", help="evaluated images to show with detections (4)")
     parser.add_argument("--license", metavar="ID", help="license of the weights, such as apache-2.0 (default: not stated)")
     parser.add_argument("--private", action="store_true", help="create a private repository; an existing one must be private")
     parser.add_argument("--dry-run", action="store_true", help="list the files, and upload and write nothing")

@@ -171,6 +171,8 @@ def staging() -> Iterator[Path]:
 def upload(folder: Path, target: str, private: bool) -> str:
     """Upload a folder to a repository of the hub, which is created if it does not exist, as one commit; return its address.
 
+    Files of an earlier upload are replaced, and its visualizations deleted; the history of the repository keeps them.
+
     Args:
         folder: folder with a model card.
         target: ``hf://owner/name``.
@@ -189,7 +191,12 @@ def upload(folder: Path, target: str, private: bool) -> str:
                 f"{target}: --private, but this repository exists and is public; make it private in its settings on the hub, "
                 "or choose another name"
             )
-        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a detector with flash-internimage")
+        api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            commit_message="Upload a detector with flash-internimage",
+            delete_patterns=f"{IMAGES}/[0-9]*.jpg",
+        )
         return f"{api.endpoint}/{repository}"
     except HFValidationError as error:
         raise UserError(f"{target}: expected {PREFIX}OWNER/NAME ({str(error).splitlines()[0]})") from error

@@ -146,7 +146,9 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
         return None
 
-    def reply(self, content: dict | list, status: int = 200, headers: dict[str, str] | None = None, send_body: bool = True) -> None:
+    def reply(
+        self, content: dict | list, status: int = 200, headers: dict[str, str] | None = None, send_body: bool = True
+    ) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **(headers or {})}.items():

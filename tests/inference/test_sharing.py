@@ -42,3 +42,17 @@ def test_private_refuses_a_public_repository(hub, folder):
     with pytest.raises(UserError, match="hf://me/my-detector: --private, but this repository exists and is public; make it"):
         upload(folder, TARGET, private=True)
     assert (hub.commits, hub.repositories) == ([], {"me/my-detector": {}})
+
+
+def test_images_of_an_earlier_upload_are_deleted_and_other_files_kept(hub, folder):
+    (folder / "images").mkdir()
+    for number in (1, 2):
+        (folder / f"images/{number}.jpg").write_bytes(b"image")
+    upload(folder, TARGET, private=False)
+    hub.repositories["me/my-detector"].update({"images/logo.jpg": b"", "notes.md": b""})
+    (folder / "images/2.jpg").unlink()
+    upload(folder, TARGET, private=False)
+    assert set(hub.repositories["me/my-detector"]) == {"README.md", "images/1.jpg", "images/logo.jpg", "notes.md"}
+    (folder / "images/1.jpg").unlink()
+    upload(folder, TARGET, private=False)
+    assert set(hub.repositories["me/my-detector"]) == {"README.md", "images/logo.jpg", "notes.md"}
