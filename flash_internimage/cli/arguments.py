@@ -166,6 +166,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def not_negative(text: str) -> int:
+    """Parse a whole number of 0 or more."""
+    if _number(text, int) < 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
+    return int(text)
+
+
 def process_count(text: str) -> int:
     """Parse a number of processes."""
     if _number(text, int) < 1:

@@ -22,11 +22,12 @@ of the repository keeps the earlier ones.
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from flash_internimage.errors import UserError
 
-from .arguments import config_path
+from .arguments import config_path, not_negative
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,11 +43,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="output folder of its evaluation, for AP and images (default: the folder of the checkpoint, if it "
         "holds an evaluation of exactly its weights)",
     )
-    parser.add_argument("--images", type=int, default=4, metavar="N", help="evaluated images to show with detections (4)")
-    parser.add_argument("--license", metavar="ID", help="license of the weights, such as apache-2.0 (default: not stated)")
+    parser.add_argument(
+        "--images", type=not_negative, default=4, metavar="N", help="evaluated images to show with detections (4)"
+    )
+    parser.add_argument(
+        "--license", type=license_id, metavar="ID", help="license of the weights, such as apache-2.0 (default: not stated)"
+    )
     parser.add_argument("--private", action="store_true", help="create a private repository; an existing one must be private")
     parser.add_argument("--dry-run", action="store_true", help="list the files, and upload and write nothing")
     parser.add_argument("--trust-config", action="store_true", help="let a config.yaml call any function, like a .py config")
+
+
+def license_id(text: str) -> str:
+    """Parse the identifier of a license, in the form of the hub's; which ones there are is for the hub to say."""
+    if re.fullmatch(r"[a-z0-9][a-z0-9.-]*", text) is None:
+        raise argparse.ArgumentTypeError(f"expected an identifier in lowercase, such as apache-2.0 or mit, got {text!r}")
+    return text
 
 
 def run(args: argparse.Namespace) -> int:

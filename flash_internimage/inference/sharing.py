@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import LazyConfig
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from omegaconf import DictConfig
 from PIL import Image
@@ -20,7 +20,7 @@ from torch import nn
 
 from flash_internimage.checkpoint.convert import write_safetensors
 from flash_internimage.checkpoint.fingerprint import weights_sha256
-from flash_internimage.checkpoint.hub import PREFIX
+from flash_internimage.checkpoint.hub import PREFIX, HttpError
 from flash_internimage.engine.config import save_config
 from flash_internimage.engine.private_values import clear_texts, has_credentials, is_absolute_path
 from flash_internimage.errors import UserError
@@ -34,6 +34,7 @@ from flash_internimage.model_zoo.zoo import config_folder
 from .model_card import Measured, model_card
 from .shared import CARD, CONFIG, IMAGES, WEIGHTS
 
+_LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
 _SIDE = 1280  # pixels; the longest side of a visualization
 
 
@@ -179,12 +180,13 @@ def upload(folder: Path, target: str, private: bool) -> str:
         private: whether the repository must be private; otherwise a new one is what the hub's settings of its owner say.
 
     Raises:
-        UserError: nobody is logged in, the repository must be private but exists and is public, or the hub refuses the upload
-            or cannot be reached.
+        UserError: nobody is logged in, the hub does not know the license, the repository must be private but exists and is
+            public, or the hub refuses the upload or cannot be reached.
     """
     repository = target.removeprefix(PREFIX)
+    api = HfApi()
     try:
-        api = HfApi()
+        _require_valid_card(folder / CARD)  # before an empty repository is created
         api.create_repo(repository, private=True if private else None, exist_ok=True)
         if private and not api.repo_info(repository).private:
             raise UserError(
@@ -206,8 +208,24 @@ def upload(folder: Path, target: str, private: bool) -> str:
         status = getattr(error.response, "status_code", None)
         hint = "log in with `hf auth login` as its owner, or set HF_TOKEN" if status in (401, 403) else "try again"
         raise UserError(f"{target}: the hub has refused the upload ({str(error).splitlines()[0]}); {hint}") from error
-    except OSError as error:
-        raise UserError(f"{target}: the hub at {api.endpoint} cannot be reached ({error}); try again") from error
+    except (HttpError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{target}: the hub at {api.endpoint} cannot be reached ({reason}); try again") from error
+
+
+def _require_valid_card(card: Path) -> None:
+    """Let the hub validate the metadata of a model card.
+
+    Raises:
+        UserError: the metadata is invalid; the hub's message says what.
+    """
+    try:
+        ModelCard.load(card).validate()
+    except HFValidationError:
+        raise
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--license: the hub refuses the metadata of the model card ({reason}); see {_LICENSES}") from error
 
 
 def move_to(folder: Path, target: Path) -> None:

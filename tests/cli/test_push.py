@@ -145,6 +145,18 @@ def test_only_an_evaluation_of_the_same_weights_is_shared(flash_internimage, tmp
     assert (again.returncode, "## Accuracy" in (tmp_path / "again/README.md").read_text()) == (0, True)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--images", "-1"], "argument --images: expected 0 or more, got -1"),
+        (["--license", "Apache 2.0"], "argument --license: expected an identifier in lowercase, such as apache-2.0"),
+    ],
+)
+def test_wrong_argument(flash_internimage, run_folder, flags, message):
+    done = flash_internimage("push", "hf://me/my-detector", "--weights", run_folder / "model_final.pth", *flags)
+    assert (done.returncode, message in done.stderr) == (2, True)
+
+
 PUSH = "import sys; from flash_internimage.cli.main import main; sys.exit(main(['push', *sys.argv[1:]]))"
 LOAD = """
 import sys, torch

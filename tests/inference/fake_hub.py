@@ -60,6 +60,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/api/validate-yaml":
+            return self.validate(json.loads(body)["content"])
         if self.headers.get("Authorization") != f"Bearer {self.server.token}":
             return self.reply({"error": "Invalid credentials"}, 401)
         path = self.path.split("?")[0]
@@ -73,8 +75,6 @@ class Handler(BaseHTTPRequestHandler):
                 if request.get("private") is True or request.get("visibility") == "private":  # before and since 2.0
                     self.server.private.add(name)
             return self.reply({"url": f"{self.server.url}/{name}"}, 409 if exists else 200)
-        if path == "/api/validate-yaml":
-            return self.reply({"errors": [], "warnings": []})
         if re.fullmatch(r"/api/models/[^/]+/[^/]+/preupload/main", path):
             files = [
                 {
@@ -97,6 +97,12 @@ class Handler(BaseHTTPRequestHandler):
             url = f"{self.server.url}/{found[1]}/commit/{COMMIT}"
             return self.reply({"success": True, "commitOid": COMMIT, "commitUrl": url, "hookOutput": ""})
         return self.reply({"error": f"no such call: {path}"}, 404)
+
+    def validate(self, card: str) -> None:
+        found = re.search(r"^license: (.*)$", card, re.MULTILINE)
+        if found is None or found[1] in ("apache-2.0", "mit"):
+            return self.reply({"errors": [], "warnings": []})
+        return self.reply({"errors": [{"message": f'"license" must be one of [apache-2.0, mit], not {found[1]}'}]}, 400)
 
     def commit(self, repository: str, lines: list[dict]) -> None:
         files = self.server.repositories[repository]

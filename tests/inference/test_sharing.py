@@ -56,3 +56,23 @@ def test_images_of_an_earlier_upload_are_deleted_and_other_files_kept(hub, folde
     (folder / "images/1.jpg").unlink()
     upload(folder, TARGET, private=False)
     assert set(hub.repositories["me/my-detector"]) == {"README.md", "images/logo.jpg", "notes.md"}
+
+
+def test_unknown_license_is_one_sentence_before_a_repository_is_created(hub, folder):
+    (folder / "README.md").write_text("---\nlicense: apache-3.0\n---\n\n# My detector\n")
+    with pytest.raises(UserError, match="--license: the hub refuses .*must be one of .*apache-3.0.*; see https://"):
+        upload(folder, TARGET, private=False)
+    assert hub.created == []
+
+
+def test_unreachable_hub_is_one_sentence(hub, folder, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(
+        UserError, match=r"hf://me/my-detector: the hub at http://127.0.0.1:9 cannot be reached \(.+\); try again"
+    ):
+        upload(folder, TARGET, private=False)
+
+
+def test_name_that_the_hub_does_not_allow_is_one_sentence(hub, folder):
+    with pytest.raises(UserError, match=r"hf://me/a..b: expected hf://OWNER/NAME \(.+\)"):
+        upload(folder, "hf://me/a..b", private=False)
