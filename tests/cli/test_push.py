@@ -97,6 +97,14 @@ def test_folder_has_weights_config_and_card_and_loads_again(flash_internimage, r
         Predictor(str(run_folder / "config.yaml"), run_folder / "model_final.pth"),
     )
     assert shared.class_names == names
+    Image.fromarray(image).save(tmp_path / "image.png")
+    source = ["--source", tmp_path / "image.png", "--threshold", "0.2", "train.device=cpu"]
+    done = flash_internimage("predict", "--config-file", target, "--output", tmp_path / "shared", *source)
+    assert done.returncode == 0, done.stderr
+    named = ["--config-file", run_folder / "config.yaml", "--weights", run_folder / "model_final.pth"]
+    assert flash_internimage("predict", *named, "--output", tmp_path / "named", *source).returncode == 0
+    found, expected = (json.loads((tmp_path / name / "detections.json").read_text()) for name in ("shared", "named"))
+    assert found["annotations"] == expected["annotations"] != []
     for found, expected in zip(detections(shared, image), detections(original, image), strict=True):
         assert torch.equal(found, expected)
 
@@ -158,6 +166,7 @@ def test_wrong_argument(flash_internimage, run_folder, flags, message):
 
 
 PUSH = "import sys; from flash_internimage.cli.main import main; sys.exit(main(['push', *sys.argv[1:]]))"
+PREDICT = PUSH.replace("push", "predict")
 LOAD = """
 import sys, torch
 from flash_internimage import Predictor
@@ -166,7 +175,9 @@ print(predictor.class_names, sum(tensor.double().sum().item() for tensor in pred
 """
 
 
-def test_upload_to_a_hub_and_download(run_folder, evaluated, tmp_path):
+def test_upload_to_a_hub_and_download(run_folder, evaluated, image, tmp_path):
+    image_file = tmp_path / "image.png"
+    Image.fromarray(image).save(image_file)
     with serving() as hub:
         environment = {
             "HF_ENDPOINT": hub.url,
@@ -192,11 +203,17 @@ def test_upload_to_a_hub_and_download(run_folder, evaluated, tmp_path):
         assert hub.commits == ["Upload a detector with flash-internimage"]
         assert 'Predictor("hf://me/my-detector")' in files["README.md"].decode()
 
+        argv = ["--source", image_file, "--threshold", 0.2, "--output", tmp_path / "found", "train.device=cpu"]
+        found = run_code(PREDICT, "--config-file", "hf://me/my-detector", *argv, environment=environment)
+        assert (found.returncode, "1 source, " in found.stdout) == (0, True), found.stderr
+
         loaded = run_code(LOAD, "hf://me/my-detector", environment=environment)
         assert loaded.returncode == 0, loaded.stderr
         weights = torch.load(run_folder / "model_final.pth", weights_only=True)["model"]
         total = sum(tensor.double().sum().item() for tensor in weights.values())
         assert loaded.stdout.split("\n")[-2] == f"{read_names(evaluated)} {total}"
+        missing = run_code(PREDICT, "--config-file", "hf://me/other", *argv, environment=environment)
+        assert (missing.returncode, "the hub has no public repository me/other" in missing.stderr) == (1, True)
         missing = run_code(LOAD, "hf://me/other", environment=environment)
         assert "the hub has no public repository me/other" in missing.stderr
 
