@@ -50,10 +50,9 @@ def build_writers(cfg: DictConfig, resumed: bool) -> list[HookBase]:
 
 
 def config_for_trackers(train: DictConfig) -> dict[str, Any]:
-    """Return the settings that experiment trackers show: those of the trainer, without the address of another tracker's server
-    and without URLs with credentials."""
+    """Return the trainer's settings for experiment trackers, without MLflow's address and without URLs with credentials."""
     shown = copy.deepcopy(train)
-    if "mlflow" in shown:
+    if OmegaConf.select(shown, "mlflow") is not None:
         shown.mlflow.pop("tracking_uri", None)
     clear_texts(shown, has_credentials)
     return {"train": OmegaConf.to_container(shown, resolve=False)}

@@ -111,9 +111,9 @@ def without_private_values(cfg: DictConfig) -> DictConfig:
     """
     cleaned = copy.deepcopy(cfg)
     fresh = LazyConfig.load(str(config_folder() / "common" / "train.py")).train
-    for key in ("output_dir", "init_checkpoint", "wandb", "mlflow"):
-        if key in cleaned.train:  # configs saved by earlier versions lack some
-            cleaned.train[key] = fresh[key]
+    for name in ("output_dir", "init_checkpoint", "wandb", "mlflow"):
+        if name in cleaned.train:  # configs saved by earlier versions lack some
+            cleaned.train[name] = fresh[name]
     for part in _sections(cleaned.get("data")):
         for key, value in part.items():
             if isinstance(value, str):

@@ -54,3 +54,5 @@ def test_trackers_get_no_credentials():
     assert shown["init_checkpoint"] is None
     assert (shown["max_iter"], shown["output_dir"]) == (train.max_iter, train.output_dir)
     assert train.mlflow.tracking_uri == "https://mlflow.example"
+    train.mlflow = None
+    assert config_for_trackers(train)["train"]["mlflow"] is None
