@@ -3,11 +3,12 @@
     OMP_NUM_THREADS=1 python benchmarks/backbone_cpu.py --size t --height 800 --width 1216
     OMP_NUM_THREADS=1 python benchmarks/backbone_cpu.py --dtype bfloat16 --compile
 
-The products and convolutions have the same shapes, no bias and preallocated outputs. Their sum is a lower bound: the time of
-the network if everything else (norms, GELU, DCNv4 sampling, residuals, allocation) were free. Times are CPU seconds divided by
-the number of threads, the minimum over the runs, which is least affected by other processes. With bfloat16 the backbone runs
-under autocast with weights cast beforehand, and the products are in bfloat16. In float32 torch.mm computes the products with
-MKL, and the backbone with oneDNN, which is faster on CPUs of AMD with AVX-512: there a ratio can be below 1.
+The products and convolutions have the same shapes, no bias and preallocated outputs. Their sum is the
+time of the network if everything else (norms, GELU, DCNv4 sampling, residuals, allocation) were free. Times are CPU seconds
+divided by the number of threads, the minimum over the runs, which is least affected by other processes. With bfloat16 the
+backbone runs under autocast with weights cast beforehand, and the products are in bfloat16. In float32 torch.mm computes the
+products with MKL, and the backbone with oneDNN, which is faster on CPUs of AMD with AVX-512: there a ratio can be below 1, and
+detector_cpu.py measures the products as the model computes them.
 """
 
 import argparse

@@ -86,7 +86,7 @@ def draw_video(
         UnreadableVideo: the file is not a video.
     """
     video = Video(path)
-    target = folder / f"{Path(path).stem}.webm"
+    target = folder / f"{Path(path).stem}_detections.webm"
 
     def frames() -> Iterator[np.ndarray]:
         for number, frame in enumerate(video, 1):

@@ -16,7 +16,8 @@ INPUTS = ("images", "sizes")
 OUTPUTS = ("boxes", "scores", "classes", "counts", "masks")
 """Names of the tensors of every exported file; a detector without masks has no ``masks``."""
 
-_LAYOUT = 1
+_LAYOUT = 2
+"""Raised with every change of the fields, so that older files are refused by name."""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,13 @@ class Tolerance:
     mask: float
     unmatched: float
 
+    def __str__(self) -> str:
+        side = f" and {self.side:.1%} of the box" if self.side else ""
+        return (
+            f"{self.box:g} px{side} for boxes, {self.score:g} for scores, {self.mask:g} for masks and {self.unmatched:.1%} of "
+            "them without a partner"
+        )
+
     def of_boxes(self, boxes: np.ndarray) -> np.ndarray:
         """(K,): largest difference of each of the (K, 4) XYXY boxes, in pixels."""
         return self.box + self.side * (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
@@ -125,8 +132,13 @@ def verify(detector: nn.Module, path: str | os.PathLike[str], runtime: str | Non
             failed.append(comparison.images)
     if failed:
         raise VerificationError(
-            f"export: the detections of the file should be those of the model within {tolerance}, but differ for images of "
-            f"{' and '.join(failed)}; no file was written"
+            f"export: the detections of the file should be those of the model, up to {tolerance}, but differ by more for "
+            f"images of {' and '.join(failed)}; no file was written; "
+            + (
+                "try another --target, or --format pt2"
+                if metadata.precision == "fp32"
+                else f"without --precision {metadata.precision} the rounding is smaller"
+            )
         )
     if total == 0:
         raise VerificationError(

@@ -61,7 +61,7 @@ def test_a_video_is_drawn_frame_by_frame(predictor, tmp_path):
     write_video(tmp_path / "clip.mp4", iter(images), 10)
     progress = []
     result = draw_video(predictor, str(tmp_path / "clip.mp4"), tmp_path, 0.0, [], progress.append)
-    assert result == tmp_path / "clip.webm"
+    assert result == tmp_path / "clip_detections.webm"
     assert cv2.VideoCapture(str(result)).get(cv2.CAP_PROP_FOURCC) == cv2.VideoWriter.fourcc(*"VP80")
     assert len(list(Video(str(result)))) == 3
     assert progress == [pytest.approx(1 / 3), pytest.approx(2 / 3), 1]

@@ -46,8 +46,8 @@ def test_batches_are_padded_to_multiples_from_the_smallest_side():
     ("text", "message"),
     [
         (None, "model.onnx: expected a file that `flash-internimage export` wrote, got one without its metadata"),
-        (json.dumps({"layout": 2}), "model.onnx: its metadata has layout 2, this version of flash-internimage reads 1"),
-        (json.dumps({"layout": 1, "format": "onnx"}), "model.onnx: its metadata has layout 1"),
+        (json.dumps({"layout": 3}), "model.onnx: its metadata has layout 3, this version of flash-internimage reads 2"),
+        (json.dumps({"layout": 2, "format": "onnx"}), "model.onnx: its metadata has layout 2"),
     ],
     ids=["none", "a later layout", "incomplete"],
 )
