@@ -29,8 +29,8 @@ from flash_internimage.files import full_disk_reported
 from .reading import CheckpointError
 
 PREFIX = "hf://"
-# The base error of the HTTP library, which differs between releases of huggingface_hub.
-_HttpError: type[Exception] = HfHubHTTPError.__bases__[0]
+HttpError: type[Exception] = HfHubHTTPError.__bases__[0]
+"""The base error of the HTTP library, which differs between releases of huggingface_hub."""
 _PATH = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
 
 
@@ -103,7 +103,7 @@ def _fetch(path: str, wanted: HubFile) -> str:
             f"{path}: the repository {wanted.repo} has no file {wanted.file} at {wanted.revision}; "
             f"see {constants.ENDPOINT}/{wanted.repo}/tree/{wanted.revision}"
         ) from error
-    except (_HttpError, OSError) as error:
+    except (HttpError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{path}: downloading {wanted.url} failed ({reason}); try again, or download it by hand and give its path"

@@ -14,7 +14,10 @@ from .errors import UsageError
 if TYPE_CHECKING:
     from flash_internimage.views import ViewOptions
 
-_CONFIG = "a LazyConfig file (.py), the config.yaml of a run, or the name of a config in the package"
+_CONFIG = (
+    "a LazyConfig file (.py), the config.yaml of a run, the name of a config in the package, or a shared detector "
+    "(hf://OWNER/NAME, or a folder that push wrote)"
+)
 
 
 def add_config(parser: argparse.ArgumentParser, *, several: bool = False, unless: str = "") -> None:
@@ -44,7 +47,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="CHECKPOINT",
         help="a file (eval, predict: also an exported one), hf://ORG/REPO/FILE or https://... (default: "
-        "train.init_checkpoint; with the name of a published detector as CONFIG, its published checkpoint)",
+        "train.init_checkpoint; with a published or shared detector as CONFIG, its own)",
     )
 
 
@@ -125,24 +128,42 @@ def view_options(args: argparse.Namespace) -> ViewOptions:
 
 
 def config_path(text: str) -> str:
-    """Return the path of the config that ``--config-file`` names: a file, or a config in the package.
+    """Return the path of the config that ``--config-file`` names: a file, a name in the package, or a shared detector.
 
     Raises:
         UserError: the package has no config of that name.
+        CheckpointError: the hub has no such detector, or cannot be reached.
     """
+    if _is_shared(text):
+        from flash_internimage.inference.shared import shared_config
+
+        return shared_config(text)
     return str(model_zoo.config_path(text)) if re.fullmatch(r"\w+", text) else text
 
 
 def overrides_with_weights(args: argparse.Namespace) -> list[str]:
-    """Return the overrides, with ``train.init_checkpoint`` set by ``--weights`` or by the name of a published detector.
+    """Return the overrides, with ``train.init_checkpoint`` set by ``--weights`` or by a published or shared detector.
 
-    ``--weights`` takes precedence over an override, an override over the published checkpoint.
+    ``--weights`` takes precedence over an override, an override over the weights of the detector.
     """
     if args.weights is not None:
         return [*args.overrides, f"train.init_checkpoint={args.weights}"]
     if args.config_file in model_zoo.list():
         return [f"train.init_checkpoint={model_zoo.get_checkpoint(args.config_file)}", *args.overrides]
+    if args.config_file is not None and _is_shared(args.config_file):
+        from flash_internimage.inference.shared import shared_weights
+
+        return [f"train.init_checkpoint={shared_weights(args.config_file)}", *args.overrides]
     return args.overrides
+
+
+def _is_shared(text: str) -> bool:
+    # Imported only where it may be one: importing torch takes seconds.
+    if not text.startswith("hf://") and not Path(text).is_dir():
+        return False
+    from flash_internimage.inference.shared import is_shared
+
+    return is_shared(text)
 
 
 def score(text: str) -> float:
@@ -163,6 +184,13 @@ def positive(text: str) -> int:
     """Parse a whole number of 1 or more."""
     if _number(text, int) < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return int(text)
+
+
+def not_negative(text: str) -> int:
+    """Parse a whole number of 0 or more."""
+    if _number(text, int) < 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
     return int(text)
 
 

@@ -23,6 +23,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flash_internimage.checkpoint import Checkpointer
+from flash_internimage.checkpoint.fingerprint import weights_sha256
 from flash_internimage.collect_env import collect_env, format_table
 from flash_internimage.data import (
     Categories,
@@ -346,7 +347,7 @@ def evaluate_and_replace(
     """Evaluate a model on the test data, after deleting the files of an earlier evaluation.
 
     Otherwise an evaluation that does not write all of them, for lack of annotations or because it fails, would leave the
-    metrics of another one beside its own files.
+    metrics of another one beside its own files. A fingerprint of the weights is written with the metrics.
 
     Args:
         stop: request to stop during the evaluation.
@@ -360,6 +361,8 @@ def evaluate_and_replace(
         (output_dir / REPORT_FILE).unlink(missing_ok=True)
         for evaluator in evaluators:
             if isinstance(evaluator, FastCOCOEvaluator) and evaluator.output_dir is not None:
+                if not isinstance(model, ExportedDetector):
+                    evaluator.weights_sha256 = weights_sha256(model.state_dict())
                 folder = Path(evaluator.output_dir)
                 remove_evaluation(folder)
                 remove_unfinished(folder)

@@ -40,8 +40,8 @@ class WandbWriter(ExperimentWriter):
         note_id(note, self._run.id)
 
     def log(self, iteration: int, scalars: Mapping[str, float], images: Mapping[str, np.ndarray]) -> None:
-        pictures = {name: self._wandb.Image(image) for name, image in images.items()}
-        self._run.log({**scalars, **pictures}, step=iteration)
+        logged_images = {name: self._wandb.Image(image) for name, image in images.items()}
+        self._run.log({**scalars, **logged_images}, step=iteration)
 
     def end(self, error: BaseException | None) -> None:
         self._run.finish(exit_code=0 if error is None else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import threading
@@ -17,6 +18,7 @@ from flash_internimage.files import full_disk_reported
 
 from .mlflow_writer import MLflowWriter
 from .output import METRICS_FILE
+from .private_values import clear_texts, has_credentials
 from .progress import ProgressBar, ProgressLog, is_terminal
 from .wandb_writer import WandbWriter
 
@@ -33,7 +35,7 @@ def build_writers(cfg: DictConfig, resumed: bool) -> list[HookBase]:
     images_per_step = cfg.dataloader.train.total_batch_size
     # Configs saved by earlier versions lack these sections.
     wandb, mlflow = OmegaConf.select(cfg, "train.wandb"), OmegaConf.select(cfg, "train.mlflow")
-    config: Any = OmegaConf.to_container(OmegaConf.create({"train": train}), resolve=False)
+    config = config_for_trackers(train)
     writers: list[EventWriter] = [ProgressLog(train.max_iter, images_per_step)]
     if wandb is not None and wandb.enabled:
         writers.append(WandbWriter(wandb.project, wandb.name, config, folder, resumed))
@@ -45,6 +47,15 @@ def build_writers(cfg: DictConfig, resumed: bool) -> list[HookBase]:
     if is_terminal(sys.stdout):
         hooks.append(PeriodicWriter([ProgressBar(train.max_iter, images_per_step, sys.stdout)], period=1))
     return hooks
+
+
+def config_for_trackers(train: DictConfig) -> dict[str, Any]:
+    """Return the trainer's settings for experiment trackers, without MLflow's address and without URLs with credentials."""
+    shown = copy.deepcopy(train)
+    if OmegaConf.select(shown, "mlflow") is not None:
+        shown.mlflow.pop("tracking_uri", None)
+    clear_texts(shown, has_credentials)
+    return {"train": OmegaConf.to_container(shown, resolve=False)}
 
 
 class MetricsWriter(JSONWriter):

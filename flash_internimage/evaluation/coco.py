@@ -52,6 +52,9 @@ class FastCOCOEvaluator(DatasetEvaluator):
         output_dir: folder for ``coco_instances_results.json`` (predictions in COCO's result format) and ``evaluation.json``
             (metrics, see :mod:`.saved`). The ground truth of a dataset without an annotation file is written, too.
         max_dets_per_image: limit of detections per category and image; COCO's is 100. The model has its own limit.
+
+    Attributes:
+        weights_sha256: fingerprint of the evaluated weights, to be written with the metrics; None if unavailable.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class FastCOCOEvaluator(DatasetEvaluator):
         self._distributed = distributed
         self._output_dir = output_dir
         self._max_dets_per_image = max_dets_per_image
+        self.weights_sha256: str | None = None
         self._metadata = MetadataCatalog.get(dataset_name)
         self._registered_in_code = is_registered_in_code(dataset_name)
         if self._registered_in_code:
@@ -147,7 +151,9 @@ class FastCOCOEvaluator(DatasetEvaluator):
             if self._registered_in_code:
                 annotation_file = os.path.join(self._output_dir, GROUND_TRUTH_FILE)
                 write_json(Path(annotation_file), self._dataset)
-            saved = evaluation_to_json(self._metadata, dataset, scores, annotation_file, self._max_dets_per_image)
+            saved = evaluation_to_json(
+                self._metadata, dataset, scores, annotation_file, self._max_dets_per_image, self.weights_sha256
+            )
             write_json(Path(self._output_dir) / EVALUATION_FILE, saved)
         return OrderedDict((task, self._reported(dataset, found, task)) for task, found in scores.items())
 

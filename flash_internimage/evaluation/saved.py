@@ -35,6 +35,7 @@ def evaluation_to_json(
     scores: Mapping[str, Scores],
     annotation_file: str | None = None,
     max_dets_per_image: int = MAX_DETECTIONS,
+    weights_sha256: str | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``evaluation.json``.
 
@@ -44,11 +45,12 @@ def evaluation_to_json(
         scores: scores by task.
         annotation_file: path of the annotations; by default that of the metadata.
         max_dets_per_image: limit of detections per category and image.
+        weights_sha256: fingerprint of the evaluated weights; None if unavailable.
 
     Returns:
-        ``dataset``, ``annotation_file``, ``image_root``, ``num_images``, ``max_dets_per_image``, ``categories`` (id, name and
-        number of objects) and ``tasks``; for each task ``metrics`` in percent, the same ``by_category``, and ``precision`` as
-        in :class:`.Scores`.
+        ``dataset``, ``annotation_file``, ``image_root``, ``num_images``, ``max_dets_per_image``, ``weights_sha256``,
+        ``categories`` (id, name and number of objects) and ``tasks``; for each task ``metrics`` in percent, the same
+        ``by_category``, and ``precision`` as in :class:`.Scores`.
     """
     objects = Counter(a["category_id"] for a in dataset.get("annotations", []) if not a.get("iscrowd"))
     categories = Categories.from_coco(dataset["categories"])
@@ -58,6 +60,7 @@ def evaluation_to_json(
         "image_root": _absolute(metadata.get("image_root")),
         "num_images": len({image["id"] for image in dataset["images"]}),
         "max_dets_per_image": max_dets_per_image,
+        "weights_sha256": weights_sha256,
         "categories": [{"id": id_, "name": name, "objects": objects[id_]} for id_, name in categories.items()],
         "tasks": {task: _as_json(found) for task, found in scores.items()},
     }

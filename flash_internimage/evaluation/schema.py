@@ -84,6 +84,7 @@ EVALUATION = {
     "image_root": TEXT_OR_NULL,
     "num_images": COUNT,
     "max_dets_per_image?": COUNT,
+    "weights_sha256?": TEXT_OR_NULL,
     "categories": [{"id": WHOLE, "name": TEXT, "objects": COUNT}],
     "tasks": Each(
         {"metrics": Each(NUMBER_OR_NULL), "by_category": Each(Each(NUMBER_OR_NULL)), "precision": [[[NUMBER_OR_NULL]]]}

@@ -26,7 +26,7 @@ class Measured:
 
 
 def model_card(
-    name: str, title: str, classes: Sequence[str], measured: Measured | None, pictures: Sequence[str], license: str | None
+    name: str, title: str, classes: Sequence[str], measured: Measured | None, visualizations: Sequence[str], license: str | None
 ) -> str:
     """Return the text of a model card, in Markdown with the metadata that the hub reads.
 
@@ -35,7 +35,7 @@ def model_card(
         title: kind of the detector, such as "Mask R-CNN".
         classes: class names.
         measured: metrics of an evaluation; None if there are none.
-        pictures: paths of images with detections, relative to the card.
+        visualizations: paths of images with their detections, relative to the card.
         license: identifier of the license of the weights, such as ``apache-2.0``; None: not stated.
     """
     data = ModelCardData(
@@ -57,8 +57,8 @@ def model_card(
     if measured is not None:
         sections.append(_table(measured))
     sections.append("## Classes\n\n" + ", ".join(_escaped(c) for c in classes) + "\n")
-    if pictures:
-        sections.append("## Detections\n\n" + "\n\n".join(f"![Detections]({picture})" for picture in pictures) + "\n")
+    if visualizations:
+        sections.append("## Detections\n\n" + "\n\n".join(f"![Detections]({path})" for path in visualizations) + "\n")
     return "\n".join(sections)
 
 

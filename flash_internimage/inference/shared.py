@@ -12,6 +12,7 @@ from flash_internimage.path_manager import PathManager
 CONFIG = "config.yaml"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
+IMAGES = "images"  # folder of visualizations
 
 _REPOSITORY = re.compile(rf"{PREFIX}[^/]+/[^/]+")
 
@@ -32,5 +33,18 @@ def shared_files(path: str | os.PathLike[str]) -> tuple[str, str]:
     Raises:
         CheckpointError: the repository does not exist or lacks one of the files, or the hub cannot be reached.
     """
-    config, weights = (PathManager.get_local_path(f"{os.fspath(path)}/{name}") for name in (CONFIG, WEIGHTS))
-    return config, weights
+    return shared_config(path), PathManager.get_local_path(shared_weights(path))
+
+
+def shared_config(path: str | os.PathLike[str]) -> str:
+    """Return the local path of the config of a shared detector, which is downloaded once.
+
+    Raises:
+        CheckpointError: the repository does not exist or lacks the file, or the hub cannot be reached.
+    """
+    return PathManager.get_local_path(f"{os.fspath(path)}/{CONFIG}")
+
+
+def shared_weights(path: str | os.PathLike[str]) -> str:
+    """Return the path of the checkpoint of a shared detector: in its folder, or ``hf://owner/name/…``."""
+    return f"{os.fspath(path).rstrip('/')}/{WEIGHTS}"

@@ -48,9 +48,23 @@ def test_a_config_is_a_file_or_a_name():
         config_path(T_1X.replace("1x", "2x"))
 
 
+def test_a_config_is_a_shared_detector(tmp_path, monkeypatch):
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("config.yaml", "model.safetensors"):
+        with pytest.raises(UserError, match="no config named"):
+            config_path("shared")
+        (folder / name).write_text("")
+    assert config_path("shared") == "shared/config.yaml"
+    assert config_path(str(folder)) == f"{folder}/config.yaml"
+
+
 @pytest.mark.parametrize(
     ("config", "weights", "overrides", "expected"),
     [
+        pytest.param("hf://me/a", "b.pth", [], ["train.init_checkpoint=b.pth"], id="given for a shared detector"),
+        pytest.param("hf://me/a@v1", None, [], ["train.init_checkpoint=hf://me/a@v1/model.safetensors"], id="shared"),
         pytest.param("a.py", None, ["train.seed=1"], ["train.seed=1"], id="the config says"),
         pytest.param("a.py", "b.pth", ["train.seed=1"], ["train.seed=1", "train.init_checkpoint=b.pth"], id="given"),
         pytest.param(T_1X, "b.pth", [], ["train.init_checkpoint=b.pth"], id="given for a published detector"),

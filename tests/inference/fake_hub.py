@@ -19,6 +19,7 @@ class FakeHub(ThreadingHTTPServer):
 
     Attributes:
         repositories: files by path, for each ``owner/name``.
+        private: the private ones of them.
         created: bodies of the requests that create a repository.
         commits: summaries of the commits.
         token: the only accepted token.
@@ -27,6 +28,7 @@ class FakeHub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories: dict[str, dict[str, bytes]] = {}
+        self.private: set[str] = set()
         self.created: list[dict] = []
         self.commits: list[str] = []
         self.blobs: dict[str, bytes] = {}
@@ -58,17 +60,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/api/validate-yaml":
+            return self.validate(json.loads(body)["content"])
         if self.headers.get("Authorization") != f"Bearer {self.server.token}":
             return self.reply({"error": "Invalid credentials"}, 401)
         path = self.path.split("?")[0]
         if path == "/api/repos/create":
             request = json.loads(body)
             self.server.created.append(request)
-            owner = request.get("organization")
-            self.server.repositories.setdefault(f"{owner}/{request['name']}", {})
-            return self.reply({"url": f"{self.server.url}/{owner}/{request['name']}"})
-        if path == "/api/validate-yaml":
-            return self.reply({"errors": [], "warnings": []})
+            name = f"{request.get('organization')}/{request['name']}"
+            exists = name in self.server.repositories
+            if not exists:
+                self.server.repositories[name] = {}
+                if request.get("private") is True or request.get("visibility") == "private":  # before and since 2.0
+                    self.server.private.add(name)
+            return self.reply({"url": f"{self.server.url}/{name}"}, 409 if exists else 200)
         if re.fullmatch(r"/api/models/[^/]+/[^/]+/preupload/main", path):
             files = [
                 {
@@ -92,6 +98,12 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply({"success": True, "commitOid": COMMIT, "commitUrl": url, "hookOutput": ""})
         return self.reply({"error": f"no such call: {path}"}, 404)
 
+    def validate(self, card: str) -> None:
+        found = re.search(r"^license: (.*)$", card, re.MULTILINE)
+        if found is None or found[1] in ("apache-2.0", "mit"):
+            return self.reply({"errors": [], "warnings": []})
+        return self.reply({"errors": [{"message": f'"license" must be one of [apache-2.0, mit], not {found[1]}'}]}, 400)
+
     def commit(self, repository: str, lines: list[dict]) -> None:
         files = self.server.repositories[repository]
         for line in lines:
@@ -102,6 +114,8 @@ class Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.server.blobs[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
 
     def do_PUT(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))
@@ -114,7 +128,13 @@ class Handler(BaseHTTPRequestHandler):
         self.download(send_body=False)
 
     def do_GET(self) -> None:
-        self.download(send_body=True)
+        found = re.fullmatch(r"/api/models/([^/]+/[^/]+?)(/tree/main)?", self.path.split("?")[0])
+        if found is None or found[1] not in self.server.repositories:
+            return self.download(send_body=True)
+        if found[2] is None:
+            return self.reply({"id": found[1], "private": found[1] in self.server.private})
+        files = self.server.repositories[found[1]]
+        return self.reply([{"type": "file", "path": name, "size": len(files[name]), "oid": "0"} for name in files])
 
     def download(self, send_body: bool) -> None:
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/main/(.+)", self.path)
@@ -132,7 +152,9 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
         return None
 
-    def reply(self, content: dict, status: int = 200, headers: dict[str, str] | None = None, send_body: bool = True) -> None:
+    def reply(
+        self, content: dict | list, status: int = 200, headers: dict[str, str] | None = None, send_body: bool = True
+    ) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **(headers or {})}.items():
