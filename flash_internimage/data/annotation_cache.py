@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import stat
 import sys
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 _RULES = (boxes, categories, check, coco_format, images, serialized, run_lengths, validation)
 _REPORT, _IDS = "report.json", "ids.json"
 _UNFINISHED = ".unfinished-"
+_OWN = re.compile(rf"[0-9a-f]{{40}}|{re.escape(_UNFINISHED)}[0-9a-f]{{40}}-.+")  # names of entries and drafts
 _DAYS = 30  # after which an unused entry is deleted
 
 
@@ -136,8 +138,10 @@ def write_entry(entry: Path, dataset_dicts: Iterable[dict], report: Mapping[str,
 
 
 def _delete_unused(folder: Path) -> None:
+    """Delete old entries and drafts, and nothing that a user may have put into the folder."""
     oldest = time.time() - _DAYS * 24 * 3600
     for entry in folder.iterdir():
         with contextlib.suppress(OSError):
-            if entry.is_dir() and entry.stat().st_mtime < oldest:
+            status = entry.lstat()
+            if _OWN.fullmatch(entry.name) and stat.S_ISDIR(status.st_mode) and status.st_mtime < oldest:
                 shutil.rmtree(entry, ignore_errors=True)

@@ -239,8 +239,9 @@ def test_unused_entries_and_drafts_of_killed_processes_are_deleted(cache, datase
     read_annotations(dataset[0])
     (entry,) = entries(cache)
     old = time.time() - 40 * 24 * 3600
-    (cache / "old").mkdir()
-    os.utime(cache / "old", (old, old))
+    for name in ("0123456789" * 4, f".unfinished-{'0' * 40}-x"):
+        (cache / name).mkdir()
+        os.utime(cache / name, (old, old))
     (cache / f".unfinished-{entry.name}-x").mkdir()
     for file in entry.iterdir():
         file.unlink()
@@ -252,6 +253,14 @@ def test_unused_entries_and_drafts_of_killed_processes_are_deleted(cache, datase
     forget()
     read_annotations(dataset[0])
     assert entry.stat().st_mtime > old  # an entry that is used stays
+
+
+def test_other_folders_in_the_cache_are_not_deleted(cache, dataset):
+    (cache / "photos").mkdir(parents=True)
+    old = time.time() - 40 * 24 * 3600
+    os.utime(cache / "photos", (old, old))
+    read_annotations(dataset[0])
+    assert (cache / "photos").is_dir()
 
 
 def _read_in_process(file: str, queue) -> None:
