@@ -39,9 +39,15 @@ _DAYS = 30  # after which an unused entry is deleted
 
 
 def cache_folder() -> Path:
-    """Return ``$XDG_CACHE_HOME/flash_internimage/annotations``, by default in ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "flash_internimage" / "annotations"
+    """Return ``$XDG_CACHE_HOME/flash_internimage/annotations``, by default in ``~/.cache``.
+
+    Raises:
+        OSError: the path is not absolute, as without a home folder, so that it would depend on the working directory.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"))
+    if not base.is_absolute():
+        raise FileNotFoundError(f"expected an absolute path for the cache, got {base}; set XDG_CACHE_HOME")
+    return base / "flash_internimage" / "annotations"
 
 
 def prepare_folder(folder: Path) -> None:

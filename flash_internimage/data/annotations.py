@@ -87,8 +87,8 @@ def _validated(annotation_file: str) -> tuple[DatasetReport, dict, dict[str, int
 
 
 def _read_cached(annotation_file: str, local: Path, version: tuple[int, int]) -> Annotations:
-    folder = cache_folder()
     try:
+        folder = cache_folder()
         prepare_folder(folder)
         key = key_of(local)
         found = _look_up(annotation_file, folder / key)

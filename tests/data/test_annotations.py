@@ -230,6 +230,27 @@ def test_without_a_cache_the_contents_are_kept_in_memory(cache, dataset, monkeyp
     assert not cache.is_dir() or entries(cache) == []  # nothing half-written
 
 
+def _without_home(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # a user id without an account
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_without_home, lambda monkeypatch: monkeypatch.setenv("XDG_CACHE_HOME", "relative")],
+    ids=["no home folder", "relative path"],
+)
+def test_no_cache_in_the_working_directory(cache, dataset, monkeypatch, tmp_path, caplog, change):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    change(monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        assert len(read_annotations(dataset[0]).serialized) == 4
+    assert "cannot be cached: expected an absolute path for the cache" in caplog.text
+    assert list(Path().iterdir()) == []
+
+
 def test_folder_is_private(cache, dataset):
     read_annotations(dataset[0])
     assert cache.stat().st_mode & 0o777 == 0o700
