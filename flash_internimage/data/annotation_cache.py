@@ -8,6 +8,7 @@ user; one that others can write to is not used. Entries that were not used for a
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -19,9 +20,9 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flash_internimage import coco_format, images
 from flash_internimage.locks import FileLock
@@ -31,10 +32,13 @@ from .serialized import SerializedDicts, save_dicts
 
 logger = logging.getLogger(__name__)
 
+Report = TypeVar("Report")
+
 _RULES = (boxes, categories, check, coco_format, images, serialized, run_lengths, validation)
 _REPORT, _IDS = "report.json", "ids.json"
 _UNFINISHED = ".unfinished-"
 _OWN = re.compile(rf"[0-9a-f]{{40}}|{re.escape(_UNFINISHED)}[0-9a-f]{{40}}-.+")  # names of entries and drafts
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the process, which say nothing about an entry
 _DAYS = 30  # after which an unused entry is deleted
 
 
@@ -102,13 +106,25 @@ def writing(folder: Path, key: str) -> Iterator[None]:
         yield
 
 
-def open_entry(entry: Path) -> tuple[SerializedDicts, dict[str, Any]] | None:
-    """Return the dataset dicts and the report of an entry; None if there is none, or it is damaged."""
+def open_entry(entry: Path, restore: Callable[[dict[str, Any]], Report]) -> tuple[SerializedDicts, Report] | None:
+    """Return the dataset dicts and the report of an entry; None if there is none, or it is damaged.
+
+    Args:
+        restore: returns the report from its JSON form.
+
+    Raises:
+        OSError: this process has too many open files, or too little memory.
+    """
     if not entry.is_dir():
         return None
     try:
-        found = SerializedDicts.open(entry), json.loads((entry / _REPORT).read_text(encoding="utf-8"))
-    except (OSError, ValueError, EOFError) as error:
+        found = SerializedDicts.open(entry), restore(_read_json_object(entry / _REPORT))
+        read_ids(entry)
+    except MemoryError:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
+    except Exception as error:  # damaged files make NumPy raise errors of zipfile, tokenize and others
+        if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
+            raise
         logger.warning("%s is damaged: %s", entry, error)
         return None
     with contextlib.suppress(OSError):
@@ -121,8 +137,19 @@ def read_ids(entry: Path) -> dict[str, int | str]:
 
     Raises:
         OSError: the entry has been deleted.
+        ValueError: the file is damaged.
     """
-    return json.loads((entry / _IDS).read_text(encoding="utf-8"))
+    ids = _read_json_object(entry / _IDS)
+    if not all(isinstance(id_, int | str) for id_ in ids.values()):
+        raise ValueError(f"{_IDS}: expected an id for each file name")
+    return ids
+
+
+def _read_json_object(file: Path) -> dict[str, Any]:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{file.name}: expected a JSON object, got a {type(content).__name__}")
+    return content
 
 
 def write_entry(entry: Path, dataset_dicts: Iterable[dict], report: Mapping[str, Any], ids: Mapping[str, int | str]) -> None:

@@ -104,11 +104,19 @@ def _read_cached(annotation_file: str, local: Path, version: tuple[int, int]) ->
 
 
 def _look_up(annotation_file: str, entry: Path) -> Annotations | None:
-    found = open_entry(entry)
+    found = open_entry(entry, partial(_report_from_json, annotation_file=annotation_file))
     if found is None:
         return None
     serialized, report = found
-    return Annotations(_report_from_json(report, annotation_file), serialized, partial(read_ids, entry))
+    return Annotations(report, serialized, partial(_ids_of, annotation_file, entry))
+
+
+def _ids_of(annotation_file: str, entry: Path) -> Mapping[str, int | str]:
+    try:
+        return read_ids(entry)
+    except (OSError, ValueError) as error:  # somebody has deleted or damaged it since it was opened
+        logger.warning("%s is read again: %s", annotation_file, error)
+        return _parse(annotation_file).ids()
 
 
 def _write(annotation_file: str, local: Path, version: tuple[int, int], entry: Path) -> Annotations:
@@ -133,7 +141,7 @@ def _write(annotation_file: str, local: Path, version: tuple[int, int], entry: P
             return Annotations(report, SerializedDicts.of(dataset_dicts_of(content), load_plain), lambda: ids)
     seconds = time.monotonic() - start
     logger.info("%s: %d images, read in %.0f s and cached in %s", annotation_file, len(serialized), seconds, entry)
-    return Annotations(report, serialized, partial(read_ids, entry))
+    return Annotations(report, serialized, partial(_ids_of, annotation_file, entry))
 
 
 def _report_to_json(report: DatasetReport) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -166,18 +167,61 @@ def test_another_version_of_the_code_reads_the_file_again(cache, dataset, reads,
     assert len(reads) == len(entries(cache)) == 2
 
 
-@pytest.mark.parametrize("name", ["dicts.bin", "report.json", "ends.npy"])
-def test_damaged_entry_is_written_again(cache, dataset, reads, name, caplog):
-    read_annotations(dataset[0])
+DAMAGES = {
+    "text": b"{",
+    "another object": b'{"a": {}}',
+    "a list": b"[]",
+    "zip archive": b"PK\x03\x04",
+    "header of an array": b"\x93NUMPY\x01\x00\x10\x00{'descr': ((((((\n",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["dicts.bin", "report.json", "ids.json", "ends.npy"])
+def test_damaged_entry_is_written_again(cache, dataset, reads, name, damage, caplog):
+    expected = check_dataset_once(*dataset)
     (entry,) = entries(cache)
-    (entry / name).write_bytes(b"{")
+    (entry / name).write_bytes(DAMAGES[damage])
     forget()
     with caplog.at_level(logging.WARNING):
-        assert len(read_annotations(dataset[0]).serialized) == 4
+        assert check_dataset_once(*dataset) == expected
     assert f"{entry} is damaged" in caplog.text
     forget()
-    read_annotations(dataset[0])
+    assert check_dataset_once(*dataset) == expected
     assert len(reads) == 2
+
+
+def test_incomplete_entry_is_written_again(cache, dataset, reads):
+    read_annotations(dataset[0])
+    (entry,) = entries(cache)
+    files = list(entry.iterdir())
+    for number, file in enumerate(files):
+        file.unlink()
+        forget()
+        assert check_dataset_once(*dataset) == check_dataset(*dataset)
+        assert len(reads) == 2 + number
+
+
+def test_entry_that_is_deleted_while_it_is_used(cache, dataset):
+    found = read_annotations(dataset[0])
+    expected = found.ids()
+    shutil.rmtree(cache)
+    assert found.ids() == expected
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM], ids=errno.errorcode.get)
+def test_entry_is_kept_when_a_process_has_no_resources_to_read_it(cache, dataset, monkeypatch, caplog, number):
+    expected = check_dataset_once(*dataset)
+    (entry,) = entries(cache)
+    forget()
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(annotation_cache.SerializedDicts, "open", _fail(number))
+        patch.setattr(annotation_cache, "write_entry", None)
+        assert check_dataset_once(*dataset) == expected
+    assert f"cannot be cached: [Errno {number}]" in caplog.text
+    assert entries(cache) == [entry]
+    assert "damaged" not in caplog.text
 
 
 def _fail(number: int):
