@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pycocotools._mask
+
 from flash_internimage import coco_format, images
 from flash_internimage.locks import FileLock
 
@@ -34,7 +36,8 @@ logger = logging.getLogger(__name__)
 
 Report = TypeVar("Report")
 
-_RULES = (boxes, categories, check, coco_format, images, serialized, run_lengths, validation)
+_MODULES = (boxes, categories, check, coco_format, images, serialized, run_lengths, validation, pycocotools._mask)
+_RULES = (*(Path(str(module.__file__)) for module in _MODULES), Path(__file__), Path(__file__).with_name("annotations.py"))
 _REPORT, _IDS = "report.json", "ids.json"
 _UNFINISHED = ".unfinished-"
 _OWN = re.compile(rf"[0-9a-f]{{40}}|{re.escape(_UNFINISHED)}[0-9a-f]{{40}}-.+")  # names of entries and drafts
@@ -85,10 +88,14 @@ def key_of(file: Path) -> str:
 
 @functools.cache
 def _digest_of_rules() -> bytes:
-    """Digest of the code that determines the contents of an entry, such that a new version reads the files again."""
+    """Digest of the code that determines the contents of an entry, such that a new version reads the files again.
+
+    Raises:
+        OSError: the code is not in files.
+    """
     digest = hashlib.sha256()
-    for module in _RULES:
-        digest.update(Path(str(module.__file__)).read_bytes())
+    for file in _RULES:
+        digest.update(file.read_bytes())
     return digest.digest()
 
 

@@ -1,5 +1,6 @@
 """Annotation files are read once and cached: the same dataset dicts, reports and samples with and without the cache."""
 
+import ast
 import errno
 import json
 import logging
@@ -14,6 +15,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, register_coco_instances
 
+import flash_internimage
 from flash_internimage.data import annotation_cache, annotations, check_dataset, evaluation_dataset_dicts
 from flash_internimage.data.annotations import check_dataset_once, read_annotations
 from flash_internimage.data.registered import loads_coco_json
@@ -165,6 +167,27 @@ def test_another_version_of_the_code_reads_the_file_again(cache, dataset, reads,
     monkeypatch.setattr(annotation_cache, "_digest_of_rules", lambda: b"other")
     read_annotations(dataset[0])
     assert len(reads) == len(entries(cache)) == 2
+
+
+def test_key_depends_on_all_modules_that_determine_an_entry():
+    """The modules that ``annotations`` imports, directly or indirectly, except for those without influence on an entry."""
+    without_influence = {"errors", "locks", "path_manager"}
+    found, queue = set(), [Path(annotations.__file__)]
+    package = Path(flash_internimage.__file__).parent
+    while queue:
+        file = queue.pop()
+        if file in found:
+            continue
+        found.add(file)
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.level or node.module.startswith("flash_internimage")):
+                continue
+            folder = file.parent if node.level else package
+            module = (node.module or "").removeprefix("flash_internimage").removeprefix(".")
+            names = [module] if module else [alias.name for alias in node.names]
+            queue += [folder / f"{name}.py" for name in names if name not in without_influence]
+    assert found <= set(annotation_cache._RULES)
+    assert Path(mask_util._mask.__file__) in annotation_cache._RULES  # validates compressed masks
 
 
 DAMAGES = {
