@@ -58,18 +58,25 @@ def cache_folder() -> Path:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Create the folder of the cache, which others cannot read.
+    """Create the folder of the cache and its parent, which others can neither read nor replace.
 
     Raises:
-        OSError: it cannot be created, or belongs to another user, or others can write to it.
+        OSError: one of them cannot be created, is not a folder (such as a symbolic link), belongs to another user, or can be
+            written to by others.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.stat()
-    if sys.platform != "win32":
-        if status.st_uid != os.getuid():
-            raise PermissionError(f"{folder} belongs to another user")
-        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise PermissionError(f"others can write to {folder}")
+    folder.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for private in (folder.parent, folder):
+        private.mkdir(mode=0o700, exist_ok=True)
+        status = private.lstat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(f"{private} should be a folder, but is a symbolic link")
+        if sys.platform != "win32":
+            if status.st_uid != os.getuid():
+                raise PermissionError(f"{private} belongs to another user")
+            if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise PermissionError(f"others can write to {private}")
+            if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                private.chmod(0o700)
 
 
 def key_of(file: Path) -> str:

@@ -260,8 +260,19 @@ def _block_with_a_file(cache, monkeypatch):
 
 
 def _let_others_write(cache, monkeypatch):
-    cache.mkdir(parents=True)
+    cache.mkdir(mode=0o700, parents=True)
     cache.chmod(0o777)
+
+
+def _let_others_write_to_the_parent(cache, monkeypatch):
+    cache.mkdir(mode=0o700, parents=True)
+    cache.parent.chmod(0o777)
+
+
+def _link(cache, monkeypatch):
+    cache.parent.mkdir(mode=0o700, parents=True)
+    (cache.parent.parent.parent / "target").mkdir(mode=0o700)
+    cache.symlink_to("../../target")
 
 
 def _touch_when_read(cache, monkeypatch):
@@ -272,6 +283,8 @@ def _touch_when_read(cache, monkeypatch):
 OBSTACLES = {
     "no folder can be made": _block_with_a_file,
     "others can write": _let_others_write,
+    "others can write to the parent": _let_others_write_to_the_parent,
+    "symbolic link": _link,
     "full disk": lambda cache, monkeypatch: monkeypatch.setattr(annotation_cache, "save_dicts", _fail(errno.ENOSPC)),
     "read-only": lambda cache, monkeypatch: monkeypatch.setattr(annotation_cache, "FileLock", _fail(errno.EROFS)),
     "file that changes": _touch_when_read,
@@ -318,9 +331,15 @@ def test_no_cache_in_the_working_directory(cache, dataset, monkeypatch, tmp_path
     assert list(Path().iterdir()) == []
 
 
-def test_folder_is_private(cache, dataset):
+@pytest.mark.parametrize("exists", [False, True], ids=["created", "made private"])
+def test_folder_is_private(cache, dataset, exists):
+    if exists:
+        cache.mkdir(parents=True)
+        for folder in (cache, cache.parent):
+            folder.chmod(0o755)
     read_annotations(dataset[0])
-    assert cache.stat().st_mode & 0o777 == 0o700
+    assert len(entries(cache)) == 1
+    assert [folder.stat().st_mode & 0o777 for folder in (cache, cache.parent)] == [0o700] * 2
 
 
 def test_unused_entries_and_drafts_of_killed_processes_are_deleted(cache, dataset):
