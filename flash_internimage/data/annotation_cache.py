@@ -107,15 +107,15 @@ def _digest_of_rules() -> bytes:
 
 
 @contextlib.contextmanager
-def writing(folder: Path, key: str) -> Iterator[None]:
-    """Hold the right to write an entry, such that one process of all that need it reads the annotation file.
+def writing(entry: Path, annotation_file: str) -> Iterator[None]:
+    """Lock an entry, so that only one process parses the file.
 
     Raises:
         OSError: the lock cannot be created.
     """
-    with FileLock(folder / f"{key}.lock", wait=True) as lock:
-        if lock.held:  # drafts of this entry are those of killed processes
-            for left in folder.glob(f"{_UNFINISHED}{key}-*"):
+    with FileLock(entry.with_name(f"{entry.name}.lock"), purpose=f"reads {annotation_file}") as lock:
+        if lock.held:  # remaining drafts were left by killed processes
+            for left in entry.parent.glob(f"{_UNFINISHED}{entry.name}-*"):
                 shutil.rmtree(left, ignore_errors=True)
         yield
 

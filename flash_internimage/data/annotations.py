@@ -90,14 +90,14 @@ def _read_cached(annotation_file: str, local: Path, version: tuple[int, int]) ->
     try:
         folder = cache_folder()
         prepare_folder(folder)
-        key = key_of(local)
-        found = _look_up(annotation_file, folder / key)
+        entry = folder / key_of(local)
+        found = _look_up(annotation_file, entry)
         if found is not None:
-            logger.info("%s: %d images, read from %s", annotation_file, found.report.num_images, folder / key)
+            logger.info("%s: %d images, read from %s", annotation_file, found.report.num_images, entry)
             return found
-        with writing(folder, key):
-            found = _look_up(annotation_file, folder / key)  # another process may have written it meanwhile
-            return _write(annotation_file, local, version, folder / key) if found is None else found
+        with writing(entry, annotation_file):
+            found = _look_up(annotation_file, entry)  # another process may have written it meanwhile
+            return _write(annotation_file, local, version, entry) if found is None else found
     except OSError as error:
         logger.warning(_NOT_CACHED, annotation_file, error)
         return _parse(annotation_file)
