@@ -16,6 +16,7 @@ from flash_internimage.data import DatasetDicts, evaluation_dataset_dicts, train
 from flash_internimage.data.categories import Categories
 from flash_internimage.data.check import DatasetReport
 from flash_internimage.data.dataset_dicts import _log_histogram, filter_training_dataset_dicts
+from flash_internimage.errors import UserError
 
 
 def annotation(box, mode=BoxMode.XYWH_ABS, **keys) -> dict:
@@ -113,6 +114,35 @@ def test_error_of_a_missing_file_names_the_image(register):
     name = register(lambda c: c["images"][0].update(file_name="gone.jpg"))
     with pytest.raises(ValueError, match=r"annotations.json: 1 image files are missing: .*gone.jpg, referenced by image 10"):
         training_dataset_dicts(name)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (
+            {"thing_classes": list("abcdefghijkl")},
+            r"12 classes \(a, b, c, d, e, f, g, h, i, j, ...\), .* has 2 \(spoon, mug\); ",
+        ),
+        (
+            {"thing_classes": ["spoon", "mug"], "thing_dataset_id_to_contiguous_id": {1: 0, 2: 1}},
+            r"\(1: 0, 2: 1\).* \(7: 0, 42: 1\)",
+        ),
+        ({"thing_dataset_id_to_contiguous_id": {7: 1, 42: 0}}, r"2 pairs of category id and class \(7: 1, 42: 0\), but"),
+    ],
+    ids=["other classes", "other ids", "other order"],
+)
+def test_own_data_under_the_name_of_another_dataset(register, metadata, message):
+    name = register(lambda content: None)
+    MetadataCatalog.get(name).set(**metadata)
+    with pytest.raises(UserError, match=f"^dataset written is registered with .*{message}"):
+        evaluation_dataset_dicts(name)
+
+
+def test_same_classes_in_the_metadata(register):
+    name = register(lambda content: None)
+    MetadataCatalog.get(name).set(thing_classes=("spoon", "mug"))
+    assert len(evaluation_dataset_dicts(name)) == 2
+    assert MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id == {7: 0, 42: 1}
 
 
 @pytest.fixture
