@@ -53,7 +53,10 @@ class Annotations:
 
 
 def read_annotations(annotation_file: str) -> Annotations:
-    """Read and validate an annotation file in COCO format, or look it up: again only if it has changed since the last call."""
+    """Return the contents of an annotation file in COCO format, from memory or the cache if they are there.
+
+    A file is read and validated again only if it has changed since the last call.
+    """
     try:
         local = Path(PathManager.get_local_path(annotation_file))
         status = local.stat()

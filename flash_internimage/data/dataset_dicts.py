@@ -72,7 +72,7 @@ class _Part:
 
 
 class DatasetDicts(Sequence[dict]):
-    """Dataset dicts in detectron2's format, each made when it is asked for, so that all of them take little memory.
+    """Dataset dicts in detectron2's format, each deserialized on access, so that all of them take little memory.
 
     Processes that are forked or spawned share what was read from an annotation file. A dict may be modified: it is a copy.
 
