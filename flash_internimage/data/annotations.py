@@ -23,7 +23,7 @@ from flash_internimage.path_manager import PathManager
 
 from .annotation_cache import cache_folder, key_of, open_entry, prepare_folder, read_ids, write_entry, writing
 from .categories import Categories
-from .check import DatasetReport, check_files, file_names_of, fill, many_objects, read_json
+from .check import DatasetReport, check_files, many_objects, read_and_validate
 from .serialized import SerializedDicts, load_plain
 
 logger = logging.getLogger(__name__)
@@ -73,20 +73,9 @@ def _read(annotation_file: str, local: Path, changed_ns: int, size: int, anywher
 def _parse(annotation_file: str) -> Annotations:
     """Read a file to the memory of this process."""
     with many_objects():
-        report, content, ids = _validated(annotation_file)
+        report, content, ids = read_and_validate(annotation_file)
         serialized = None if report.errors else SerializedDicts.of(dataset_dicts_of(content), load_plain)
         return Annotations(report, serialized, lambda: ids)
-
-
-def _validated(annotation_file: str) -> tuple[DatasetReport, dict, dict[str, int | str]]:
-    """Return the report of a file, its contents, and the id of the image of each file name."""
-    report = DatasetReport(annotation_file, "")
-    try:
-        content = read_json(annotation_file)
-    except UserError as error:
-        report.errors.append(str(error))
-        return report, {}, {}
-    return report, content, file_names_of(fill(report, content).images.values())
 
 
 def _read_cached(annotation_file: str, local: Path, version: tuple[int, int]) -> Annotations:
@@ -130,7 +119,7 @@ def _write(annotation_file: str, local: Path, version: tuple[int, int], entry: P
     """
     start = time.monotonic()
     with many_objects():
-        report, content, ids = _validated(annotation_file)
+        report, content, ids = read_and_validate(annotation_file)
         if report.errors:
             return Annotations(report, None, lambda: ids)
         try:

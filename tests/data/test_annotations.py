@@ -43,8 +43,8 @@ def forget() -> None:
 def reads(monkeypatch):
     """The annotation files that are parsed."""
     found = []
-    read = annotations.read_json
-    monkeypatch.setattr(annotations, "read_json", lambda path: found.append(path) or read(path))
+    read = annotations.read_and_validate
+    monkeypatch.setattr(annotations, "read_and_validate", lambda path: found.append(path) or read(path))
     return found
 
 
@@ -276,8 +276,8 @@ def _link(cache, monkeypatch):
 
 
 def _touch_when_read(cache, monkeypatch):
-    read = annotations.read_json
-    monkeypatch.setattr(annotations, "read_json", lambda path: os.utime(path) or read(path))
+    read = annotations.read_and_validate
+    monkeypatch.setattr(annotations, "read_and_validate", lambda path: os.utime(path) or read(path))
 
 
 OBSTACLES = {
@@ -371,14 +371,14 @@ def test_other_folders_in_the_cache_are_not_deleted(cache, dataset):
 
 
 def _read_in_process(file: str, queue) -> None:
-    read = annotations.read_json
+    read = annotations.read_and_validate
 
-    def read_slowly(path: str) -> dict:
+    def read_slowly(path: str) -> tuple:
         queue.put("read")
         time.sleep(0.5)
         return read(path)
 
-    annotations.read_json = read_slowly
+    annotations.read_and_validate = read_slowly
     queue.put(len(read_annotations(file).serialized))
 
 
