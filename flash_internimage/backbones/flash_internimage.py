@@ -22,7 +22,7 @@ from torchvision.ops import StochasticDepth
 from flash_internimage.errors import UserError
 from flash_internimage.families import BackboneFamily, ParameterRules, register
 from flash_internimage.layers import DCNv4, Linear
-from flash_internimage.layers.linear import reuses_memory
+from flash_internimage.layers.inference import has_hooks, is_plain_inference
 
 # Epsilon of all layer norms in the backbone; PyTorch's default is 1e-5.
 NORM_EPS = 1e-6
@@ -88,7 +88,9 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.fc1(x)
-        return self.fc2(torch.ops.aten.gelu_(hidden) if reuses_memory(hidden) else self.act(hidden))
+        # In place, where nobody else holds the hidden features.
+        in_place = is_plain_inference(hidden) and not has_hooks(self.fc1, self.act) and type(self.act) is nn.GELU
+        return self.fc2(torch.ops.aten.gelu_(hidden) if in_place else self.act(hidden))
 
 
 class Block(nn.Module):
@@ -148,7 +150,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, H, W, C)."""
         x = torch.addcmul(x, self._dcn_branch(x), self._scale(x, self.gamma1))
-        if self.training or not reuses_memory(x):
+        if self.training or not is_plain_inference(x) or has_hooks(self.norm2, self.mlp):
             return torch.addcmul(x, self._mlp_branch(x), self._scale(x, self.gamma2))
         # Cache blocking: on a CPU, temporaries that exceed the caches cost as much time as the arithmetic, and the hidden
         # features of the MLPs are the largest in the network. Autograd keeps them anyway, and a compiler fuses by itself.

@@ -12,7 +12,7 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from flash_internimage.layers.linear import reuses_memory
+from flash_internimage.layers.inference import is_plain_inference
 from flash_internimage.ops import _extension
 
 from .roi_align import roi_align as roi_align_by_attention
@@ -68,7 +68,7 @@ class RoIPooler(nn.Module):
         rois = torch.cat([numbers, corners], dim=1)
         levels = assign_levels(corners, len(self.strides), self.finest_size)
 
-        if reuses_memory(features[0]) and _extension.is_available():
+        if is_plain_inference(rois, *features) and _extension.is_available():
             return self._pool_channels_last(features, rois, levels)
         channels = features[0].shape[1]
         pooled = features[0].new_zeros(rois.shape[0], channels, self.output_size, self.output_size)

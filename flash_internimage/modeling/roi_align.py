@@ -54,7 +54,7 @@ def roi_align(feature: Tensor, rois: Tensor, output_size: int, scale: float) -> 
 
 
 def _samples(start: Tensor, size: Tensor, bins: int, count: int, length: int) -> tuple[Tensor, Tensor]:
-    """Sampling locations along one axis, and which of them count.
+    """Sampling locations along one axis, and which of them are inside the feature map.
 
     Args:
         start: (R,) of the RoIs, in pixels of the feature map.
@@ -66,8 +66,8 @@ def _samples(start: Tensor, size: Tensor, bins: int, count: int, length: int) ->
     Returns:
         (R, S, count) locations relative to ``length``, clamped to the centers of the border pixels, and booleans.
     """
-    first = torch.arange(bins, dtype=start.dtype)[:, None] * size[:, None, None]
-    within = (torch.arange(count, dtype=start.dtype) + 0.5) * size[:, None, None] / count
+    first = torch.arange(bins, dtype=start.dtype, device=start.device)[:, None] * size[:, None, None]
+    within = (torch.arange(count, dtype=start.dtype, device=start.device) + 0.5) * size[:, None, None] / count
     pixels = start[:, None, None] + first + within
     inside = (pixels >= -1) & (pixels <= length)
     return (pixels.clamp(0, length - 1) + 0.5) / length, inside

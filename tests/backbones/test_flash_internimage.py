@@ -4,7 +4,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from flash_internimage.backbones import flash_internimage
-from flash_internimage.backbones.flash_internimage import FlashInternImageBase, layer_ids, stage_depths
+from flash_internimage.backbones.flash_internimage import MLP, Block, FlashInternImageBase, layer_ids, stage_depths
 from flash_internimage.layers import DCNv4
 
 SMALL = {"channels": 16, "depths": (1, 2, 1, 1), "groups": (1, 2, 4, 8), "drop_path_rate": 0.0}
@@ -117,7 +117,9 @@ def test_evaluation_in_chunks_equals_evaluation_at_once(arguments: dict, monkeyp
     whole = net(image)
     monkeypatch.setattr(flash_internimage, "MLP_CHUNK_SIZE", 100)  # not a divisor of the 768 positions of the first stage
     sizes = []
-    net.levels[0].blocks[0].mlp.register_forward_hook(lambda mlp, inputs, output: sizes.append(output.shape[1]))
+    mlp = net.levels[0].blocks[0].mlp
+    forward = mlp.forward
+    mlp.forward = lambda x: sizes.append(x.shape[1]) or forward(x)  # a hook would get whole feature maps
     with torch.no_grad():
         chunked = net(image)
     assert sizes == [100] * 7 + [68]
@@ -277,3 +279,30 @@ def test_layer_ids_increase_with_depth(arguments: dict, prefix: str):
     assert ids["roi_heads.box_head.fc1.weight"] == 6
     if not arguments.get("post_norm"):
         assert (ids[f"{prefix}levels.0.norm.0.weight"], ids[f"{prefix}levels.3.norm.0.bias"]) == (2, 5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("post_norm", [False, True], ids=["pre-norm", "post-norm"])
+def test_hooks_keep_what_they_see_in_inference(post_norm):
+    options = {"mlp_ratio": 4.0, "drop_path_rate": 0.0, "layer_scale": 1.0, "offset_scale": 1.0, "kernel_size": 3}
+    options |= {"dw_kernel_size": None, "center_feature_scale": False, "remove_center": False}
+    block = Block(16, 1, post_norm=post_norm, dcn_output_bias=True, mlp_fc2_bias=True, **options).eval()
+    x, seen = torch.randn(1, 70, 80, 16), {}
+    expected = block(x)
+    for name in ("fc1", "act"):
+        getattr(block.mlp, name).register_forward_hook(lambda _, inputs, output, name=name: seen.update({name: output}))
+    block.mlp.register_forward_pre_hook(lambda _, inputs: seen.update(mlp=inputs[0]))
+    before = {}
+    block.mlp.fc1.register_forward_hook(lambda _, inputs, output: before.update(fc1=output.clone(), mlp=inputs[0].clone()))
+    assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
+    assert set(seen) == {"fc1", "act", "mlp"}
+    for name, values in before.items():
+        assert_close(seen[name], values, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_another_activation_is_used_in_inference():
+    mlp = MLP(4, 8, fc2_bias=True)
+    mlp.act = nn.ReLU()
+    x = torch.randn(3, 4)
+    assert_close(mlp(x), mlp.fc2(mlp.fc1(x).relu()), rtol=0, atol=0)

@@ -1,0 +1,30 @@
+"""Conditions under which inference on a CPU may take paths that autograd, compilers, tracers and hooks could not follow."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from flash_internimage.ops import _transforms
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def is_plain_inference(*tensors: Tensor) -> bool:
+    """Whether a computation with these tensors needs nothing but its values.
+
+    They are dense tensors on a CPU, and there is no gradient, no function transform, no dispatch mode (``FlopCounterMode``,
+    ``make_fx``), no compiler and no tracer.
+    """
+    return (
+        not torch.is_grad_enabled()
+        and all(type(tensor) in _PLAIN and tensor.is_cpu and tensor.layout is torch.strided for tensor in tensors)
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or _transforms.are_active())
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
+
+
+def has_hooks(*modules: nn.Module) -> bool:
+    """Whether a hook sees the inputs or outputs of one of the modules, and may keep them."""
+    return _has_any_global_hook() or any(module._forward_hooks or module._forward_pre_hooks for module in modules)
