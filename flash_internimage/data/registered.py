@@ -50,7 +50,7 @@ def set_categories(name: str, categories: Categories) -> None:
 
 
 def _first(values: Sequence | Mapping, limit: int = 10) -> str:
-    texts = [f"{id_}: {class_}" for id_, class_ in values.items()] if isinstance(values, Mapping) else list(values)
+    texts = [f"{id_}: {class_}" for id_, class_ in values.items()] if isinstance(values, Mapping) else [*map(str, values)]
     return ", ".join(texts[:limit]) + (", ..." if len(texts) > limit else "")
 
 
