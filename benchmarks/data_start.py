@@ -128,20 +128,21 @@ def measure(loader: str, annotations: Path, images: Path, cache: Path, ranks: in
     """Start processes one after another; yield what each uses when all have started."""
     command = [sys.executable, __file__, "--serve", loader, str(annotations), str(images)]
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1"}
-    processes, before, walls = [], 0.0, []
+    processes, before = [], 0.0
+    log = annotations.with_name("stderr.txt")
     try:
         for _ in range(ranks):
-            start = time.perf_counter()
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-            )
+            with open(log, "w", encoding="utf-8") as stderr:
+                process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+                )
             processes.append(process)
             assert process.stdout is not None
-            process.stdout.readline()
-            walls.append(time.perf_counter() - start)
+            if not process.stdout.readline():
+                raise SystemExit(f"the loader of {loader} failed:\n{log.read_text(encoding='utf-8')}")
             answers = [ask(each) for each in processes]
             total = sum(answer["process"] + WORKERS * answer["worker"] for answer in answers)
-            yield answers[-1] | {"wall": walls[-1], "total": total, "added": total - before}
+            yield answers[-1] | {"added": total - before}
             before = total
     finally:
         for process in processes:
@@ -167,8 +168,8 @@ def main() -> None:
     if args.serve is not None:
         serve(*args.serve)
         return
-    print("| images | file, MB | loader | CPU s to batch | wall s | peak | PSS of process | PSS of worker | added |")
-    print("| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| images | file, MB | loader | CPU s to batch | peak | PSS of process | PSS of worker | added |")
+    print("| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
     for scale in args.scales:
         with tempfile.TemporaryDirectory() as folder:
             annotations, images = generate(Path(folder) / "data", scale)
@@ -177,7 +178,7 @@ def main() -> None:
                 for rank, used in enumerate(measure(loader, annotations, images, Path(folder) / "cache", args.ranks)):
                     megabytes = " | ".join(f"{used[key] * 1024 / 1e6:,.0f}" for key in ("peak", "process", "worker", "added"))
                     row = f"{round(IMAGES * scale):,} | {size:.0f} | {loader}, rank {rank}"
-                    print(f"| {row} | {used['seconds']:.1f} | {used['wall']:.1f} | {megabytes} |", flush=True)
+                    print(f"| {row} | {used['seconds']:.1f} | {megabytes} |", flush=True)
 
 
 if __name__ == "__main__":

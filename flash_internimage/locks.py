@@ -33,15 +33,16 @@ class FileLock:
 
     Args:
         path: the file; its folder exists.
-        wait: whether to wait for the lock instead of raising an error.
+        purpose: what the process that holds the lock does, such as "reads a.json", for the message before waiting for it.
+            None: an error is raised instead of waiting.
 
     Attributes:
         held: whether the lock is held.
     """
 
-    def __init__(self, path: str | os.PathLike[str], wait: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], purpose: str | None = None) -> None:
         self._path = Path(path)
-        self._wait = wait
+        self._purpose = purpose
         self._descriptor: int | None = None
 
     @property
@@ -57,14 +58,14 @@ class FileLock:
         while fcntl is not None and self._descriptor is None:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if self._wait else fcntl.LOCK_NB))
+                self._lock(descriptor)
             except OSError as error:
-                owner = os.read(descriptor, 1000).decode("utf-8", "replace").strip()
                 os.close(descriptor)
-                if error.errno in _HELD_BY_ANOTHER:
-                    raise LockedError(owner or "an unknown process") from error
                 logger.warning("%s: the file system has no locks (%s)", self._path, error.strerror)
                 break
+            except BaseException:
+                os.close(descriptor)
+                raise
             if self._is_current(descriptor):
                 self._descriptor = descriptor
                 os.ftruncate(descriptor, 0)
@@ -80,6 +81,24 @@ class FileLock:
             self._path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
+
+    def _lock(self, descriptor: int) -> None:
+        """Lock an open file.
+
+        Raises:
+            LockedError: another process holds the lock.
+            OSError: the file system has no locks.
+        """
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _HELD_BY_ANOTHER:
+                raise
+            owner = os.read(descriptor, 1000).decode("utf-8", "replace").strip() or "an unknown process"
+            if self._purpose is None:
+                raise LockedError(owner) from error
+            logger.info("waiting for %s, which %s", owner, self._purpose)
+            fcntl.lockf(descriptor, fcntl.LOCK_EX)
 
     def _is_current(self, descriptor: int) -> bool:
         try:

@@ -1,9 +1,12 @@
 """Locks between processes."""
 
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -43,3 +46,20 @@ def test_lock_ends_with_its_process(tmp_path, holder):
         assert lock.held
         assert f"process {os.getpid()} on " in (tmp_path / "lock").read_text()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_waiting_is_logged_before_it_starts(tmp_path, holder, caplog):
+    caplog.set_level(logging.INFO)
+    timer = threading.Timer(0.5, holder.kill)
+    timer.start()
+    with FileLock(tmp_path / "lock", purpose="reads a.json") as lock:
+        assert lock.held
+    timer.join()
+    assert caplog.messages == [f"waiting for process {holder.pid} on {socket.gethostname()}, which reads a.json"]
+
+
+def test_no_waiting_is_not_logged(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    with FileLock(tmp_path / "lock", purpose="reads a.json") as lock:
+        assert lock.held
+    assert caplog.messages == []

@@ -23,7 +23,7 @@ from flash_internimage.path_manager import PathManager
 
 from .annotation_cache import cache_folder, key_of, open_entry, prepare_folder, read_ids, write_entry, writing
 from .categories import Categories
-from .check import DatasetReport, check_files, file_names_of, fill, many_objects, read_json
+from .check import DatasetReport, check_files, many_objects, read_and_validate
 from .serialized import SerializedDicts, load_plain
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,10 @@ class Annotations:
 
 
 def read_annotations(annotation_file: str) -> Annotations:
-    """Read and validate an annotation file in COCO format, or look it up: again only if it has changed since the last call."""
+    """Return the contents of an annotation file in COCO format, from memory or the cache if they are there.
+
+    A file is read and validated again only if it has changed since the last call.
+    """
     try:
         local = Path(PathManager.get_local_path(annotation_file))
         status = local.stat()
@@ -70,45 +73,42 @@ def _read(annotation_file: str, local: Path, changed_ns: int, size: int, anywher
 def _parse(annotation_file: str) -> Annotations:
     """Read a file to the memory of this process."""
     with many_objects():
-        report, content, ids = _validated(annotation_file)
+        report, content, ids = read_and_validate(annotation_file)
         serialized = None if report.errors else SerializedDicts.of(dataset_dicts_of(content), load_plain)
         return Annotations(report, serialized, lambda: ids)
 
 
-def _validated(annotation_file: str) -> tuple[DatasetReport, dict, dict[str, int | str]]:
-    """Return the report of a file, its contents, and the id of the image of each file name."""
-    report = DatasetReport(annotation_file, "")
-    try:
-        content = read_json(annotation_file)
-    except UserError as error:
-        report.errors.append(str(error))
-        return report, {}, {}
-    return report, content, file_names_of(fill(report, content).images.values())
-
-
 def _read_cached(annotation_file: str, local: Path, version: tuple[int, int]) -> Annotations:
-    folder = cache_folder()
     try:
+        folder = cache_folder()
         prepare_folder(folder)
-        key = key_of(local)
-        found = _look_up(annotation_file, folder / key)
+        entry = folder / key_of(local)
+        found = _look_up(annotation_file, entry)
         if found is not None:
-            logger.info("%s: %d images, read from %s", annotation_file, found.report.num_images, folder / key)
+            logger.info("%s: %d images, read from %s", annotation_file, found.report.num_images, entry)
             return found
-        with writing(folder, key):
-            found = _look_up(annotation_file, folder / key)  # another process may have written it meanwhile
-            return _write(annotation_file, local, version, folder / key) if found is None else found
+        with writing(entry, annotation_file):
+            found = _look_up(annotation_file, entry)  # another process may have written it meanwhile
+            return _write(annotation_file, local, version, entry) if found is None else found
     except OSError as error:
         logger.warning(_NOT_CACHED, annotation_file, error)
         return _parse(annotation_file)
 
 
 def _look_up(annotation_file: str, entry: Path) -> Annotations | None:
-    found = open_entry(entry)
+    found = open_entry(entry, partial(_report_from_json, annotation_file=annotation_file))
     if found is None:
         return None
     serialized, report = found
-    return Annotations(_report_from_json(report, annotation_file), serialized, partial(read_ids, entry))
+    return Annotations(report, serialized, partial(_ids_of, annotation_file, entry))
+
+
+def _ids_of(annotation_file: str, entry: Path) -> Mapping[str, int | str]:
+    try:
+        return read_ids(entry)
+    except (OSError, ValueError) as error:  # somebody has deleted or damaged it since it was opened
+        logger.warning("%s is read again: %s", annotation_file, error)
+        return _parse(annotation_file).ids()
 
 
 def _write(annotation_file: str, local: Path, version: tuple[int, int], entry: Path) -> Annotations:
@@ -119,7 +119,7 @@ def _write(annotation_file: str, local: Path, version: tuple[int, int], entry: P
     """
     start = time.monotonic()
     with many_objects():
-        report, content, ids = _validated(annotation_file)
+        report, content, ids = read_and_validate(annotation_file)
         if report.errors:
             return Annotations(report, None, lambda: ids)
         try:
@@ -133,7 +133,7 @@ def _write(annotation_file: str, local: Path, version: tuple[int, int], entry: P
             return Annotations(report, SerializedDicts.of(dataset_dicts_of(content), load_plain), lambda: ids)
     seconds = time.monotonic() - start
     logger.info("%s: %d images, read in %.0f s and cached in %s", annotation_file, len(serialized), seconds, entry)
-    return Annotations(report, serialized, partial(read_ids, entry))
+    return Annotations(report, serialized, partial(_ids_of, annotation_file, entry))
 
 
 def _report_to_json(report: DatasetReport) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Box utilities for annotations in detectron2's dataset format."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
@@ -16,10 +17,7 @@ def is_degenerate(box: Sequence[float], height: int, width: int) -> bool:
         height: height of the image in pixels.
         width: width of the image in pixels.
     """
-    x, y, box_width, box_height = box
-    # Comparisons with NaN are false, so that a box with NaN is degenerate.
-    within = min(x + box_width, width) > max(x, 0) and min(y + box_height, height) > max(y, 0)
-    return not (box_width >= 1 and box_height >= 1 and within)
+    return not _is_visible(box, height, width)
 
 
 def are_degenerate(boxes: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
@@ -30,11 +28,17 @@ def are_degenerate(boxes: np.ndarray, heights: np.ndarray, widths: np.ndarray) -
         heights: (N,), height of the image of each box in pixels.
         widths: (N,), width of the image of each box in pixels.
     """
-    x, y, box_widths, box_heights = np.asarray(boxes).T
-    is_within = (np.minimum(x + box_widths, widths) > np.maximum(x, 0)) & (
-        np.minimum(y + box_heights, heights) > np.maximum(y, 0)
-    )
-    return ~((box_widths >= 1) & (box_heights >= 1) & is_within)
+    return ~_is_visible(np.asarray(boxes).T, heights, widths)
+
+
+def _is_visible(box: Any, height: Any, width: Any) -> Any:
+    """The rule, for numbers (a bool) and for arrays (an array): ``&`` works for both.
+
+    Comparisons with NaN are false, so that a box with NaN is not visible.
+    """
+    x, y, box_width, box_height = box
+    is_large = (box_width >= 1) & (box_height >= 1)
+    return is_large & (x < width) & (x + box_width > 0) & (y < height) & (y + box_height > 0)
 
 
 def boxes_of(annotations: list[dict], mode: BoxMode) -> np.ndarray:

@@ -209,6 +209,20 @@ def fill_and_check_files(report: DatasetReport, content: Mapping) -> None:
     check_files(report, file_names_of(fill(report, content).images.values()))
 
 
+def read_and_validate(annotation_file: str, image_root: str = "") -> tuple[DatasetReport, dict, dict[str, int | str]]:
+    """Return the report of an annotation file, its contents, and the id of the image of each file name.
+
+    Whether the image files exist is not checked. The contents are empty if the file cannot be read, as the report says then.
+    """
+    report = DatasetReport(annotation_file, image_root)
+    try:
+        content = read_json(annotation_file)
+    except UserError as error:
+        report.errors.append(str(error))
+        return report, {}, {}
+    return report, content, file_names_of(fill(report, content).images.values())
+
+
 def check_dataset(annotation_file: str, image_root: str) -> DatasetReport:
     """Validate an annotation file and check that its image files exist.
 
@@ -218,13 +232,8 @@ def check_dataset(annotation_file: str, image_root: str) -> DatasetReport:
         annotation_file: path of a JSON file in COCO format.
         image_root: folder to which the file names in it are relative.
     """
-    report = DatasetReport(str(annotation_file), str(image_root))
-    try:
-        content = read_json(report.annotation_file)
-    except UserError as error:
-        report.errors.append(str(error))
-    else:
-        fill_and_check_files(report, content)
+    report, _, ids = read_and_validate(str(annotation_file), str(image_root))
+    check_files(report, ids)
     return report
 
 

@@ -13,9 +13,10 @@ from typing import overload
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
-from detectron2.data.build import print_instances_class_histogram
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
+from detectron2.utils.logger import log_first_n
+from tabulate import tabulate
 
 from flash_internimage.coco_format import is_registered_in_code, load_dataset_dicts
 from flash_internimage.errors import UserError
@@ -71,7 +72,7 @@ class _Part:
 
 
 class DatasetDicts(Sequence[dict]):
-    """Dataset dicts in detectron2's format, each made when it is asked for, so that all of them take little memory.
+    """Dataset dicts in detectron2's format, each deserialized on access, so that all of them take little memory.
 
     Processes that are forked or spawned share what was read from an annotation file. A dict may be modified: it is a copy.
 
@@ -213,14 +214,19 @@ def _parts(name: str) -> list[_Part]:
     serialized = annotations.serialized
     assert serialized is not None  # the report has no errors
     set_categories(name, annotations.report.categories)
-    _print_histogram(annotations.report)
+    _log_histogram(annotations.report)
     return [_Part(serialized, np.arange(len(serialized)), image_root=str(metadata.get("image_root", "")), source=str(source))]
 
 
-def _print_histogram(report: DatasetReport) -> None:
-    """Log the number of objects of each class, as detectron2 does."""
-    objects = [{"category_id": number} for number, count in enumerate(report.objects.values()) for _ in range(count)]
-    print_instances_class_histogram([{"annotations": objects}], report.categories.names)
+def _log_histogram(report: DatasetReport) -> None:
+    """Log the number of objects of each class, as detectron2's ``print_instances_class_histogram``, which needs all objects."""
+    names = [name if len(name) <= 13 else f"{name[:11]}.." for name in report.categories.names]
+    counts = list(report.objects.values())
+    cells = [*zip(names, counts, strict=True), ("total", sum(counts))]
+    columns = min(3, len(names))
+    rows = [[value for cell in cells[i : i + columns] for value in cell] for i in range(0, len(cells), columns)]
+    table = tabulate(rows, headers=["category", "#instances"] * columns, tablefmt="pipe", numalign="left", stralign="center")
+    log_first_n(logging.INFO, f"Distribution of instances among all {len(names)} categories:\n{table}", key="message")
 
 
 def training_dataset_dicts(

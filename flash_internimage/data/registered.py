@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -28,8 +28,30 @@ def loads_coco_json(function: Callable[[], Sequence[dict]]) -> bool:
 
 
 def set_categories(name: str, categories: Categories) -> None:
-    """Name the classes of a dataset in its metadata, as ``load_coco_json`` does."""
-    MetadataCatalog.get(name).set(thing_classes=categories.names, thing_dataset_id_to_contiguous_id=categories.class_of)
+    """Name the classes of a dataset in its metadata, as ``load_coco_json`` does.
+
+    Raises:
+        UserError: the metadata has other classes, or other category ids.
+    """
+    metadata = MetadataCatalog.get(name)
+    for key, kind, found in (
+        ("thing_classes", "classes", categories.names),
+        ("thing_dataset_id_to_contiguous_id", "pairs of category id and class", categories.class_of),
+    ):
+        known = metadata.get(key)
+        if known is None:
+            metadata.set(**{key: found})
+        elif type(found)(known) != found:
+            raise UserError(
+                f"dataset {name} is registered with {len(known)} {kind} ({_first(known)}), but its annotation file "
+                f"{metadata.json_file} has {len(found)} ({_first(found)}); give your own data as data.train.json and "
+                "data.train.images, or register it under another name"
+            )
+
+
+def _first(values: Sequence | Mapping, limit: int = 10) -> str:
+    texts = [f"{id_}: {class_}" for id_, class_ in values.items()] if isinstance(values, Mapping) else [*map(str, values)]
+    return ", ".join(texts[:limit]) + (", ..." if len(texts) > limit else "")
 
 
 def check_registered_in_code(name: str) -> DatasetReport:

@@ -103,7 +103,7 @@ def make_shapes(root: str | Path, sizes: Mapping[str, int] = SIZES) -> None:
     if _is_complete(root, sizes):
         return
     root.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(root.parent / f".{root.name}.lock", wait=True) as lock:
+    with FileLock(root.parent / f".{root.name}.lock", purpose=f"generates {root}") as lock:
         if lock.held:  # the lock excludes other writers, so any temporary folders are those of killed processes
             for left in root.parent.glob(f".{root.name}-*"):
                 shutil.rmtree(left, ignore_errors=True)

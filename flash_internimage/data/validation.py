@@ -359,7 +359,7 @@ class _Annotations:
 
     def _has_valid_box(self, annotation: dict, image: dict) -> bool:
         box = annotation.get("bbox")
-        if not (isinstance(box, list) and len(box) == 4 and _are_numbers(box)):
+        if not (isinstance(box, list) and len(box) == 4 and bool not in map(type, box) and _are_numbers(box)):
             self._error('boxes are not four finite numbers ("bbox": [x, y, width, height])', annotation, box)
             return False
         x, y, width, height = box

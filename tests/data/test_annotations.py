@@ -1,10 +1,12 @@
 """Annotation files are read once and cached: the same dataset dicts, reports and samples with and without the cache."""
 
+import ast
 import errno
 import json
 import logging
 import multiprocessing
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, register_coco_instances
 
+import flash_internimage
 from flash_internimage.data import annotation_cache, annotations, check_dataset, evaluation_dataset_dicts
 from flash_internimage.data.annotations import check_dataset_once, read_annotations
 from flash_internimage.data.registered import loads_coco_json
@@ -40,8 +43,8 @@ def forget() -> None:
 def reads(monkeypatch):
     """The annotation files that are parsed."""
     found = []
-    read = annotations.read_json
-    monkeypatch.setattr(annotations, "read_json", lambda path: found.append(path) or read(path))
+    read = annotations.read_and_validate
+    monkeypatch.setattr(annotations, "read_and_validate", lambda path: found.append(path) or read(path))
     return found
 
 
@@ -166,18 +169,82 @@ def test_another_version_of_the_code_reads_the_file_again(cache, dataset, reads,
     assert len(reads) == len(entries(cache)) == 2
 
 
-@pytest.mark.parametrize("name", ["dicts.bin", "report.json", "ends.npy"])
-def test_damaged_entry_is_written_again(cache, dataset, reads, name, caplog):
-    read_annotations(dataset[0])
+def test_key_depends_on_all_modules_that_determine_an_entry():
+    """The modules that ``annotations`` imports, directly or indirectly, except for those without influence on an entry."""
+    without_influence = {"errors", "locks", "path_manager"}
+    found, queue = set(), [Path(annotations.__file__)]
+    package = Path(flash_internimage.__file__).parent
+    while queue:
+        file = queue.pop()
+        if file in found:
+            continue
+        found.add(file)
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.level or node.module.startswith("flash_internimage")):
+                continue
+            folder = file.parent if node.level else package
+            module = (node.module or "").removeprefix("flash_internimage").removeprefix(".")
+            names = [module] if module else [alias.name for alias in node.names]
+            queue += [folder / f"{name}.py" for name in names if name not in without_influence]
+    assert found <= set(annotation_cache._RULES)
+    assert Path(mask_util._mask.__file__) in annotation_cache._RULES  # validates compressed masks
+
+
+DAMAGES = {
+    "text": b"{",
+    "another object": b'{"a": {}}',
+    "a list": b"[]",
+    "zip archive": b"PK\x03\x04",
+    "header of an array": b"\x93NUMPY\x01\x00\x10\x00{'descr': ((((((\n",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["dicts.bin", "report.json", "ids.json", "ends.npy"])
+def test_damaged_entry_is_written_again(cache, dataset, reads, name, damage, caplog):
+    expected = check_dataset_once(*dataset)
     (entry,) = entries(cache)
-    (entry / name).write_bytes(b"{")
+    (entry / name).write_bytes(DAMAGES[damage])
     forget()
     with caplog.at_level(logging.WARNING):
-        assert len(read_annotations(dataset[0]).serialized) == 4
+        assert check_dataset_once(*dataset) == expected
     assert f"{entry} is damaged" in caplog.text
     forget()
-    read_annotations(dataset[0])
+    assert check_dataset_once(*dataset) == expected
     assert len(reads) == 2
+
+
+def test_incomplete_entry_is_written_again(cache, dataset, reads):
+    read_annotations(dataset[0])
+    (entry,) = entries(cache)
+    files = list(entry.iterdir())
+    for number, file in enumerate(files):
+        file.unlink()
+        forget()
+        assert check_dataset_once(*dataset) == check_dataset(*dataset)
+        assert len(reads) == 2 + number
+
+
+def test_entry_that_is_deleted_while_it_is_used(cache, dataset):
+    found = read_annotations(dataset[0])
+    expected = found.ids()
+    shutil.rmtree(cache)
+    assert found.ids() == expected
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM], ids=errno.errorcode.get)
+def test_entry_is_kept_when_a_process_has_no_resources_to_read_it(cache, dataset, monkeypatch, caplog, number):
+    expected = check_dataset_once(*dataset)
+    (entry,) = entries(cache)
+    forget()
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(annotation_cache.SerializedDicts, "open", _fail(number))
+        patch.setattr(annotation_cache, "write_entry", None)
+        assert check_dataset_once(*dataset) == expected
+    assert f"cannot be cached: [Errno {number}]" in caplog.text
+    assert entries(cache) == [entry]
+    assert "damaged" not in caplog.text
 
 
 def _fail(number: int):
@@ -193,18 +260,31 @@ def _block_with_a_file(cache, monkeypatch):
 
 
 def _let_others_write(cache, monkeypatch):
-    cache.mkdir(parents=True)
+    cache.mkdir(mode=0o700, parents=True)
     cache.chmod(0o777)
 
 
+def _let_others_write_to_the_parent(cache, monkeypatch):
+    cache.mkdir(mode=0o700, parents=True)
+    cache.parent.chmod(0o777)
+
+
+def _link(cache, monkeypatch):
+    cache.parent.mkdir(mode=0o700, parents=True)
+    (cache.parent.parent.parent / "target").mkdir(mode=0o700)
+    cache.symlink_to("../../target")
+
+
 def _touch_when_read(cache, monkeypatch):
-    read = annotations.read_json
-    monkeypatch.setattr(annotations, "read_json", lambda path: os.utime(path) or read(path))
+    read = annotations.read_and_validate
+    monkeypatch.setattr(annotations, "read_and_validate", lambda path: os.utime(path) or read(path))
 
 
 OBSTACLES = {
     "no folder can be made": _block_with_a_file,
     "others can write": _let_others_write,
+    "others can write to the parent": _let_others_write_to_the_parent,
+    "symbolic link": _link,
     "full disk": lambda cache, monkeypatch: monkeypatch.setattr(annotation_cache, "save_dicts", _fail(errno.ENOSPC)),
     "read-only": lambda cache, monkeypatch: monkeypatch.setattr(annotation_cache, "FileLock", _fail(errno.EROFS)),
     "file that changes": _touch_when_read,
@@ -230,17 +310,45 @@ def test_without_a_cache_the_contents_are_kept_in_memory(cache, dataset, monkeyp
     assert not cache.is_dir() or entries(cache) == []  # nothing half-written
 
 
-def test_folder_is_private(cache, dataset):
+def _without_home(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # a user id without an account
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_without_home, lambda monkeypatch: monkeypatch.setenv("XDG_CACHE_HOME", "relative")],
+    ids=["no home folder", "relative path"],
+)
+def test_no_cache_in_the_working_directory(cache, dataset, monkeypatch, tmp_path, caplog, change):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    change(monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        assert len(read_annotations(dataset[0]).serialized) == 4
+    assert "cannot be cached: expected an absolute path for the cache" in caplog.text
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["created", "made private"])
+def test_folder_is_private(cache, dataset, exists):
+    if exists:
+        cache.mkdir(parents=True)
+        for folder in (cache, cache.parent):
+            folder.chmod(0o755)
     read_annotations(dataset[0])
-    assert cache.stat().st_mode & 0o777 == 0o700
+    assert len(entries(cache)) == 1
+    assert [folder.stat().st_mode & 0o777 for folder in (cache, cache.parent)] == [0o700] * 2
 
 
 def test_unused_entries_and_drafts_of_killed_processes_are_deleted(cache, dataset):
     read_annotations(dataset[0])
     (entry,) = entries(cache)
     old = time.time() - 40 * 24 * 3600
-    (cache / "old").mkdir()
-    os.utime(cache / "old", (old, old))
+    for name in ("0123456789" * 4, f".unfinished-{'0' * 40}-x"):
+        (cache / name).mkdir()
+        os.utime(cache / name, (old, old))
     (cache / f".unfinished-{entry.name}-x").mkdir()
     for file in entry.iterdir():
         file.unlink()
@@ -254,15 +362,23 @@ def test_unused_entries_and_drafts_of_killed_processes_are_deleted(cache, datase
     assert entry.stat().st_mtime > old  # an entry that is used stays
 
 
-def _read_in_process(file: str, queue) -> None:
-    read = annotations.read_json
+def test_other_folders_in_the_cache_are_not_deleted(cache, dataset):
+    (cache / "photos").mkdir(parents=True)
+    old = time.time() - 40 * 24 * 3600
+    os.utime(cache / "photos", (old, old))
+    read_annotations(dataset[0])
+    assert (cache / "photos").is_dir()
 
-    def read_slowly(path: str) -> dict:
+
+def _read_in_process(file: str, queue) -> None:
+    read = annotations.read_and_validate
+
+    def read_slowly(path: str) -> tuple:
         queue.put("read")
         time.sleep(0.5)
         return read(path)
 
-    annotations.read_json = read_slowly
+    annotations.read_and_validate = read_slowly
     queue.put(len(read_annotations(file).serialized))
 
 

@@ -2,14 +2,21 @@
 
 import copy
 import logging
+import re
+import tracemalloc
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.build import print_instances_class_histogram
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
+from detectron2.utils import logger
 
 from flash_internimage.data import DatasetDicts, evaluation_dataset_dicts, training_dataset_dicts
-from flash_internimage.data.dataset_dicts import filter_training_dataset_dicts
+from flash_internimage.data.categories import Categories
+from flash_internimage.data.check import DatasetReport
+from flash_internimage.data.dataset_dicts import _log_histogram, filter_training_dataset_dicts
+from flash_internimage.errors import UserError
 
 
 def annotation(box, mode=BoxMode.XYWH_ABS, **keys) -> dict:
@@ -107,3 +114,66 @@ def test_error_of_a_missing_file_names_the_image(register):
     name = register(lambda c: c["images"][0].update(file_name="gone.jpg"))
     with pytest.raises(ValueError, match=r"annotations.json: 1 image files are missing: .*gone.jpg, referenced by image 10"):
         training_dataset_dicts(name)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (
+            {"thing_classes": list("abcdefghijkl")},
+            r"12 classes \(a, b, c, d, e, f, g, h, i, j, ...\), .* has 2 \(spoon, mug\); ",
+        ),
+        (
+            {"thing_classes": ["spoon", "mug"], "thing_dataset_id_to_contiguous_id": {1: 0, 2: 1}},
+            r"\(1: 0, 2: 1\).* \(7: 0, 42: 1\)",
+        ),
+        ({"thing_dataset_id_to_contiguous_id": {7: 1, 42: 0}}, r"2 pairs of category id and class \(7: 1, 42: 0\), but"),
+    ],
+    ids=["other classes", "other ids", "other order"],
+)
+def test_own_data_under_the_name_of_another_dataset(register, metadata, message):
+    name = register(lambda content: None)
+    MetadataCatalog.get(name).set(**metadata)
+    with pytest.raises(UserError, match=f"^dataset written is registered with .*{message}"):
+        evaluation_dataset_dicts(name)
+
+
+def test_same_classes_in_the_metadata(register):
+    name = register(lambda content: None)
+    MetadataCatalog.get(name).set(thing_classes=("spoon", "mug"))
+    assert len(evaluation_dataset_dicts(name)) == 2
+    assert MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id == {7: 0, 42: 1}
+
+
+@pytest.fixture
+def logged(caplog):
+    """A function that returns the cells of the last table in the log."""
+    caplog.set_level(logging.INFO)
+    logger._LOG_COUNTER.clear()  # of messages that are logged once
+
+    def cells() -> list[tuple[str, str]]:
+        rows = [line for line in re.sub("\x1b\\[\\d+m", "", caplog.messages[-1]).splitlines() if line.startswith("|")]
+        values = [value.strip() for row in rows[2:] for value in row.strip("|").split("|")]
+        return [pair for pair in zip(values[::2], values[1::2], strict=True) if pair != ("", "")]
+
+    return cells
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 7])
+def test_histogram_is_that_of_detectron2(logged, number):
+    counts = {10 * i: i % 3 for i in range(number)}
+    categories = Categories({id_: f"a class with a long name {id_}" if id_ == 20 else f"class {id_}" for id_ in counts})
+    objects = [{"category_id": i} for i, count in enumerate(counts.values()) for _ in range(count)]
+    print_instances_class_histogram([{"annotations": objects}], categories.names)
+    expected = logged()
+    _log_histogram(DatasetReport("a.json", "", categories=categories, objects=counts))
+    assert logged() == expected + [("total", str(len(objects)))] * (number == 1)
+
+
+def test_histogram_takes_no_memory_for_each_object(logged):
+    report = DatasetReport("a.json", "", categories=Categories({1: "mug"}), objects={1: 10**6})
+    tracemalloc.start()
+    _log_histogram(report)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+    assert logged() == [("mug", "1000000"), ("total", "1000000")]

@@ -401,6 +401,7 @@ PATHS = list(places(rich_contents()))
 
 
 @given(path=st.sampled_from(PATHS), value=VALUES, remove=st.booleans())
+@example(path=("annotations", 0, "bbox", 0), value=False, remove=False)
 @example(path=("annotations", 0, "segmentation", 0, 2), value=NAN, remove=False)
 @example(path=("annotations", 1, "segmentation", "counts", 1), value=10**9, remove=False)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
