@@ -9,6 +9,7 @@ hypothesis alone.
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -115,3 +116,11 @@ def nano_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpointer.add_checkpointable("classes", Categories.from_names(["mug", "spoon", "US$ fork"]))
     checkpointer.save("model")
     return Path(checkpointer.save_dir) / "model.pth"
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Receive SIGINT as in the foreground: a process in the background of a script ignores it, and so do its children."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)

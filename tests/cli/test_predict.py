@@ -144,9 +144,15 @@ def test_tracked_objects_keep_their_ids(predict, tmp_path):
 
 
 class Camera:
-    """A camera without an end."""
+    """A camera that outlasts the test, unless the test fails."""
 
-    read = staticmethod(lambda: (True, np.zeros((48, 64, 3), np.uint8)))
+    def __init__(self):
+        self.frames = 30
+
+    def read(self):
+        self.frames -= 1
+        return self.frames >= 0, np.zeros((48, 64, 3), np.uint8)
+
     get = staticmethod(lambda name: 0.0)
     release = staticmethod(lambda: None)
 
@@ -172,6 +178,7 @@ class InterruptedWriter:
 REAL_WRITER = cv2.VideoWriter
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_camera_until_it_is_interrupted(predict, tmp_path, monkeypatch):
     monkeypatch.setattr(video.cv2, "VideoCapture", lambda number: Camera())
     InterruptedWriter.fourcc, InterruptedWriter.written = REAL_WRITER.fourcc, 0
@@ -187,6 +194,7 @@ def test_a_camera_until_it_is_interrupted(predict, tmp_path, monkeypatch):
     assert [written.read()[0] for _ in range(3)] == [True, True, False]
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_camera_that_is_interrupted_before_the_first_frame(predict, monkeypatch):
     monkeypatch.setattr(video.cv2, "VideoCapture", lambda number: Camera())
     monkeypatch.setattr(writer, "draw_instances", lambda *_: signal.raise_signal(signal.SIGINT))

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,7 +12,10 @@ from tests.forked import Forked, children, is_running, wait_until
 CONFIG = "tests/engine/tiny_config.py"
 STOPPED = "stopped by SIGTERM after iteration 5, with a checkpoint; continue with --resume\n"
 
-pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs Linux")
+pytestmark = [
+    pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs Linux"),
+    pytest.mark.usefixtures("interruptible"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +24,6 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     assert Forked(folder, "--config-file", CONFIG).finish() == (0, "")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """Receive SIGINT as in the foreground: a process in the background of a script ignores it, and runs keep it ignored."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
 
 
 def assert_same_end(folder, whole):
