@@ -134,7 +134,7 @@ def measure(loader: str, annotations: Path, images: Path, cache: Path, ranks: in
         for _ in range(ranks):
             with open(log, "w", encoding="utf-8") as stderr:
                 process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8", env=environment
                 )
             processes.append(process)
             assert process.stdout is not None

@@ -7,7 +7,7 @@ import pytest
 
 PROGRAMS = ["setup.py", "train_net.py", "flash_internimage", "projects", "tools", "benchmarks"]
 # Owners of an open() that is not that of text files, or is given the encoding.
-OTHER_MODULES = {"Image", "PathManager", "archive", "os", "tarfile"}
+OTHER_MODULES = {"Image", "PathManager", "SerializedDicts", "archive", "os", "tarfile"}
 
 
 def text_without_encoding(source: str) -> list[int]:

@@ -77,7 +77,7 @@ def test_command_line(refused, config, overrides, message):
 
 def test_weights_and_biases_that_is_not_installed(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert "install it with `pip install wandb`" in refused(TINY, "train.wandb.enabled=true")
+    assert "needs wandb, which is not installed; pip install wandb" in refused(TINY, "train.wandb.enabled=true")
 
 
 def test_coco_that_is_not_there(refused, monkeypatch, tmp_path):
