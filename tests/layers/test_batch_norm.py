@@ -9,6 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from flash_internimage.layers import SyncBatchNorm
+from tests.two_processes import leave
 
 CHANNELS = 3
 # Batch sizes of two processes; together they are one batch of seven samples.
@@ -68,8 +69,7 @@ def _run_process(rank: int, port: int, folder: str) -> None:
             dist.all_reduce(parameter.grad)
         arrays = {"output": output.detach(), "input": input.grad, "weight": norm.weight.grad, "bias": norm.bias.grad}
         torch.save({**arrays, "state": norm.state_dict()}, f"{folder}/{name} {rank}.pt")
-    dist.barrier()  # a process that exits while the other is still sending makes the other abort
-    dist.destroy_process_group()
+    leave()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.modeling.detectors import CONFIGS, FAMILIES, build, image, shrink
+from tests.two_processes import leave
 
 BATCHES = {
     "no objects": [image((64, 64), []), image((64, 96), [])],
@@ -105,8 +106,7 @@ def _train(rank: int, port: int) -> None:
             sum(losses.values()).backward()
             assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
             model.zero_grad()
-    dist.barrier()  # a process that exits while the other is still sending makes the other abort
-    dist.destroy_process_group()
+    leave()
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from flash_internimage.process_means import each_process_alone, mean_over_proces
 from flash_internimage.projects.dino import DINO
 from flash_internimage.projects.dino.dino import detect, rescale
 from tests.projects.dino.small import CONFIG, NUM_CLASSES, NUM_QUERIES, image, small_config, small_dino, total
+from tests.two_processes import leave
 
 BOXES = [[8.0, 8.0, 40.0, 56.0], [30.0, 2.0, 62.0, 20.0]]
 HARD_BATCHES = {
@@ -269,8 +270,7 @@ def _train(rank: int, port: int, folder: str) -> None:
         losses = model([image(64, 64, BOXES if rank == 0 else [])])
         total(losses).backward()
     torch.save([parameter.grad for parameter in model.parameters()], f"{folder}/{rank}.pth")
-    dist.barrier()  # if one process exits early, the other aborts
-    dist.destroy_process_group()
+    leave()
 
 
 @pytest.mark.slow
