@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
 from detectron2.utils.logger import setup_logger
@@ -22,6 +23,19 @@ def clean_environment() -> dict[str, str]:
     launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID")
     kept = {name: value for name, value in os.environ.items() if name not in launcher}
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def hub_environment(url: str, folder: Path) -> dict[str, str]:
+    """The environment in which huggingface_hub asks the server at ``url``, and keeps its files in ``folder``."""
+    return {
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(folder / "cache"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(folder),
+    }
 
 
 def call(main: Callable[[Sequence[str]], int | None], argv: Sequence[object], capsys: pytest.CaptureFixture) -> Result:

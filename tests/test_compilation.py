@@ -9,6 +9,8 @@ from flash_internimage.compilation import GraphCounter, compile_parts
 
 
 class Net(nn.Module):
+    """A detector with a backbone that can be compiled."""
+
     def __init__(self):
         super().__init__()
         self.backbone = nn.Sequential(nn.Linear(3, 3), nn.ReLU())

@@ -14,7 +14,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from flash_internimage.checkpoint import CheckpointError
 from flash_internimage.checkpoint import hub as client
 from flash_internimage.errors import UserError
-from tests.programs import Result, run_code
+from tests.programs import Result, hub_environment, run_code
 
 BLOCK = 10 * 1024 * 1024  # size of the blocks that the client writes
 CONTENT = bytes(range(256)) * (2 * BLOCK // 256 + 7)
@@ -110,17 +110,7 @@ def fetch(hub, tmp_path):
             "    except flash_internimage.checkpoint.CheckpointError as error: failed = 1; print(error, file=sys.stderr)\n"
             "sys.exit(failed)\n"
         )
-        settings = {
-            "HF_ENDPOINT": hub.url,
-            "HF_HOME": str(tmp_path / "cache"),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "NO_PROXY": "127.0.0.1",
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(tmp_path),
-            **environment,
-        }
-        return run_code(code, *paths, environment=settings)
+        return run_code(code, *paths, environment={**hub_environment(hub.url, tmp_path), **environment})
 
     return run
 

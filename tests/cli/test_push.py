@@ -17,7 +17,7 @@ from flash_internimage.checkpoint.fingerprint import weights_sha256
 from flash_internimage.data import Categories
 from flash_internimage.engine.config import load_config, save_config
 from tests.inference.fake_hub import serving
-from tests.programs import run_code
+from tests.programs import hub_environment, run_code
 
 NANO = "mask_rcnn_flash_internimage_nano"
 KEYS = {"json": "/data.json", "images": ""}
@@ -179,16 +179,7 @@ def test_upload_to_a_hub_and_download(run_folder, evaluated, image, tmp_path):
     image_file = tmp_path / "image.png"
     Image.fromarray(image).save(image_file)
     with serving() as hub:
-        environment = {
-            "HF_ENDPOINT": hub.url,
-            "HF_HOME": str(tmp_path / "cache"),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "NO_PROXY": "127.0.0.1",
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(tmp_path),
-            "OMP_NUM_THREADS": "1",
-        }
+        environment = {**hub_environment(hub.url, tmp_path), "OMP_NUM_THREADS": "1"}
         argv = ["hf://me/my-detector", "--weights", run_folder / "model_final.pth", "--images", 1]
         refused = run_code(PUSH, *argv, environment=environment)
         line = refused.stderr.splitlines()[-1]  # after warnings of detectron2

@@ -7,6 +7,7 @@ from torch import nn
 
 from flash_internimage import Predictor
 from flash_internimage.inference.execution import Compiled, has_fast_bfloat16
+from tests.test_compilation import Net
 
 NANO = "mask_rcnn_flash_internimage_nano"
 
@@ -25,17 +26,6 @@ def test_bfloat16_changes_the_scores_by_rounding(nano_checkpoint):
     assert rounded.scores.dtype == rounded.pred_boxes.tensor.dtype == torch.float32
     difference = (exact.scores[:20] - rounded.scores[:20]).abs().max()
     assert 0 < difference < 2**-5  # a few roundings to 8 bits of probabilities below 1
-
-
-class Net(nn.Module):
-    """A detector with a backbone that can be compiled."""
-
-    def __init__(self):
-        super().__init__()
-        self.backbone = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
-
-    def forward(self, x):
-        return self.backbone(x)
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+"""Weights cast once give the results of autocast, and norms keep their precision."""
+
 import torch
 from torch import nn
 

@@ -1,3 +1,5 @@
+"""RoI pooling over pyramid levels equals torchvision's RoIAlign on the level of each box."""
+
 import pytest
 import torch
 from detectron2.modeling.poolers import ROIPooler

@@ -1,3 +1,5 @@
+"""RoIAlign by attention equals that of torchvision."""
+
 import pytest
 import torch
 from torch.testing import assert_close
