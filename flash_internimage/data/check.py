@@ -19,7 +19,8 @@ from flash_internimage.errors import UserError
 from flash_internimage.path_manager import PathManager
 
 from .categories import Categories
-from .validation import MIN_SIDE, Findings, ValidatedContents, validate_contents
+from .findings import Findings
+from .validation import MIN_SIDE, ValidatedContents, validate_contents
 
 OBJECT_SIZES = {"small": 32**2, "medium": 96**2, "large": math.inf}
 """COCO's object sizes, each with its upper bound on the area in square pixels (exclusive)."""

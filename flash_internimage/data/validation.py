@@ -6,7 +6,6 @@ every error is reported with the offending value in Python's notation (``repr``)
 
 import math
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -14,41 +13,17 @@ from flash_internimage.images import IMAGES_ANYWHERE_VARIABLE, leads_outside
 
 from .boxes import is_degenerate
 from .categories import Categories
+from .findings import Findings, short_repr
 from .run_lengths import problem_of_counts, problems_of_strings
 
 MIN_SIDE = 32
 """Images with a side below this many pixels are left out of training, unless a config says otherwise."""
 
 _MAX_LISTED = 10  # categories that a message lists
-_MAX_REPR = 100  # characters of a value in a message
 _MAX_AREA = 1e10  # square pixels; COCO's evaluation ignores larger objects, all of them
 _MAX_PIXELS = 2**31  # of an image; pycocotools counts pixels in 32 bits
 _TOLERANCE = 1.0  # pixels by which a box may extend beyond its image: rounding errors, which COCO has too
 _BATCH = 1 << 18  # characters of compressed masks that are decoded at once
-
-
-class Findings:
-    """Counts problems by kind and keeps the first case of each kind."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.first: dict[str, str] = {}
-        self.others: list[str] = []
-
-    def add(self, kind: str, case: str) -> None:
-        self.counts[kind] += 1
-        self.first.setdefault(kind, case)
-
-    def say(self, sentence: str) -> None:
-        """Add a sentence that counts nothing."""
-        self.others.append(sentence)
-
-    def sentences(self) -> list[str]:
-        """Return one sentence for each kind, in the order in which the kinds were found, and then the other sentences."""
-        counted = [
-            f"{count} {kind}: {'' if count == 1 else 'the first is '}{self.first[kind]}" for kind, count in self.counts.items()
-        ]
-        return counted + self.others
 
 
 @dataclass
@@ -72,17 +47,6 @@ class ValidatedContents:
     first_crowd: str = ""
     errors: Findings = field(default_factory=Findings)
     warnings: Findings = field(default_factory=Findings)
-
-
-def short_repr(value: object) -> str:
-    """Return a value in Python's notation, cut to a length that fits a message."""
-    if isinstance(value, list | dict) and len(value) > _MAX_REPR:  # avoids the text of a polygon of a million numbers
-        value = value[:_MAX_REPR] if isinstance(value, list) else dict(list(value.items())[:_MAX_REPR])
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits, or lists within lists
-        return f"a very long {type(value).__name__}"
-    return text if len(text) <= _MAX_REPR else f"{text[: _MAX_REPR - 3]}..."
 
 
 def validate_contents(content: Mapping, *, in_folder: bool = True) -> ValidatedContents:

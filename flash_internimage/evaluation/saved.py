@@ -14,7 +14,7 @@ import numpy as np
 from detectron2.data import Metadata
 
 from flash_internimage.data.categories import Categories
-from flash_internimage.data.validation import short_repr
+from flash_internimage.data.findings import short_repr
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flash_internimage.data.validation import short_repr
+from flash_internimage.data.findings import short_repr
 from flash_internimage.errors import UserError
 
 
