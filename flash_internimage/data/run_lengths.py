@@ -130,7 +130,8 @@ class RunsOfOnes(NamedTuple):
         parts = []
         ends = np.cumsum([len(string) for string in strings])
         # Batches bound the memory of intermediate results.
-        batches = np.searchsorted(ends, np.arange(_BATCH, ends[-1] + _BATCH, _BATCH), side="right") if len(strings) else []
+        limits = np.arange(_BATCH, ends[-1] + _BATCH, _BATCH) if len(strings) else []
+        batches = np.searchsorted(ends, limits, side="right").tolist()
         for first, last in pairwise(np.unique([0, *batches, len(strings)]).tolist()):
             runs, per_mask, _ = _decode(strings[first:last])
             after = np.cumsum(runs)
