@@ -144,7 +144,9 @@ def test_held_out_images_are_recorded_and_stay(given, datasets, tmp_path, settin
 
 def test_an_annotation_file_is_parsed_once_to_hold_out_images(given, monkeypatch):
     loaded = []
-    monkeypatch.setattr("flash_internimage.data.check.json.load", lambda file: loaded.append(file.name) or json.loads(file.read()))
+    monkeypatch.setattr(
+        "flash_internimage.data.check.json.load", lambda file: loaded.append(file.name) or json.loads(file.read())
+    )
     given_datasets(given(**HELD_OUT["COCO"], val_fraction=0.34))
     assert [Path(name).name for name in loaded] == ["instances_train.json"]
 
