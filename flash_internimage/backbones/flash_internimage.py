@@ -148,8 +148,8 @@ class Block(nn.Module):
         """(N, H, W, C) -> (N, H, W, C)."""
         x = torch.addcmul(x, self._dcn_branch(x), self._scale(x, self.gamma1))
         if not self.training and self._is_opaque(x):
-            norm, fc1, fc2 = (list(module.parameters()) for module in (self.norm2, self.mlp.fc1, self.mlp.fc2))
-            return opaque.mlp_branch(x, norm, fc1, fc2, self.gamma2, NORM_EPS, self.post_norm)
+            fc1, fc2 = (list(module.parameters()) for module in (self.mlp.fc1, self.mlp.fc2))
+            return opaque.mlp_branch(x, *self.norm2.parameters(), fc1, fc2, self.gamma2, NORM_EPS, self.post_norm)
         if self.training or not is_plain_inference(x) or has_hooks(self.norm2, self.mlp):
             return torch.addcmul(x, self._mlp_branch(x), self._scale(x, self.gamma2))
         # Cache blocking: on a CPU, temporaries that exceed the caches cost as much time as the arithmetic, and the hidden

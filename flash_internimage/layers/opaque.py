@@ -81,11 +81,13 @@ def _(input: Tensor) -> Tensor:
 @torch.library.custom_op(
     "flash_internimage::compiled_mlp_branch",
     mutates_args=(),
-    schema="(Tensor x, Tensor[] norm, Tensor[] fc1, Tensor[] fc2, Tensor? gamma, float eps, bool post_norm) -> Tensor",
+    schema="(Tensor x, Tensor norm_weight, Tensor norm_bias, Tensor[] fc1, Tensor[] fc2, Tensor? gamma, float eps, "
+    "bool post_norm) -> Tensor",
 )
 def mlp_branch(
     x: Tensor,
-    norm: list[Tensor],
+    norm_weight: Tensor,
+    norm_bias: Tensor,
     fc1: list[Tensor],
     fc2: list[Tensor],
     gamma: Tensor | None,
@@ -96,7 +98,8 @@ def mlp_branch(
 
     Args:
         x: (N, H, W, C).
-        norm, fc1, fc2: weight and, if there is one, bias.
+        norm_weight, norm_bias: (C,).
+        fc1, fc2: weight and, if there is one, bias of the linear layers.
         gamma: (C,); None for 1.
         eps: of the norm.
         post_norm: whether to normalize after the MLP.
@@ -105,11 +108,11 @@ def mlp_branch(
     result = torch.empty_like(chunks)
     scale = x.new_ones(1) if gamma is None else gamma
     for chunk, to in zip(chunks.split(CHUNK_SIZE), result.split(CHUNK_SIZE), strict=True):
-        normed = chunk if post_norm else F.layer_norm(chunk, norm[0].shape, *norm, eps)
+        normed = chunk if post_norm else F.layer_norm(chunk, norm_weight.shape, norm_weight, norm_bias, eps)
         hidden = torch.ops.aten.gelu_(_linear(normed.to(fc1[0].dtype), *fc1))
         branch = _linear(hidden, *fc2)
         if post_norm:
-            branch = F.layer_norm(branch, norm[0].shape, *norm, eps)
+            branch = F.layer_norm(branch, norm_weight.shape, norm_weight, norm_bias, eps)
         torch.addcmul(chunk, branch.to(chunk.dtype), scale, out=to)
     return result.view(x.shape)
 
@@ -117,7 +120,8 @@ def mlp_branch(
 @mlp_branch.register_fake
 def _(
     x: Tensor,
-    norm: list[Tensor],
+    norm_weight: Tensor,
+    norm_bias: Tensor,
     fc1: list[Tensor],
     fc2: list[Tensor],
     gamma: Tensor | None,

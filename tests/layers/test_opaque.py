@@ -118,6 +118,6 @@ def test_registration(dtype):
     torch.library.opcheck(opaque.linear, (x, random(6, 8), None), test_utils=checks)
     torch.library.opcheck(opaque.layer_norm, (x, random(8), random(8), 1e-6), test_utils=checks)
     torch.library.opcheck(opaque.gelu, (x,), test_utils=checks)
-    norm, fc1, fc2 = [random(8), random(8)], [random(16, 8), random(16)], [random(8, 16)]
+    norm, fc1, fc2 = (random(8), random(8)), [random(16, 8), random(16)], [random(8, 16)]
     for gamma in (None, random(8)):
-        torch.library.opcheck(opaque.mlp_branch, (x, norm, fc1, fc2, gamma, 1e-6, False), test_utils=checks)
+        torch.library.opcheck(opaque.mlp_branch, (x, *norm, fc1, fc2, gamma, 1e-6, False), test_utils=checks)
