@@ -115,7 +115,7 @@ def test_pictures(run, content, tmp_path):
     assert code == 0
     assert f"2 images with objects: {tmp_path}/check/grid.png" in output
     with Image.open(tmp_path / "check/grid.png") as grid:
-        assert grid.size == (2 * 320 + 8, 336)
+        assert grid.size == (2 * 320 + 24, 336)
         assert len(grid.getcolors(1 << 20)) > 20, "more than the gray of the images and the white between"
 
 
