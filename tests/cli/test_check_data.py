@@ -85,7 +85,7 @@ def test_warnings_are_no_errors(run, content):
     code, output = run(content)
     assert code == 0
     assert "warning: annotation file" in output
-    assert "categories have no objects: 9 (fork)" in output
+    assert "category has no objects: 9 (fork)" in output
     assert output.endswith("0 errors, 1 warning\n")
 
 
