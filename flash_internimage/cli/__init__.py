@@ -1,6 +1,7 @@
 """The commands of ``flash-internimage``, one module each."""
 
 import os
+import warnings
 
 PROGRAM = "flash-internimage"
 
@@ -8,3 +9,6 @@ PROGRAM = "flash-internimage"
 # evaluation was seen to become fifteen times slower. OpenMP reads this variable when torch is imported, and every command
 # imports this package first.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# PyTorch 2.14 warns when detectron2 is imported, whose functions it compiles with torch.jit.script. Users cannot change that.
+warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
