@@ -44,6 +44,7 @@ from flash_internimage.export.runtime import ExportedDetector, is_exported
 from flash_internimage.files import remove_unfinished
 from flash_internimage.solver.ema import ema_of_run
 from flash_internimage.solver.freezing import freeze, require_filled
+from flash_internimage.solver.lora import Adapters, LoRAOptions, add_adapters, require_same_adapters
 from flash_internimage.solver.resume import OptimizerLayout, resumed_state
 from flash_internimage.views import ViewOptions
 
@@ -133,6 +134,7 @@ def train(
         require_start_elsewhere(output_dir, cfg.train.init_checkpoint)
     elif comm.is_main_process() and not resume:
         require_no_other_run(output_dir)
+    lora = LoRAOptions.from_config(OmegaConf.select(cfg, "train.lora"))
     categories = categories_of_data(cfg, "train", "test")
     use_augmentation_preset(cfg)
     fit_to_batch_size(cfg, comm.get_world_size())
@@ -145,13 +147,22 @@ def train(
         logger.warning("--resume: no checkpoint in %s, the run starts from its beginning", output_dir)
     state = checkpointer.load(last) if resumed else checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
     if frozen:
-        require_filled(frozen, checkpointer.unfilled(), last or cfg.train.init_checkpoint)
+        require_filled("train.freeze", frozen, checkpointer.unfilled(), last or cfg.train.init_checkpoint)
     if resumed:
         require_state_of_run(state, output_dir)
+        require_same_adapters(state.get("adapters"), lora)
         if categories is not None:
             categories.require_names(state.get("classes"))
     start = state["iteration"] + 1 if resumed else 0
+    if lora is not None:
+        require_filled("train.lora", add_adapters(model, lora), checkpointer.unfilled(), last or cfg.train.init_checkpoint)
     average = ema_of_run(cfg.train.ema, model, state if resumed else {})
+    if lora is not None:
+        # Without it, too, a checkpoint is that of an ordinary detector: its weights are merged.
+        adapters = Adapters(lora, model, None if average is None else average.module)
+        checkpointer.add_checkpointable("adapters", adapters)
+        if resumed:
+            adapters.load_state_dict(state["adapters"])
     # After the moving average has copied the model: the copy of a compiled forward would run the original.
     compiled = compile_for_training(model) if OmegaConf.select(cfg, "train.compile", default=False) else []
     trainer = build_trainer(cfg, model, device, average, start, stop)
