@@ -7,7 +7,13 @@ from types import ModuleType
 
 from flash_internimage.errors import UserError
 
-EXTRAS = {"export": ["onnx", "onnxscript", "onnxruntime"], "app": ["gradio"], "mlflow": ["mlflow"], "track": ["trackers"]}
+EXTRAS = {
+    "export": ["onnx", "onnxscript", "onnxruntime"],
+    "app": ["gradio"],
+    "lora": ["peft"],
+    "mlflow": ["mlflow"],
+    "track": ["trackers"],
+}
 """Packages of the extras of ``pyproject.toml`` that the code imports."""
 
 
