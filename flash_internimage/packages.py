@@ -10,6 +10,7 @@ from flash_internimage.errors import UserError
 EXTRAS = {
     "export": ["onnx", "onnxscript", "onnxruntime"],
     "app": ["gradio"],
+    "clearml": ["clearml"],
     "lora": ["peft"],
     "mlflow": ["mlflow"],
     "track": ["trackers"],

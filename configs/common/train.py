@@ -26,6 +26,11 @@ train = dict(
         name=None,  # name of the run; null: generated
         tracking_uri=None,  # server or sqlite:///mlflow.db; null: MLflow's default, such as MLFLOW_TRACKING_URI
     ),
+    clearml=dict(  # ClearML, to be installed separately
+        enabled=False,
+        project="flash-internimage",
+        name=None,  # name of the task; null: chosen by ClearML
+    ),
     checkpointer=dict(
         period=iterations(epochs=1, batch_size=16),  # iterations between checkpoints
         max_to_keep=3,  # older ones are deleted; None, here or in a config: keep all
