@@ -1,7 +1,8 @@
 """The commands of ``flash-internimage``, one module each."""
 
 import os
-import warnings
+
+from flash_internimage.packages import ignore_script_warnings
 
 PROGRAM = "flash-internimage"
 
@@ -10,5 +11,4 @@ PROGRAM = "flash-internimage"
 # imports this package first.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# PyTorch 2.14 warns when detectron2 is imported, whose functions it compiles with torch.jit.script. Users cannot change that.
-warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
+ignore_script_warnings()
