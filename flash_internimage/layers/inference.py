@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from flash_internimage.ops import _transforms
 
@@ -25,6 +25,11 @@ def is_plain_inference(*tensors: Tensor) -> bool:
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or _transforms.are_active())
         and torch._C._len_torch_dispatch_stack() == 0
     )
+
+
+def _has_any_global_hook() -> bool:
+    """Whether there are forward hooks of all modules. PyTorch has such a function, but 2.6 does not."""
+    return bool(_global_forward_hooks or _global_forward_pre_hooks)
 
 
 def has_hooks(*modules: nn.Module) -> bool:

@@ -195,4 +195,4 @@ def test_messages_name_the_line_of_a_label(given, datasets, tmp_path):
     label.write_text("0 0.95 0.5 0.9 0.1\n")
     cfg = given(train__yolo=str(tmp_path / "broken/data.yaml"), val_fraction=None)
     (warning,) = check_dataset(*given_datasets(cfg)["train"]).warnings
-    assert f"boxes extend beyond their image and are clipped: object {label}:1: " in warning
+    assert f"box extends beyond its image and is clipped: object {label}:1: " in warning
