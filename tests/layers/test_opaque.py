@@ -13,6 +13,14 @@ pytestmark = pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), rea
 OPERATORS = {f"flash_internimage::compiled_{name}" for name in ("linear", "layer_norm", "gelu", "mlp_branch")}
 
 
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """Forget graphs of other tests, which count towards the limit of one function."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
 def network(post_norm: bool = False, layer_scale: float | None = 0.5) -> nn.Module:
     """A small backbone whose offsets and layer scales are not the same for all channels."""
     net = FlashInternImageBase(
