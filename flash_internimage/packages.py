@@ -8,7 +8,14 @@ from types import ModuleType
 
 from flash_internimage.errors import UserError
 
-EXTRAS = {"export": ["onnx", "onnxscript", "onnxruntime"], "app": ["gradio"], "mlflow": ["mlflow"], "track": ["trackers"]}
+EXTRAS = {
+    "export": ["onnx", "onnxscript", "onnxruntime"],
+    "app": ["gradio"],
+    "clearml": ["clearml"],
+    "lora": ["peft"],
+    "mlflow": ["mlflow"],
+    "track": ["trackers"],
+}
 """Packages of the extras of ``pyproject.toml`` that the code imports."""
 
 

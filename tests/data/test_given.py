@@ -142,6 +142,15 @@ def test_held_out_images_are_recorded_and_stay(given, datasets, tmp_path, settin
     assert not (tmp_path / "elsewhere/dataset/split.json").exists()
 
 
+def test_an_annotation_file_is_parsed_once_to_hold_out_images(given, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(
+        "flash_internimage.data.check.json.load", lambda file: loaded.append(file.name) or json.loads(file.read())
+    )
+    given_datasets(given(**HELD_OUT["COCO"], val_fraction=0.34))
+    assert [Path(name).name for name in loaded] == ["instances_train.json"]
+
+
 def test_record_of_other_data_is_not_used(given, tmp_path):
     cfg = given(**HELD_OUT["COCO"], val_fraction=0.34)
     record = tmp_path / "output/dataset/split.json"
