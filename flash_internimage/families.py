@@ -67,6 +67,7 @@ class DetectorFamily:
         parameters: rules for the parameters of the detector, without its backbone.
         parts: path of a module -> the part to which the analysis counts it. The backbone, and a feature pyramid around it,
             need no entry.
+        adapted: paths of modules whose linear layers LoRA adapts, beside those of the backbone. The rest is trained as usual.
         compiled: paths of modules that ``analyze --compile`` compiles, beside the backbone: functions of tensors alone.
         detect: the detector as a function of tensors, for export; None if it cannot be exported.
         smallest_side: function of the model that returns the smallest side, in pixels, from which on ``detect`` has the same
@@ -80,6 +81,7 @@ class DetectorFamily:
     optional: tuple[str, ...] = ()
     parameters: ParameterRules = ParameterRules()
     parts: Mapping[str, Part] = field(default_factory=dict)
+    adapted: tuple[str, ...] = ()
     compiled: tuple[str, ...] = ()
     detect: DetectTensors | None = None
     smallest_side: Callable[[Any], int] | None = None

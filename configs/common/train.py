@@ -26,6 +26,11 @@ train = dict(
         name=None,  # name of the run; null: generated
         tracking_uri=None,  # server or sqlite:///mlflow.db; null: MLflow's default, such as MLFLOW_TRACKING_URI
     ),
+    clearml=dict(  # ClearML, to be installed separately
+        enabled=False,
+        project="flash-internimage",
+        name=None,  # name of the task; null: chosen by ClearML
+    ),
     checkpointer=dict(
         period=iterations(epochs=1, batch_size=16),  # iterations between checkpoints
         max_to_keep=3,  # older ones are deleted; None, here or in a config: keep all
@@ -39,6 +44,11 @@ train = dict(
     ),
     report=True,  # --eval-only writes report.html to output_dir; takes seconds at COCO's size
     freeze=None,  # module to freeze, such as "backbone", or a list of them: no gradient, running statistics kept; null: none
+    lora=dict(  # adapters on the linear layers of the backbone (DINO: and encoder and decoder), whose weights are frozen
+        rank=None,  # rank of the adapters, such as 8; null: none. Needs peft
+        alpha=None,  # the adapters are scaled by alpha / rank; null: rank
+        dropout=0.0,  # on the inputs of the adapters
+    ),
     # Training step
     compile=False,  # compile backbone and neck with torch.compile, for any image size: minutes at the start
     accumulation_steps=1,  # gradient accumulation: split a process's images of a step into this many parts, to save memory

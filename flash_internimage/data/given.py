@@ -18,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 
-from .annotations import check_dataset_once
 from .check import check_contents, read_json, require_sound
 from .formats import (
     SPLIT_FILE,
@@ -215,11 +214,9 @@ class _Given:
                 "data.val_fraction to evaluate on it"
             )
         files = source.files(split)
-        if files is not None:
-            require_sound(check_dataset_once(*files))
+        subject = source.description if files is None else f"annotation file {files[0]}"
         contents = source.read(split)
-        if files is None:
-            require_sound(check_contents(contents.content, contents.image_root, source.description))
+        require_sound(check_contents(contents.content, contents.image_root, subject))
         names = [image["file_name"] for image in contents.content["images"]]
         train, test = hold_out(contents, self._validation(names))
         return self._write(train, "train"), self._write(test, "test")

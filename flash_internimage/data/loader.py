@@ -55,7 +55,7 @@ def build_train_loader(
             there is too little shared memory for the workers.
     """
     world_size = comm.get_world_size()
-    if total_batch_size < 1 or total_batch_size % world_size:
+    if not isinstance(total_batch_size, int) or total_batch_size < 1 or total_batch_size % world_size:
         raise UserError(
             f"build_train_loader: total_batch_size must be a positive multiple of the {world_size} processes, "
             f"got {total_batch_size}"

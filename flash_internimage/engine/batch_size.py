@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import DictConfig
 
 from flash_internimage.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """The batch size of a run, in its checkpoints.
+
+    Attributes:
+        total: images of one iteration over all processes; None if the loader has no such setting.
+    """
+
+    total: int | None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"total": self.total}
 
 
 def fit_to_batch_size(cfg: DictConfig, world_size: int) -> None:

@@ -21,6 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from flash_internimage.errors import UserError
 
 _MISSING = object()
+_WORDS = {"dataloader.train.total_batch_size": (1, ("auto",))}
+"""Values other than numbers that the value of a key may have, with a value of its usual type."""
 _KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 
 
@@ -134,9 +136,14 @@ def _checked(cfg: DictConfig, key: str, old: Any, new: Any, text: str) -> Any:
             below = f"{key}.{name}"
             new[name] = _checked(cfg, below, _lookup(cfg, below), value, str(value))
         return new
+    usual, words = _WORDS.get(key, (old, ()))
+    if new in words:
+        return new
+    old = usual if old in words else old
     value = convert(old, new, text)
     if value is _MISSING:
-        raise UserError(f"config key {key!r}: expected a value like {_describe(old)}, got {_describe(new)}")
+        others = "".join(f", or {word}" for word in words)
+        raise UserError(f"config key {key!r}: expected a value like {_describe(old)}{others}, got {_describe(new)}")
     return value
 
 

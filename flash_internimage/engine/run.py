@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,12 @@ from flash_internimage.export.runtime import ExportedDetector, is_exported
 from flash_internimage.files import remove_unfinished
 from flash_internimage.solver.ema import ema_of_run
 from flash_internimage.solver.freezing import freeze, require_filled
+from flash_internimage.solver.lora import Adapters, LoRAOptions, add_adapters, require_same_adapters
 from flash_internimage.solver.resume import OptimizerLayout, resumed_state
 from flash_internimage.views import ViewOptions
 
-from .batch_size import fit_to_batch_size
+from .auto_batch_size import AUTO, SETTING, find_total_batch_size, require_gpu
+from .batch_size import BatchSize, fit_to_batch_size
 from .compilation import RequireCompiled, compile_for_training
 from .config import load_config, save_config
 from .distributed import distribute
@@ -68,7 +71,7 @@ from .seeding import seed_everything
 from .stopping import StopRequest
 from .trainer import StepOptions, Trainer, amp_dtype
 from .validation_loss import TASK, validation_loader, validation_losses
-from .views import set_views, with_views
+from .views import set_views, views_of, with_views
 from .writers import build_writers
 
 CONFIG_FILE = "config.yaml"
@@ -133,9 +136,14 @@ def train(
         require_start_elsewhere(output_dir, cfg.train.init_checkpoint)
     elif comm.is_main_process() and not resume:
         require_no_other_run(output_dir)
+    lora = LoRAOptions.from_config(OmegaConf.select(cfg, "train.lora"))
     categories = categories_of_data(cfg, "train", "test")
     use_augmentation_preset(cfg)
-    fit_to_batch_size(cfg, comm.get_world_size())
+    automatic = cfg.dataloader.train.get("total_batch_size") == AUTO
+    if not automatic:
+        fit_to_batch_size(cfg, comm.get_world_size())
+    elif not resume:
+        require_gpu(device)
     model = instantiate(cfg.model).to(device)
     frozen = freeze(model, OmegaConf.select(cfg, "train.freeze"))  # configs saved by earlier versions have no such key
     checkpointer = Checkpointer(model, output_dir)
@@ -145,13 +153,30 @@ def train(
         logger.warning("--resume: no checkpoint in %s, the run starts from its beginning", output_dir)
     state = checkpointer.load(last) if resumed else checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
     if frozen:
-        require_filled(frozen, checkpointer.unfilled(), last or cfg.train.init_checkpoint)
+        require_filled("train.freeze", frozen, checkpointer.unfilled(), last or cfg.train.init_checkpoint)
     if resumed:
         require_state_of_run(state, output_dir)
+        require_same_adapters(state.get("adapters"), lora)
         if categories is not None:
             categories.require_names(state.get("classes"))
     start = state["iteration"] + 1 if resumed else 0
+    if lora is not None:
+        require_filled("train.lora", add_adapters(model, lora), checkpointer.unfilled(), last or cfg.train.init_checkpoint)
     average = ema_of_run(cfg.train.ema, model, state if resumed else {})
+    if lora is not None:
+        # Without it, too, a checkpoint is that of an ordinary detector: its weights are merged.
+        adapters = Adapters(lora, model, None if average is None else average.module)
+        checkpointer.add_checkpointable("adapters", adapters)
+        if resumed:
+            adapters.load_state_dict(state["adapters"])
+    if automatic:
+        cfg.dataloader.train.total_batch_size = (
+            _resumed_batch_size(state, last)
+            if resumed
+            else find_total_batch_size(cfg, model, partial(build_optimizer, cfg, model), step_options(cfg, device), device)
+        )
+        cfg.train.scale_to_batch_size = True
+        fit_to_batch_size(cfg, comm.get_world_size())
     # After the moving average has copied the model: the copy of a compiled forward would run the original.
     compiled = compile_for_training(model) if OmegaConf.select(cfg, "train.compile", default=False) else []
     trainer = build_trainer(cfg, model, device, average, start, stop)
@@ -159,6 +184,7 @@ def train(
         resume_trainer(trainer, model, state, last)
 
     checkpointer.add_checkpointable("trainer", trainer)
+    checkpointer.add_checkpointable("batch_size", BatchSize(cfg.dataloader.train.get("total_batch_size")))
     checkpointer.add_checkpointable("optimizer_layout", OptimizerLayout.of(trainer.optimizer, model))
     if average is not None:
         checkpointer.add_checkpointable("ema", average)
@@ -192,23 +218,48 @@ def build_trainer(
     stop: StopRequest | None = None,
 ) -> Trainer:
     """Build the trainer that ``cfg.train`` describes; its loader starts with the batch of iteration ``start``."""
-    options = StepOptions(
+    loader = deepcopy(cfg.dataloader.train)
+    if "start_iteration" in loader:
+        loader.start_iteration = start
+    elif start > 0:
+        raise UserError("--resume: dataloader.train has no start_iteration, so this loader cannot continue where it stopped")
+    optimizer = build_optimizer(cfg, model)
+    return Trainer(
+        distribute(model, device, **cfg.train.ddp),
+        instantiate(loader),
+        optimizer,
+        step_options(cfg, device),
+        device,
+        average,
+        stop,
+    )
+
+
+def step_options(cfg: DictConfig, device: torch.device) -> StepOptions:
+    """Return the options of a training step that ``cfg.train`` describes."""
+    return StepOptions(
         seed=cfg.train.seed,
         accumulation_steps=cfg.train.accumulation_steps,
         amp_dtype=amp_dtype(cfg.train.amp.enabled, cfg.train.amp.dtype, device),
         max_grad_norm=cfg.train.clip_grad.max_norm,
         grad_norm_type=cfg.train.clip_grad.norm_type,
     )
+
+
+def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer that ``cfg.optimizer`` describes, of the parameters of a model."""
     optimizer = deepcopy(cfg.optimizer)  # a config that holds a model can no longer be saved
     optimizer.params.model = model
-    loader = deepcopy(cfg.dataloader.train)
-    if "start_iteration" in loader:
-        loader.start_iteration = start
-    elif start > 0:
-        raise UserError("--resume: dataloader.train has no start_iteration, so this loader cannot continue where it stopped")
-    return Trainer(
-        distribute(model, device, **cfg.train.ddp), instantiate(loader), instantiate(optimizer), options, device, average, stop
-    )
+    return instantiate(optimizer)
+
+
+def _resumed_batch_size(state: Mapping[str, Any], checkpoint: str) -> int:
+    """Return the batch size of the run that a checkpoint belongs to."""
+    if "batch_size" not in state:
+        raise UserError(f"--resume: {checkpoint} does not contain its batch size; give a number instead of {SETTING}")
+    total: int = state["batch_size"]["total"]
+    logger.info("%s: %d, as before the resume", SETTING, total)
+    return total
 
 
 def resume_trainer(trainer: Trainer, model: nn.Module, state: Mapping[str, Any], checkpoint: str) -> None:
@@ -304,11 +355,13 @@ def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool, views
     evaluated if ``train.ema.enabled`` is set.
 
     Args:
-        views: tiles and test-time augmentation; None: the mapper of the config decides.
+        views: tiles and test-time augmentation; None, or the whole image: those of the config.
     """
     if comm.is_main_process():
         remove_unfinished(cfg.train.output_dir)
     categories = categories_of_data(cfg, "test")
+    if views is None or views.is_whole_image:
+        views = views_of(cfg)
     if not last and is_exported(cfg.train.init_checkpoint):
         exported = ExportedDetector(cfg.train.init_checkpoint, device)
         cfg.dataloader.test.mapper = mapper_node(exported.metadata)
@@ -318,7 +371,7 @@ def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool, views
         model, names = _load_complete(cfg, device, last)
     if categories is not None:
         categories.require_names(names)
-    if views is not None and not views.is_whole_image:
+    if views is not None:
         set_views(cfg, views)
     evaluator = instantiate(cfg.dataloader.evaluator)
     results = evaluate_and_replace(cfg, model, [evaluator])

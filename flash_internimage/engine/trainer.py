@@ -178,12 +178,21 @@ class Trainer(SimpleTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._backward(batch)
         self._check_and_write(losses, data_time, batch)
+        self._update(batch)
+        if self.average is not None:
+            self.average.update_parameters(self._bare_model())
+
+    def try_step(self, batch: Batch) -> None:
+        """Run a step with a batch, without checks, metrics and communication, to see whether there is enough memory for it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self._backward(batch)
+        self._update(batch)
+
+    def _update(self, batch: Batch) -> None:
         if self.options.max_grad_norm is not None:
             self._clip_gradients(self.options.max_grad_norm, batch)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
-        if self.average is not None:
-            self.average.update_parameters(self._bare_model())
 
     def _backward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Accumulate the gradient of the mean loss over all micro-batches; return the mean of each loss."""

@@ -25,6 +25,7 @@ from flash_internimage.process_means import each_process_alone
 from .evaluation import Batch, UntilStop
 from .seeding import preserved_generators, seed_everything
 from .stopping import StoppedBySignal, StopRequest, agreed_signal
+from .unchanged import attributes_kept
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def validation_losses(
     with torch.no_grad(), _losses_mode(model), preserved_generators(device), EventStorage(iteration), each_process_alone():
         for number, batch in enumerate(UntilStop(images, stop)):
             seed_everything(seed, 0, int(batch[0].get("position", number)))
-            with _attributes_kept(model):
+            with attributes_kept(model):
                 losses = model(batch)
             for name, loss in losses.items():
                 sums[name] += float(loss) * len(batch)
@@ -109,15 +110,3 @@ def _losses_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-@contextlib.contextmanager
-def _attributes_kept(model: nn.Module) -> Iterator[None]:
-    """Restore the attributes of all modules after the context: detectron2's RetinaNet has a moving mean in one."""
-    saved = [(module, dict(vars(module))) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, attributes in saved:
-            vars(module).clear()
-            vars(module).update(attributes)

@@ -29,6 +29,8 @@ class WandbWriter(ExperimentWriter):
         UserError: ``wandb`` is not installed.
     """
 
+    title = "Weights & Biases"
+
     def __init__(self, project: str, name: str | None, config: Mapping[str, Any], folder: str, resumed: bool) -> None:
         self._wandb = require("wandb", "train.wandb.enabled=true")
         note = Path(folder) / _RUN_FILE

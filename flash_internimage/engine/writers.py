@@ -1,4 +1,4 @@
-"""Event writers of a run: log, progress bar, ``metrics.json``, TensorBoard and, if enabled, Weights & Biases and MLflow."""
+"""Event writers of a run: log, progress bar, ``metrics.json``, TensorBoard and, if enabled, experiment trackers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flash_internimage.files import full_disk_reported
 
+from .clearml_writer import ClearMLWriter
 from .mlflow_writer import MLflowWriter
 from .output import METRICS_FILE
 from .private_values import clear_texts, has_credentials
@@ -34,13 +35,15 @@ def build_writers(cfg: DictConfig, resumed: bool) -> list[HookBase]:
     folder = train.output_dir
     images_per_step = cfg.dataloader.train.total_batch_size
     # Configs saved by earlier versions lack these sections.
-    wandb, mlflow = OmegaConf.select(cfg, "train.wandb"), OmegaConf.select(cfg, "train.mlflow")
+    wandb, mlflow, clearml = (OmegaConf.select(cfg, f"train.{name}") for name in ("wandb", "mlflow", "clearml"))
     config = config_for_trackers(train)
     writers: list[EventWriter] = [ProgressLog(train.max_iter, images_per_step)]
     if wandb is not None and wandb.enabled:
         writers.append(WandbWriter(wandb.project, wandb.name, config, folder, resumed))
     if mlflow is not None and mlflow.enabled:
         writers.append(MLflowWriter(mlflow.experiment, mlflow.name, mlflow.tracking_uri, config, folder, resumed))
+    if clearml is not None and clearml.enabled:
+        writers.append(ClearMLWriter(clearml.project, clearml.name, config, folder, resumed))
     os.makedirs(folder, exist_ok=True)
     writers += [MetricsWriter(Path(folder) / METRICS_FILE), TensorBoardWriter(folder)]
     hooks: list[HookBase] = [PeriodicWriter(writers, train.log_period)]

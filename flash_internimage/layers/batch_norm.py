@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from flash_internimage.process_means import has_other_processes
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
@@ -29,7 +30,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
         """(N, C, H, W) -> (N, C, H, W)."""
         if not self.training:
             return super().forward(input)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if has_other_processes():
             return self._forward_synchronized(input)
         if input.numel() == 0:
             return _scale_and_shift(input, self.weight, self.bias)

@@ -10,6 +10,7 @@ from types import MethodType
 from torch import nn
 
 from flash_internimage.errors import UserError
+from flash_internimage.plurals import counted
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +63,12 @@ def freeze(model: nn.Module, parts: str | Sequence[str] | None) -> list[str]:
     return [key for key in parameters if any(key == name or key.startswith(f"{name}.") for name in names)]
 
 
-def require_filled(frozen: Collection[str], unfilled: Iterable[str], checkpoint: str) -> None:
+def require_filled(setting: str, frozen: Collection[str], unfilled: Iterable[str], checkpoint: str) -> None:
     """Raise an exception if a frozen tensor has kept its random initial value.
 
     Args:
-        frozen: as :func:`freeze` returns them.
+        setting: the setting that freezes, for the message.
+        frozen: names of frozen tensors, as :func:`freeze` returns them.
         unfilled: names of tensors that the checkpoint has not filled.
         checkpoint: its path, for the message; empty if there is none.
 
@@ -76,8 +78,8 @@ def require_filled(frozen: Collection[str], unfilled: Iterable[str], checkpoint:
     random = sorted(set(frozen) & set(unfilled))
     if random:
         raise UserError(
-            f"train.freeze: {len(random)} frozen tensors would keep random values, since "
-            f"{checkpoint or 'train.init_checkpoint, which is empty,'} does not fill them ({', '.join(random[:3])}); freeze "
+            f"{setting}: {counted(random, 'frozen tensor')} would keep random values ({', '.join(random[:3])}), which "
+            f"{checkpoint or 'train.init_checkpoint (empty)'} does not have; freeze "
             "only modules that it fills, or start from the checkpoint of a trained detector"
         )
 

@@ -9,6 +9,7 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from flash_internimage.engine.compilation import RequireCompiled, compile_for_training
+from flash_internimage.solver.lora import LoRAOptions, add_adapters
 
 
 class Detector(nn.Module):
@@ -38,7 +39,7 @@ def losses(model):
         loss = model(torch.randn(4, 3, *size))
         loss.backward()
         found.append(loss.detach())
-    return [*found, *(parameter.grad for parameter in model.parameters())]
+    return [*found, *(parameter.grad for parameter in model.parameters() if parameter.requires_grad)]
 
 
 def check(hook, iteration=0):
@@ -57,6 +58,19 @@ def test_losses_names_and_number_of_graphs(caplog):
     with caplog.at_level("INFO", logger="flash_internimage"):
         check(hook)
     assert "Compiled backbone for images of any size; number of graphs: 1" in caplog.text
+
+
+def test_lora_adapters_are_compiled_with_the_backbone():
+    pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = Detector()
+    model.backbone.append(nn.Flatten(2)).append(nn.AdaptiveAvgPool1d(6)).append(nn.Linear(6, 6)).append(nn.Unflatten(2, (2, 3)))
+    add_adapters(model, LoRAOptions(rank=2, alpha=2.0, dropout=0.0))
+    nn.init.ones_(next(parameter for name, parameter in model.named_parameters() if "lora_B" in name))
+    other = copy.deepcopy(model)
+    hook = RequireCompiled(compile_for_training(other, backend="aot_eager"))
+    torch.testing.assert_close(losses(other), losses(model), rtol=1e-5, atol=1e-6)
+    assert hook._counter.require_some("train.compile=true") == 1
 
 
 def test_nothing_compiled_is_one_sentence(monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from detectron2.utils.events import EventStorage
 
-from flash_internimage.engine import mlflow_writer
+from flash_internimage.engine import experiment_writer
 from flash_internimage.engine.mlflow_writer import MLflowWriter
 from flash_internimage.engine.stopping import StoppedBySignal
 from flash_internimage.errors import UserError
@@ -132,7 +132,7 @@ def test_lost_server_does_not_end_the_training(tmp_path, fake, caplog, monkeypat
         write(0)
         write(1)
         assert client.log_batch.call_count == 1  # no request while the server is assumed to be away
-        monkeypatch.setattr(mlflow_writer, "_PAUSE_SECONDS", 0.0)
+        monkeypatch.setattr(experiment_writer, "_PAUSE_SECONDS", 0.0)
         write(2)
         assert client.log_batch.call_count == 2
         client.log_batch.side_effect = None

@@ -31,7 +31,7 @@ dataloader.train = L(build_train_loader)(
         with_masks=True,
         allow_empty=True,  # keep an image if its crop contains no object
     ),
-    total_batch_size=16,  # images per step, over all processes
+    total_batch_size=16,  # images per step, over all processes; "auto": the most that fit into the memory of the GPUs
     num_workers=4,  # data loading workers per process; samples do not depend on their number
     seed="${train.seed}",
     sampler="TrainingSampler",  # or "RepeatFactorTrainingSampler": images of rare classes occur more often

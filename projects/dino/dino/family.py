@@ -50,6 +50,7 @@ DINO_FAMILY = register(
         },
         detect=DINO.detect,
         smallest_side=DINO.smallest_side,
+        adapted=("transformer.encoder", "transformer.decoder"),
         compiled=("neck", "transformer.encoder", "transformer.decoder"),
     )
 )
