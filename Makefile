@@ -101,7 +101,7 @@ test-aarch64: install ## Run the sanitized kernels compiled for AArch64; needs g
 VERSION ?= 2.11
 
 .PHONY: test-torch
-test-torch: ## Compile the CPU kernels for another PyTorch and run the operator tests; VERSION=2.8 PYTHON=python3.10.
+test-torch: ## Compile the CPU kernels for another PyTorch and test operators and layers; VERSION=2.8 PYTHON=python3.10.
 	$(PYTHON) tools/test_torch.py $(VERSION) $(ARGS)
 
 # Where there is no .venv, but a kit with what the machine lacks, nothing is installed.

@@ -64,10 +64,10 @@ def ours(groups: int) -> Candidate:
 
 
 def peer(groups: int) -> Candidate | None:
-    """DCNv4 from PyPI, or None if it is not installed."""
+    """DCNv4 from PyPI, or None if it is not installed, or refuses this GPU when it is imported (those after an H100)."""
     try:
         from DCNv4.functions import DCNv4Function
-    except ImportError:
+    except (ImportError, NotImplementedError):
         return None
     window, images_at_once = (3, 3, 1, 1, 1, 1, 1, 1), 256
 

@@ -19,10 +19,10 @@ import time
 from functools import partial
 from pathlib import Path
 
-from flash_internimage.cli.main import main as flash_internimage
+from accuracy import flash_internimage, metrics
+
 from flash_internimage.data.shapes import annotation_file, write_split
 from flash_internimage.data.shapes_drawing import draw_scene
-from flash_internimage.evaluation.saved import read_evaluation
 
 SCENES = 20
 TILE = "160"
@@ -60,16 +60,13 @@ def row(args: argparse.Namespace, data: str, views: str, arguments: list[str]) -
     """Evaluate once; return a row of the table."""
     folder = args.output / Path(args.weights).parent.name / f"{data}_{views.strip('`').replace(' ', '_')}"
     start = time.perf_counter()
-    code = flash_internimage(
-        ["eval", "--config-file", args.config_file, "--weights", args.weights, *arguments]
-        + [f"train.output_dir={folder}", "train.device=cpu", "train.report=false"]
+    flash_internimage(
+        *["eval", "--config-file", args.config_file, "--weights", args.weights, *arguments],
+        *[f"train.output_dir={folder}", "train.device=cpu", "train.report=false"],
     )
     seconds = time.perf_counter() - start
-    if code:
-        raise SystemExit(code)
-    tasks = read_evaluation(folder)[0]["tasks"]
-    box = tasks["bbox"]["metrics"]
-    mask = f"{tasks['segm']['metrics']['AP']:.1f}" if "segm" in tasks else ""
+    box, masks = metrics(folder, "bbox"), metrics(folder, "segm")
+    mask = f"{masks['AP']:.1f}" if masks else ""
     return f"| {data} | {views} | {box['AP']:.1f} | {box['APs']:.1f} | {mask} | {seconds:.0f} |"
 
 

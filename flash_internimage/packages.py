@@ -1,8 +1,9 @@
-"""Imports of optional packages, with a message that says how to install them."""
+"""Imports of packages: optional ones with a message that says how to install them, detectron2 without warnings."""
 
 from __future__ import annotations
 
 import importlib
+import warnings
 from types import ModuleType
 
 from flash_internimage.errors import UserError
@@ -36,3 +37,11 @@ def require(name: str, purpose: str) -> ModuleType:
         packages = " ".join([name] if extra is None else EXTRAS[extra])
         of_extra = "" if extra is None else f" (the extra [{extra}])"
         raise UserError(f"{purpose} needs {name}, which is not installed; pip install {packages}{of_extra}") from None
+
+
+def ignore_script_warnings() -> None:
+    """Ignore that PyTorch 2.14 warns when detectron2 is imported, whose functions it compiles with ``torch.jit.script``.
+
+    Users cannot change that. The filter lasts until the end of ``warnings.catch_warnings``, or of the process.
+    """
+    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)

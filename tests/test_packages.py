@@ -1,5 +1,6 @@
 """Messages about optional packages that are not installed."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,3 +42,16 @@ def test_the_extras_are_those_of_the_package():
     declared = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for extra, packages in EXTRAS.items():
         assert sorted(packages) == sorted(one.split(">")[0] for one in declared[extra])
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from flash_internimage import Predictor",
+        "from flash_internimage import model_zoo; model_zoo.get('mask_rcnn_flash_intern_image_t_fpn_1x_coco')",
+    ],
+    ids=["Predictor", "model_zoo.get"],
+)
+def test_the_first_lines_of_a_program_print_no_warnings(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

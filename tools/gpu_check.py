@@ -213,7 +213,7 @@ def unpack_kit(found: dict) -> None:
             shutil.copy2(extension, ROOT / "flash_internimage" / extension.name)
     shutil.rmtree(WORK / "site", ignore_errors=True)
     for wheel in sorted((KIT / "wheels").glob("*.whl")):
-        if importlib.util.find_spec("detectron2") is None or wheel.name.startswith("DCNv4"):
+        if importlib.util.find_spec("detectron2") is None or wheel.name.lower().startswith("dcnv4-"):
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(WORK / "site")
 

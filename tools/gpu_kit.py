@@ -3,10 +3,10 @@
 
     python3.12 tools/gpu_kit.py --torch 2.11 --architectures 9.0
 
-The folder gets the extension with CUDA kernels, the peer DCNv4 1.0.0.post2 as a wheel, and wheels of detectron2 and of what it
-needs, all for the Python that runs this file and for that PyTorch (Linux, x86-64). Neither a GPU nor an installed PyTorch is
-needed; a CUDA toolkit, or NVIDIA's compiler package in the environment .cache/torch-VERSION, is. Run it again after a change:
-it compiles only what has changed.
+The folder gets the extension with CUDA kernels, the peer DCNv4 1.0.0.post2 (without its attention) as a wheel, and wheels of
+detectron2 and of what it needs, all for the Python that runs this file and for that PyTorch (Linux, x86-64). Neither a GPU nor
+an installed PyTorch is needed; a CUDA toolkit, or NVIDIA's compiler package in the environment .cache/torch-VERSION, is. Run
+it again after a change: it compiles only what has changed.
 """
 
 import argparse
@@ -14,6 +14,8 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 from pathlib import Path
 
 from torch_environment import ROOT, build_extension, copy_sources, folder, python_with_torch, run
@@ -21,6 +23,17 @@ from torch_environment import ROOT, build_extension, copy_sources, folder, pytho
 KIT = ROOT / "build" / "gpu-kit"
 LARGEST = 60 * 2**20
 PEER = "DCNv4==1.0.0.post2"
+
+# The peer's attention is a separate file of 960 kernels (dtypes, channels per thread, numbers of points and levels), all
+# unrolled, which take nvcc more than half an hour. No benchmark calls them, so the dispatch that instantiates them is replaced;
+# the kernels of DCNv4 are compiled as published.
+PEER_ATTENTION = "src/cuda/flash_deform_attn_cuda.cu"
+PEER_ATTENTION_START = "at::Tensor flash_deform_attn_cuda_forward("
+NO_PEER_ATTENTION = """\
+#undef AT_DISPATCH_FLOATING_TYPES_AND2
+#define AT_DISPATCH_FLOATING_TYPES_AND2(...) TORCH_CHECK(false, "this DCNv4 was built without its attention")
+
+"""
 
 # What detectron2 and the detectors import. torch and torchvision bring the packages in BROUGHT_BY_TORCH; hf-xet only speeds up
 # downloads.
@@ -64,22 +77,41 @@ def describe(python: Path, scratch: Path) -> dict:
     return found
 
 
+def without_attention(source: str) -> str:
+    """The peer's PEER_ATTENTION with functions that raise an error in place of kernels.
+
+    Raises:
+        ValueError: these are not the sources of PEER.
+    """
+    if source.count(PEER_ATTENTION_START) != 1:
+        raise ValueError(f"gpu_kit: {PEER_ATTENTION} of {PEER} should have {PEER_ATTENTION_START!r} once")
+    return source.replace(PEER_ATTENTION_START, NO_PEER_ATTENTION + PEER_ATTENTION_START)
+
+
 def build_peer(python: Path, scratch: Path, toolkit: dict, architectures: str) -> Path:
     """The peer's wheel, built once per list of architectures."""
     wheels = scratch / f"peer-{architectures.replace(';', '_')}"
-    if not list(wheels.glob("*.whl")):
-        pretend = scratch / "pretend-gpu"
-        pretend.mkdir(exist_ok=True)
+    if list(wheels.glob("*.whl")):
+        (wheel,) = wheels.glob("*.whl")
+        return wheel
+    with tempfile.TemporaryDirectory(dir=scratch) as temporary:
+        pretend, download = Path(temporary, "pretend-gpu"), Path(temporary, "download")
+        pretend.mkdir()
         (pretend / "sitecustomize.py").write_text(PRETEND_GPU, encoding="utf-8")
-        run(
-            *(python, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
-            *("--no-binary", ":all:", "--wheel-dir", wheels, PEER),
-            PYTHONPATH=str(pretend),
-            CUDA_HOME=toolkit["home"],
-            CPATH=":".join(toolkit["includes"]),
-            LIBRARY_PATH=toolkit["link"],
-            TORCH_CUDA_ARCH_LIST=architectures,
-        )
+        variables = {
+            "PYTHONPATH": str(pretend), "CUDA_HOME": toolkit["home"], "CPATH": ":".join(toolkit["includes"]),
+            "LIBRARY_PATH": toolkit["link"], "TORCH_CUDA_ARCH_LIST": architectures,
+        }  # fmt: skip
+        pip = [python, "-m", "pip", "--disable-pip-version-check"]
+        from_source = ["--quiet", "--no-deps", "--no-build-isolation"]
+        run(*pip, "download", *from_source, "--no-binary", ":all:", "--dest", download, PEER, **variables)
+        (archive,) = download.glob("*.tar.gz")
+        with tarfile.open(archive) as tar:
+            tar.extractall(download, filter="data")
+        tree = download / archive.name.removesuffix(".tar.gz")
+        attention = tree / PEER_ATTENTION
+        attention.write_text(without_attention(attention.read_text(encoding="utf-8")), encoding="utf-8")
+        run(*pip, "wheel", *from_source, "--wheel-dir", wheels, tree, **variables)
     (wheel,) = wheels.glob("*.whl")
     return wheel
 

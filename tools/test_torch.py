@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compile the CPU kernels for another PyTorch and run the operators' tests with it.
+"""Compile the CPU kernels for another PyTorch and run the tests of the operators and layers with it.
 
     python3.10 tools/test_torch.py 2.6                # in .cache/torch-2.6, with the Python that runs this file
     python3.10 tools/test_torch.py 2.6 -k dcnv4       # what follows the version is passed to pytest
@@ -22,7 +22,7 @@ def main() -> None:
     copy_sources(sources)
     build_extension(python, sources, FORCE_CUDA="0")
     run(python, "-c", "import sys, torch; print(f'torch {torch.__version__}, Python {sys.version.split()[0]}')")
-    run(python, "-m", "pytest", "-q", "tests/ops", *pytest_arguments, cwd=sources)
+    run(python, "-m", "pytest", "-q", "tests/ops", "tests/layers", *pytest_arguments, cwd=sources)
 
 
 if __name__ == "__main__":

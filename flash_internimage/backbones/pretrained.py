@@ -10,6 +10,7 @@ from flash_internimage.checkpoint import CheckpointError, hub
 from flash_internimage.checkpoint.formats import state_dict_of
 from flash_internimage.checkpoint.matching import examples
 from flash_internimage.checkpoint.reading import read_checkpoint
+from flash_internimage.plurals import counted
 
 from .flash_internimage import FLASH_INTERNIMAGE
 
@@ -46,8 +47,8 @@ def load_backbone(model: nn.Module, path: str) -> None:
     )
     if different:
         raise CheckpointError(
-            f"checkpoint {path}: its backbone is another than the model's, {len(different)} tensors are missing, too many or "
-            f"of another shape ({examples(different)}); give a checkpoint of the same size (t, s, b, l)"
+            f"checkpoint {path}: its backbone is another than the model's, {counted(different, 'tensor is', 'tensors are')} "
+            f"missing, too many or of another shape ({examples(different)}); give a checkpoint of the same size (t, s, b, l)"
         )
     model.load_state_dict(state)
 

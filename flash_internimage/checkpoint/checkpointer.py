@@ -13,6 +13,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 from flash_internimage.path_manager import PathManager
+from flash_internimage.plurals import counted
 
 from . import hub
 from .formats import class_names_of, recognize, uncompiled_name
@@ -80,7 +81,7 @@ class Checkpointer(DetectionCheckpointer):
         unfilled = self.unfilled()
         if unfilled:
             raise CheckpointError(
-                f"checkpoint {path}: it does not fill the model, {len(unfilled)} tensors would stay random "
+                f"checkpoint {path}: it does not fill the model, {counted(unfilled, 'tensor')} would stay random "
                 f"({examples(unfilled)}); give the checkpoint of a trained detector of this configuration"
             )
         return rest
@@ -150,7 +151,7 @@ class Checkpointer(DetectionCheckpointer):
         except ValueError as error:
             raise CheckpointError(f"checkpoint {path}: {error}") from error
         self.last_match = fit = match(model_state, found.tensors)
-        report = f"{path}: {found.title}, {len(found.tensors)} tensors: {fit.summary()}"
+        report = f"{path}: {found.title}, {counted(found.tensors, 'tensor')}: {fit.summary()}"
         if fit.unexpected or fit.wrong_shape or (found.whole and fit.missing):
             raise CheckpointError(f"{report}; this file belongs to another model: check the config or the checkpoint")
         self._check_values(path, model_state, found.tensors, fit.matched)
@@ -174,9 +175,9 @@ class Checkpointer(DetectionCheckpointer):
         broken = [name for name in matched if not _is_finite(file[name])]
         if broken:
             self.logger.warning(
-                "%s: %d tensors hold NaN or infinite values (%s); the training diverged, or the file is damaged",
+                "%s: %s NaN or infinite values (%s); the training diverged, or the file is damaged",
                 path,
-                len(broken),
+                counted(broken, "tensor holds", "tensors hold"),
                 examples(broken),
             )
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 from flash_internimage.errors import UserError
 from flash_internimage.families import DetectorFamily
 from flash_internimage.family_lookup import detector_families, detector_family
+from flash_internimage.plurals import counted
 
 from .names import Table
 
@@ -72,7 +73,7 @@ def _renamed(state_dict: Mapping[str, T], table: Table, what: str) -> dict[str, 
     renamed = table.rename_all(state_dict)
     unknown = [name for name in state_dict if name not in renamed]
     if unknown:
-        raise UserError(f"{what}: {len(unknown)} names have no counterpart, for example {unknown[0]!r}")
+        raise UserError(f"{what}: {counted(unknown, 'name has', 'names have')} no counterpart, for example {unknown[0]!r}")
     return {renamed[name]: value for name, value in state_dict.items()}
 
 

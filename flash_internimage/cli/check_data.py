@@ -30,10 +30,10 @@ from flash_internimage.data.formats import Contents
 from flash_internimage.data.given import choose_split, source_of
 from flash_internimage.errors import UserError
 from flash_internimage.evaluation.drawing import write_png
+from flash_internimage.plurals import counted
 
 from .arguments import add_output, add_own_data, positive
 from .errors import UsageError
-from .terminal import counted
 
 _MOST_SHOWN = 10
 

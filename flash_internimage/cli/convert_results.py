@@ -27,10 +27,10 @@ from pathlib import Path
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 from flash_internimage.inference.conversion import FORMATS, read_detections, to_label_studio, to_yolo
+from flash_internimage.plurals import counted
 
 from .arguments import add_output
 from .errors import UsageError
-from .terminal import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

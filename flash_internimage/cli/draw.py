@@ -31,10 +31,10 @@ from flash_internimage.errors import UserError
 from flash_internimage.evaluation.drawing import draw_annotations, grid, side_by_side, write_png
 from flash_internimage.evaluation.saved import read_predictions
 from flash_internimage.images import read_rgb
+from flash_internimage.plurals import counted
 
 from .arguments import add_output, add_own_data, add_threshold, positive
 from .errors import UsageError
-from .terminal import counted
 
 _OVERVIEW = "overview.png"
 _OVERVIEW_IMAGES = 6

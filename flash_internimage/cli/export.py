@@ -26,9 +26,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from flash_internimage.plurals import counted
+
 from .arguments import add_config, add_overrides, add_weights, config_path, overrides_with_weights, positive
 from .errors import UsageError
-from .terminal import counted
 
 _SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2"}
 

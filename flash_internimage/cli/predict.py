@@ -45,6 +45,7 @@ from flash_internimage.inference.execution import has_fast_bfloat16
 from flash_internimage.inference.sources import find_sources
 from flash_internimage.inference.tracking import LOW_SCORE, require_tracker
 from flash_internimage.inference.writer import DetectionWriter, require_separate_output
+from flash_internimage.plurals import counted
 from flash_internimage.precision import DTYPES
 
 from . import PROGRAM
@@ -59,7 +60,6 @@ from .arguments import (
     view_options,
 )
 from .chosen_model import chosen_model
-from .terminal import counted
 
 _OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)+=.*", re.DOTALL)
 

@@ -27,9 +27,9 @@ from flash_internimage.data.resize import fit_size, resize_nearest
 from flash_internimage.engine.config import load_config
 from flash_internimage.engine.run import categories_of_data
 from flash_internimage.evaluation.drawing import draw_objects, grid, write_png
+from flash_internimage.plurals import counted
 
 from .arguments import add_config, add_output, add_overrides, config_path, positive
-from .terminal import counted
 
 _SIDE = 480  # of a cell of the grid, in pixels
 

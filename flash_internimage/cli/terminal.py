@@ -1,10 +1,9 @@
-"""Text of programs on a terminal: numbers with their nouns, and streams whose encoding lacks some characters."""
+"""Streams of a terminal whose encoding lacks some characters."""
 
 from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Sized
 
 
 def escape_unprintable() -> None:
@@ -15,9 +14,3 @@ def escape_unprintable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def counted(things: Sized | int, noun: str, plural: str | None = None) -> str:
-    """Return the number of things with their noun, such as "1 error" or "2 errors"."""
-    number = things if isinstance(things, int) else len(things)
-    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"

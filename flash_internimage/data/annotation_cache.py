@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 import pycocotools._mask
 
-from flash_internimage import coco_format, images
+from flash_internimage import coco_format, images, plurals
 from flash_internimage.locks import FileLock
 
 from . import boxes, categories, check, findings, run_lengths, serialized, validation
@@ -36,7 +36,10 @@ logger = logging.getLogger(__name__)
 
 Report = TypeVar("Report")
 
-_MODULES = (boxes, categories, check, coco_format, findings, images, serialized, run_lengths, validation, pycocotools._mask)
+_MODULES = (
+    *(boxes, categories, check, coco_format, findings, images, plurals, run_lengths, serialized, validation),
+    pycocotools._mask,
+)
 _RULES = (*(Path(str(module.__file__)) for module in _MODULES), Path(__file__), Path(__file__).with_name("annotations.py"))
 _REPORT, _IDS = "report.json", "ids.json"
 _UNFINISHED = ".unfinished-"

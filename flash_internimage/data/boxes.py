@@ -48,5 +48,9 @@ def boxes_of(annotations: list[dict], mode: BoxMode) -> np.ndarray:
         annotations: annotations in detectron2's format, with ``bbox`` and ``bbox_mode``.
         mode: format of the result, in absolute pixels.
     """
-    boxes = [BoxMode.convert(np.array([a["bbox"]], dtype=np.float64), a["bbox_mode"], mode) for a in annotations]
-    return np.concatenate(boxes) if boxes else np.zeros((0, 4))
+    boxes = np.zeros((len(annotations), 4))
+    modes = [a["bbox_mode"] for a in annotations]
+    for given in set(modes):
+        index = [i for i, each in enumerate(modes) if each == given]
+        boxes[index] = BoxMode.convert(np.array([annotations[i]["bbox"] for i in index], dtype=np.float64), given, mode)
+    return boxes

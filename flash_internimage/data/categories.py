@@ -8,6 +8,7 @@ from typing import Any
 from detectron2.data import Metadata, MetadataCatalog
 
 from flash_internimage.errors import UserError
+from flash_internimage.plurals import counted
 
 
 class Categories(Mapping[int, str]):
@@ -91,7 +92,7 @@ class Categories(Mapping[int, str]):
             return
         if len(in_checkpoint) != len(self):
             difference = (
-                f"{len(in_checkpoint)} classes ({_first_names(in_checkpoint)}), the data has {len(self)} "
+                f"{counted(in_checkpoint, 'class', 'classes')} ({_first_names(in_checkpoint)}), the data has {len(self)} "
                 f"({_first_names(self.names)})"
             )
         else:

@@ -17,6 +17,7 @@ import numpy as np
 
 from flash_internimage.errors import UserError
 from flash_internimage.path_manager import PathManager
+from flash_internimage.plurals import counted
 
 from .categories import Categories
 from .findings import Findings
@@ -133,15 +134,14 @@ def check_files(report: DatasetReport, ids: Mapping[str, int | str]) -> None:
         return
     errors = Findings()
     if report.image_root and not os.path.isdir(report.image_root):
-        errors.add(
-            "image folder does not exist",
-            f"{report.image_root}; check the path; detectron2's own datasets are expected in $DETECTRON2_DATASETS, "
-            "by default ./datasets",
+        errors.say(
+            f"the image folder does not exist: {report.image_root}; check the path; detectron2's own datasets are expected in "
+            "$DETECTRON2_DATASETS, by default ./datasets"
         )
     else:
         for name in missing_files(report.image_root, ids):
             case = f"{os.path.join(report.image_root, name)}, referenced by image {ids[name]!r}"
-            errors.add("image files are missing", case)
+            errors.add("image [file is|files are] missing", case)
     report.errors += [f"{report.source}: {sentence}" for sentence in errors.sentences()]
 
 
@@ -149,9 +149,11 @@ def _check_categories(report: DatasetReport, warnings: Findings) -> None:
     by_name: dict[str, int] = {}
     for id_, name in report.categories.items():
         if by_name.setdefault(name, id_) != id_:
-            warnings.add("categories have the same name as another category", f"{id_} and {by_name[name]} ({name})")
+            warnings.add(
+                "[category has|categories have] the same name as another category", f"{id_} and {by_name[name]} ({name})"
+            )
         if report.num_annotations and not report.objects[id_]:
-            warnings.add("categories have no objects", f"{id_} ({name})")
+            warnings.add("[category has|categories have] no objects", f"{id_} ({name})")
 
 
 def _count(report: DatasetReport, images: dict, objects: list[dict]) -> None:
@@ -172,17 +174,23 @@ def _check_crowds(report: DatasetReport, found: ValidatedContents) -> None:
     """Report the annotations that are left out of training, and a dataset of which nothing is left."""
     count = found.num_crowds
     if count:
-        found.warnings.say(f"{count} crowd regions are left out of training; the first is {found.first_crowd}")
+        found.warnings.say(
+            f"{counted(count, 'crowd region is', 'crowd regions are')} left out of training; the first is {found.first_crowd}"
+        )
     if not report.num_annotations:
         found.warnings.say("there are no annotations, so that models can be run on this dataset, but not trained")
     sizes = (found.images[annotation["image_id"]] for annotation in found.objects)
     if not report.num_annotations or any(min(size["height"], size["width"]) >= MIN_SIDE for size in sizes):
         return
     if count == report.num_annotations:
-        reason = f"all {count} annotations are crowd regions"
+        reason = "the only annotation is a crowd region" if count == 1 else f"all {count} annotations are crowd regions"
         fix = 'set "iscrowd" to 0 where an annotation is a single object'
     else:
-        reason, fix = f"none of the {report.num_annotations} annotations can be trained on", "see the warnings"
+        number = report.num_annotations
+        reason = (
+            "the only annotation cannot be trained on" if number == 1 else f"none of the {number} annotations can be trained on"
+        )
+        fix = "see the warnings"
     report.untrainable = f"{report.source}: {reason}, so that nothing is left to train on; {fix}"
 
 

@@ -12,6 +12,7 @@ from detectron2.data.datasets import register_coco_instances
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from flash_internimage.errors import UserError
+from flash_internimage.plurals import counted
 
 from .annotations import check_dataset_once
 from .categories import Categories
@@ -126,7 +127,7 @@ def require_num_classes(cfg: DictConfig, dataset_name: str) -> None:
     for node in literal_num_classes(cfg.model):
         if node.num_classes != len(names):
             raise UserError(
-                f"the model has {node.num_classes} classes, but dataset {dataset_name} has {len(names)} "
+                f"the model has {counted(node.num_classes, 'class', 'classes')}, but dataset {dataset_name} has {len(names)} "
                 f"({', '.join(names[:10])}{', ...' if len(names) > 10 else ''}); "
                 f"set num_classes to {len(names)}, or give your own data as data.train and data.test, which sets it"
             )

@@ -20,6 +20,7 @@ from tabulate import tabulate
 
 from flash_internimage.coco_format import is_registered_in_code, load_dataset_dicts
 from flash_internimage.errors import UserError
+from flash_internimage.plurals import counted
 
 from .annotations import read_annotations
 from .boxes import are_degenerate
@@ -140,18 +141,18 @@ def filter_training_dataset_dicts(
     kept = DatasetDicts([_filter(part, filter_empty, min_side, with_masks, dropped) for part in dataset_dicts.parts])
     if dropped.first is not None:
         logger.warning(
-            "%d crowd regions are left out of training; the first is in image %s (%s)",
-            dropped.crowds,
+            "%s left out of training; the first is in image %s (%s)",
+            counted(dropped.crowds, "crowd region is", "crowd regions are"),
             dropped.first["image_id"],
             dropped.first["file_name"],
         )
-    for count, what in (
-        (dropped.boxes, "boxes with a side below one pixel or outside their image"),
-        (dropped.tiny, f"images with a side below {min_side} pixels"),
-        (dropped.empty, "images without objects"),
+    for count, noun, plural, which in (
+        (dropped.boxes, "box", "boxes", "with a side below one pixel or outside the image"),
+        (dropped.tiny, "image", "images", f"with a side below {min_side} pixels"),
+        (dropped.empty, "image", "images", "without objects"),
     ):
         if count:
-            logger.warning("Dropped %d %s", count, what)
+            logger.warning("Dropped %s %s", counted(count, noun, plural), which)
     return kept
 
 

@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from flash_internimage.plurals import agree
+
 _MAX_REPR = 100  # characters of a value in a message
 
 
@@ -14,6 +16,7 @@ class Findings:
         self.others: list[str] = []
 
     def add(self, kind: str, case: str) -> None:
+        """Add a case of a kind, whose text has both numbers: ``[image is|images are] missing``."""
         self.counts[kind] += 1
         self.first.setdefault(kind, case)
 
@@ -24,7 +27,8 @@ class Findings:
     def sentences(self) -> list[str]:
         """Return one sentence for each kind, in the order in which the kinds were found, and then the other sentences."""
         counted = [
-            f"{count} {kind}: {'' if count == 1 else 'the first is '}{self.first[kind]}" for kind, count in self.counts.items()
+            f"{count:,} {agree(kind, count)}: {'' if count == 1 else 'the first is '}{self.first[kind]}"
+            for kind, count in self.counts.items()
         ]
         return counted + self.others
 

@@ -7,33 +7,19 @@ Differences from detectron2's ``DatasetMapper``:
 - an object is dropped when its box is empty, not when its mask is.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import pycocotools.mask as mask_util
 import torch
-from detectron2.data.transforms import (
-    AugInput,
-    Augmentation,
-    AugmentationList,
-    CropTransform,
-    HFlipTransform,
-    NoOpTransform,
-    Transform,
-    TransformList,
-    VFlipTransform,
-)
+from detectron2.data.transforms import AugInput, Augmentation, AugmentationList, Transform, TransformList
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from flash_internimage.errors import UserError
 from flash_internimage.images import UnreadableImage, has_exif_rotation, read_rgb
-from flash_internimage.structures import WindowMasks
 
-from .augmentations import ColorTransform, ExactResizeTransform
 from .boxes import boxes_of
 from .combinations import Combination
-from .resize import resize_nearest
-from .run_lengths import crop_columns, problems_of_strings, require_valid_masks
+from .masks import transform_masks
 from .samples import Sample
 
 
@@ -73,107 +59,6 @@ def read_image(dataset_dict: dict) -> np.ndarray:
             "correct the annotation or replace the file"
         )
     return image
-
-
-def segmentations_to_rles(segmentations: Sequence[list | dict], height: int, width: int) -> list[dict]:
-    """Convert COCO polygons or RLEs to pycocotools' RLEs of (height, width) masks.
-
-    Raises:
-        UserError: an RLE is not one of a (height, width) mask.
-    """
-    sizes = [(height, width)] * len(segmentations)
-    require_valid_masks(segmentations, sizes, f"object {{}} of an image of {width} x {height} pixels".format)
-    return [_to_rle(segmentation, height, width) for segmentation in segmentations]
-
-
-def _to_rle(segmentation: list | dict, height: int, width: int) -> dict:
-    if isinstance(segmentation, list):
-        return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation["counts"], list):
-        return mask_util.frPyObjects(segmentation, height, width)
-    return segmentation
-
-
-def segmentation_to_mask(segmentation: list | dict, height: int, width: int) -> np.ndarray:
-    """Rasterize COCO polygons, or decode an RLE, to a (height, width) ``uint8`` mask of zeros and ones."""
-    return mask_util.decode(segmentations_to_rles([segmentation], height, width)[0])
-
-
-def _gather_maps(transforms: TransformList, height: int, width: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the row and the column of the original mask that each row and column of the transformed mask shows.
-
-    None if a transform is not known to move whole rows and columns of a mask.
-    """
-    rows, columns = np.arange(height), np.arange(width)
-    for transform in transforms.transforms:
-        if type(transform) is ExactResizeTransform:
-            rows = resize_nearest(rows[:, None], transform.new_height, 1)[:, 0]
-            columns = resize_nearest(columns[None], 1, transform.new_width)[0]
-        elif type(transform) is HFlipTransform:
-            columns = columns[::-1]
-        elif type(transform) is VFlipTransform:
-            rows = rows[::-1]
-        elif type(transform) is CropTransform:
-            rows = rows[transform.y0 : transform.y0 + transform.h]
-            columns = columns[transform.x0 : transform.x0 + transform.w]
-        elif type(transform) not in (NoOpTransform, ColorTransform):
-            return None
-    return rows, columns
-
-
-def _within(positions: np.ndarray, start: int, end: int) -> slice:
-    """Return the range from the first to the last of ``positions`` that are in ``start..end - 1``."""
-    found = np.flatnonzero((positions >= start) & (positions < end))
-    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
-
-
-def _decode_windows(rles: list[dict], height: int, width: int) -> Iterator[tuple[np.ndarray, int, tuple[int, int, int, int]]]:
-    """Decode masks of one image; of each only the columns that it occupies, which is fast for small objects.
-
-    Yields:
-        The decoded columns of a mask, the first of these columns, and XYXY of the window that the mask occupies.
-    """
-    windows = np.array([mask_util.toBbox(rle) for rle in rles], dtype=np.int64).reshape(-1, 4)
-    windows[:, 2:] += windows[:, :2]
-    cropped = [
-        crop_columns(rle["counts"].encode() if isinstance(rle["counts"], str) else rle["counts"], height, x0, width - x1)
-        for rle, (x0, _, x1, _) in zip(rles, windows.tolist(), strict=True)
-    ]
-    # Runs of length zero, which are valid but unusual, may be at the ends; such masks are decoded as a whole.
-    unusual = {i for i, _ in problems_of_strings(cropped, ((windows[:, 2] - windows[:, 0]) * height).tolist())}
-    for i, (rle, counts, (x0, y0, x1, y1)) in enumerate(zip(rles, cropped, windows.tolist(), strict=True)):
-        if i in unusual:
-            yield mask_util.decode(rle), 0, (x0, y0, x1, y1)
-        else:
-            yield mask_util.decode({"size": [height, x1 - x0], "counts": counts}), x0, (x0, y0, x1, y1)
-
-
-def transform_masks(
-    segmentations: Sequence[list | dict], transforms: TransformList, size: tuple[int, int], new_size: tuple[int, int]
-) -> WindowMasks:
-    """Rasterize segmentations and apply an image's transforms to the masks, within the windows of the objects.
-
-    Args:
-        segmentations: COCO polygons or RLE of each object.
-        transforms: transforms that were applied to the image.
-        size: ``(height, width)`` of the original image, in pixels.
-        new_size: ``(height, width)`` of the transformed image, in pixels.
-    """
-    maps = _gather_maps(transforms, *size)
-    parts, corners = [], []
-    if maps is None:
-        for segmentation in segmentations:
-            whole = np.asarray(transforms.apply_segmentation(segmentation_to_mask(segmentation, *size))) != 0
-            rows, columns = (_within(whole.any(axis=axis), 1, 2) for axis in (1, 0))
-            parts.append(whole[rows, columns])
-            corners.append((columns.start, rows.start))
-    else:
-        rles = segmentations_to_rles(segmentations, *size)
-        for bitmap, left, (x0, y0, x1, y1) in _decode_windows(rles, *size):
-            rows, columns = _within(maps[0], y0, y1), _within(maps[1], x0, x1)
-            parts.append(bitmap[np.ix_(maps[0][rows], maps[1][columns] - left)] != 0)
-            corners.append((columns.start, rows.start))
-    return WindowMasks.from_parts(parts, corners, new_size)
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:

@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from flash_internimage.coco_format import contents_of, is_registered_in_code
 from flash_internimage.errors import UserError
+from flash_internimage.plurals import counted
 
 from .annotations import check_dataset_once, read_annotations
 from .categories import Categories
@@ -34,16 +35,21 @@ def set_categories(name: str, categories: Categories) -> None:
         UserError: the metadata has other classes, or other category ids.
     """
     metadata = MetadataCatalog.get(name)
-    for key, kind, found in (
-        ("thing_classes", "classes", categories.names),
-        ("thing_dataset_id_to_contiguous_id", "pairs of category id and class", categories.class_of),
+    for key, noun, plural, found in (
+        ("thing_classes", "class", "classes", categories.names),
+        (
+            "thing_dataset_id_to_contiguous_id",
+            "pair of category id and class",
+            "pairs of category id and class",
+            categories.class_of,
+        ),
     ):
         known = metadata.get(key)
         if known is None:
             metadata.set(**{key: found})
         elif type(found)(known) != found:
             raise UserError(
-                f"dataset {name} is registered with {len(known)} {kind} ({_first(known)}), but its annotation file "
+                f"dataset {name} is registered with {counted(known, noun, plural)} ({_first(known)}), but its annotation file "
                 f"{metadata.json_file} has {len(found)} ({_first(found)}); give your own data as data.train.json and "
                 "data.train.images, or register it under another name"
             )

@@ -1,11 +1,14 @@
-"""Validation of COCO's run-length encoded (RLE) masks, without any C code that trusts them.
+"""Validation and decoding of COCO's run-length encoded (RLE) masks, without any C code that trusts them.
 
 pycocotools writes past its buffers when the runs of a mask are longer than its image, and returns uninitialized memory when
 they are shorter, so that every mask is validated here before it is decoded there.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +18,7 @@ _FIRST = 48  # the character of the value 0
 _CONTINUES = 0x20  # bit of a character: more characters of the same number follow
 _NEGATIVE = 0x10  # bit of the last character of a number: its sign
 _BATCH = 1 << 18  # characters of compressed masks that are decoded at once
+_MAX_PIXELS = 1 << 22  # of the bitmaps that are decoded at once
 _MAX_CHARACTERS = 7  # of one number: 35 bits, more than any run of a mask needs
 
 
@@ -88,34 +92,9 @@ def problems_of_strings(strings: Sequence[str | bytes], pixels: Sequence[int]) -
         strings: counts in COCO's compressed form.
         pixels: number of pixels of the image of each mask.
     """
-    encoded = [s if isinstance(s, bytes) else s.encode("utf-8", "surrogatepass") for s in strings]
-    lengths = np.array([len(s) for s in encoded], dtype=np.int64)
-    codes = np.frombuffer(b"".join(encoded), dtype=np.uint8).astype(np.int64) - _FIRST
-    owner = np.repeat(np.arange(len(encoded)), lengths)
-    malformed = np.zeros(len(encoded), dtype=bool)
-    malformed[owner[(codes < 0) | (codes > 63)]] = True
-    last = (codes & _CONTINUES) == 0
-    ends = np.cumsum(lengths)
-    nonempty = np.flatnonzero(lengths)
-    malformed[nonempty[~last[ends[nonempty] - 1]]] = True  # its last number is cut off
-    last[ends[nonempty] - 1] = True  # so that numbers do not extend into the next mask
-
-    stops = np.flatnonzero(last)
-    starts = np.concatenate([[0], stops[:-1] + 1]) if len(stops) else stops
-    digits = stops - starts + 1
-    number_owner = owner[stops]
-    malformed[number_owner[digits > _MAX_CHARACTERS]] = True
-    digits = digits.clip(max=_MAX_CHARACTERS)
-    numbers = np.zeros(len(stops), dtype=np.int64)
-    for k in range(digits.max(initial=0)):
-        long = np.flatnonzero(digits > k)
-        numbers[long] |= (codes[starts[long] + k] & 0x1F) << (5 * k)
-    negative = (codes[stops] & _NEGATIVE) != 0
-    numbers[negative] |= -1 << (5 * digits[negative])
-
-    per_mask = np.bincount(number_owner, minlength=len(encoded))
-    runs = _undo_differences(numbers, per_mask)
-    shortest, total = np.zeros((2, len(encoded)), dtype=np.int64)
+    runs, per_mask, malformed = _decode(strings)
+    shortest, total = np.zeros((2, len(strings)), dtype=np.int64)
+    nonempty = np.flatnonzero(per_mask)
     first = (np.cumsum(per_mask) - per_mask)[nonempty]
     if len(nonempty):
         shortest[nonempty] = np.minimum.reduceat(runs, first)
@@ -132,44 +111,123 @@ def problems_of_strings(strings: Sequence[str | bytes], pixels: Sequence[int]) -
             )
 
 
-def crop_columns(counts: bytes, height: int, left: int, right: int) -> bytes:
-    """Return a compressed mask without ``left`` columns of zeros on its left side and ``right`` on its right side.
+class RunsOfOnes(NamedTuple):
+    """Runs of ones of N masks of the same size; runs go down the columns, from pixel to pixel.
 
-    Runs go down the columns, so that only the first and the last run change. The result is only valid if the mask starts
-    and ends with runs of that many zeros, which the caller has to validate (:func:`problems_of_strings`).
-
-    Args:
-        counts: a valid compressed mask.
-        height: height of the mask in pixels.
-        left: number of columns to remove on the left.
-        right: number of columns to remove on the right.
+    Attributes:
+        starts: (R,), first pixel of each run, which is column * height + row; ascending within a mask.
+        ends: (R,), pixel after the last one of each run.
+        per_mask: (N,), number of runs of each mask; the runs of a mask follow those of the one before.
     """
-    if left:
-        end = next(i for i, code in enumerate(counts) if not (code - _FIRST) & _CONTINUES) + 1
-        counts = _encode(_decode(counts[:end]) - left * height) + counts[end:]
-    if right:
-        start = len(counts) - 1
-        while start > 0 and (counts[start - 1] - _FIRST) & _CONTINUES:
-            start -= 1
-        # Where the last run is stored as a difference, nothing else refers to it.
-        counts = counts[:start] + _encode(_decode(counts[start:]) - right * height)
-    return counts
+
+    starts: np.ndarray
+    ends: np.ndarray
+    per_mask: np.ndarray
+
+    @classmethod
+    def of(cls, strings: Sequence[str | bytes]) -> RunsOfOnes:
+        """Decode valid compressed masks (:func:`problems_of_strings`); a run may be empty, and is left out then."""
+        parts = []
+        ends = np.cumsum([0, *map(len, strings)])
+        # Batches bound the memory of intermediate results.
+        batches = np.searchsorted(ends[1:], np.arange(0, ends[-1] + _BATCH, _BATCH), side="right")
+        for first, last in pairwise(np.unique([0, *batches, len(strings)]).tolist()):
+            runs, per_mask, _ = _decode(strings[first:last])
+            after = np.cumsum(runs)
+            first_run = np.cumsum(per_mask) - per_mask
+            before_mask = np.concatenate([[0], after])[first_run]
+            position = np.arange(len(runs)) - np.repeat(first_run, per_mask)
+            is_ones = (position % 2 == 1) & (runs > 0)
+            owner = np.repeat(np.arange(len(per_mask)), per_mask)[is_ones]
+            stops = after[is_ones] - before_mask[owner]
+            counts = np.bincount(owner, minlength=len(per_mask))
+            parts.append(cls((stops - runs[is_ones]).astype(np.int32), stops.astype(np.int32), counts))
+        return cls(*map(np.concatenate, zip(*parts, strict=True))) if parts else cls(*np.zeros((3, 0), dtype=np.int32))
+
+    def windows(self, height: int) -> np.ndarray:
+        """Return x0, y0, x1 and y1 (exclusive) of the window that each mask occupies, (N, 4); zeros without ones.
+
+        Args:
+            height: height of the masks in pixels.
+        """
+        windows = np.zeros((len(self.per_mask), 4), dtype=np.int64)
+        occupied = np.flatnonzero(self.per_mask)
+        if len(occupied):
+            first = (np.cumsum(self.per_mask) - self.per_mask)[occupied]
+            x0, y0 = np.divmod(self.starts, height)
+            x1, y1 = np.divmod(self.ends - 1, height)
+            # A run that goes on in the next column reaches the lower border, and continues at the upper one.
+            y0[x1 > x0], y1[x1 > x0] = 0, height - 1
+            windows[occupied, 0] = np.minimum.reduceat(x0, first)
+            windows[occupied, 1] = np.minimum.reduceat(y0, first)
+            windows[occupied, 2] = np.maximum.reduceat(x1, first) + 1
+            windows[occupied, 3] = np.maximum.reduceat(y1, first) + 1
+        return windows
+
+    def bitmaps(self, windows: np.ndarray, height: int) -> Iterator[np.ndarray]:
+        """Yield the part of each mask in its window, as (x1 - x0, y1 - y0) ``uint8`` of zeros and ones: column by column.
+
+        Args:
+            windows: (N, 4), as :meth:`windows` returns them.
+            height: height of the masks in pixels.
+        """
+        x0, y0 = windows[:, 0], windows[:, 1]
+        widths, heights = (windows[:, 2:] - windows[:, :2]).T
+        bounds = np.concatenate([[0], np.cumsum(widths * heights)])
+        runs = np.concatenate([[0], np.cumsum(self.per_mask)])
+        last = 0
+        for first in range(len(windows)):
+            if first < last:
+                continue
+            # As many masks as fit into the cache, at least one.
+            last = max(first + 1, int(np.searchsorted(bounds, bounds[first] + _MAX_PIXELS, side="right")) - 1)
+            owner = np.repeat(np.arange(first, last), self.per_mask[first:last])
+            left, top, side, start = x0[owner], y0[owner], heights[owner], bounds[owner] - bounds[first]
+            chosen = slice(runs[first], runs[last])
+            column, row = np.divmod(self.starts[chosen], height)
+            starts = start + (column - left) * side + (row - top)
+            column, row = np.divmod(self.ends[chosen] - 1, height)
+            ends = start + (column - left) * side + (row - top) + 1
+            edges = np.stack([starts, ends], axis=1).reshape(-1)
+            lengths = np.diff(edges, prepend=0, append=bounds[last] - bounds[first])
+            pixels = np.repeat((np.arange(len(lengths)) % 2).astype(np.uint8), lengths)
+            for i in range(first, last):
+                offset = bounds[i] - bounds[first]
+                yield pixels[offset : offset + widths[i] * heights[i]].reshape(widths[i], heights[i])
 
 
-def _decode(characters: bytes) -> int:
-    number = sum(((code - _FIRST) & 0x1F) << (5 * k) for k, code in enumerate(characters))
-    return number - (1 << (5 * len(characters))) if (characters[-1] - _FIRST) & _NEGATIVE else number
+def _decode(strings: Sequence[str | bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Decode compressed masks.
 
+    Returns:
+        The runs of all masks, one mask after the other, their number in each mask (N,), and whether each mask is malformed,
+        in which case its runs mean nothing.
+    """
+    encoded = [s if isinstance(s, bytes) else s.encode("utf-8", "surrogatepass") for s in strings]
+    lengths = np.array([len(s) for s in encoded], dtype=np.int64)
+    codes = np.frombuffer(b"".join(encoded), dtype=np.uint8) - np.uint8(_FIRST)  # those below wrap around to large ones
+    ends = np.cumsum(lengths)
+    malformed = np.zeros(len(encoded), dtype=bool)
+    malformed[np.searchsorted(ends, np.flatnonzero(codes > 63), side="right")] = True
+    last = (codes & _CONTINUES) == 0
+    nonempty = np.flatnonzero(lengths)
+    malformed[nonempty[~last[ends[nonempty] - 1]]] = True  # its last number is cut off
+    last[ends[nonempty] - 1] = True  # so that numbers do not extend into the next mask
 
-def _encode(number: int) -> bytes:
-    characters = bytearray()
-    while True:
-        code = number & 0x1F
-        number >>= 5
-        if number == (-1 if code & _NEGATIVE else 0):
-            characters.append(code + _FIRST)
-            return bytes(characters)
-        characters.append((code | _CONTINUES) + _FIRST)
+    stops = np.flatnonzero(last)
+    starts = np.concatenate([[0], stops[:-1] + 1]) if len(stops) else stops
+    digits = stops - starts + 1
+    per_mask = np.diff(np.searchsorted(stops, ends), prepend=0)
+    too_long = np.flatnonzero(digits > _MAX_CHARACTERS)
+    malformed[np.searchsorted(ends, stops[too_long], side="right")] = True
+    digits = digits.clip(max=_MAX_CHARACTERS)
+    numbers = (codes[starts] & 0x1F).astype(np.int64)
+    for k in range(1, digits.max(initial=0)):
+        long = np.flatnonzero(digits > k)
+        numbers[long] |= (codes[starts[long] + k] & 0x1F).astype(np.int64) << (5 * k)
+    negative = np.flatnonzero(codes[stops] & _NEGATIVE)
+    numbers[negative] |= -1 << (5 * digits[negative])
+    return _undo_differences(numbers, per_mask), per_mask, malformed
 
 
 def _undo_differences(numbers: np.ndarray, per_mask: np.ndarray) -> np.ndarray:
@@ -179,15 +237,16 @@ def _undo_differences(numbers: np.ndarray, per_mask: np.ndarray) -> np.ndarray:
         numbers: numbers of all masks, one mask after the other.
         per_mask: how many numbers each mask has.
     """
-    starts = np.cumsum(per_mask) - per_mask
-    position = np.arange(len(numbers)) - np.repeat(starts, per_mask)
-    # Runs 1, 3, 5, ... and runs 2, 4, 6, ... are two chains, run 0 is alone. A cumulative sum over the chains of all masks,
-    # less its value before a mask, undoes the differences.
-    runs = numbers.copy()
-    for chain in ((position % 2) == 1, (position % 2 == 0) & (position > 0)):
-        sums = np.cumsum(np.where(chain, numbers, 0))
-        before = np.concatenate([[0], sums])[starts]
-        runs[chain] = (sums - np.repeat(before, per_mask))[chain]
+    # Cumulative sums over every second number of all masks, less their value where a mask starts, undo the differences. Two
+    # zeros before the first number save cases. Run 0 of a mask is alone: runs 1, 3, 5, ... and 2, 4, 6, ... are the chains.
+    sums = np.concatenate([[0, 0], numbers])
+    for parity in (0, 1):
+        np.cumsum(sums[parity::2], out=sums[parity::2])
+    given = np.flatnonzero(per_mask)
+    starts, counts = (np.cumsum(per_mask) - per_mask)[given], per_mask[given]
+    is_odd = (np.arange(len(numbers)) - np.repeat(starts, counts)) % 2 == 1
+    runs = sums[2:] - np.where(is_odd, np.repeat(sums[1 + starts], counts), np.repeat(sums[2 + starts], counts))
+    runs[starts] = numbers[starts]
     return runs
 
 

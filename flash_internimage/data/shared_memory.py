@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from flash_internimage.errors import UserError
+from flash_internimage.plurals import counted
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFETCHED_BATCHES = 2  # per worker: PyTorch's default
@@ -38,8 +39,9 @@ def require_shared_memory(num_workers: int, batch_size: int, sample: Callable[[]
     needed = num_workers * PREFETCHED_BATCHES * batch_size * size_of_tensors(sample())
     if free < needed:
         raise UserError(
-            f"{SHARED_MEMORY}: {num_workers} loader workers need about {_mebibytes(needed)} of shared memory, "
-            f"{_mebibytes(free)} are free; pass --shm-size=8g (or --ipc=host) to docker run, mount a larger one, or set "
+            f"{SHARED_MEMORY}: {counted(num_workers, 'loader worker needs', 'loader workers need')} about {_mebibytes(needed)} "
+            f"of shared memory, {_mebibytes(free)} are free; pass --shm-size=8g (or --ipc=host) to docker run, mount a larger "
+            "one, or set "
             "dataloader.train.num_workers=0 and dataloader.test.num_workers=0"
         )
 

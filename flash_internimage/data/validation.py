@@ -103,7 +103,7 @@ def _entries(content: Mapping, key: str, errors: Findings) -> list[dict]:
         return []
     for entry in entries:
         if not isinstance(entry, dict):
-            errors.add(f'entries of "{key}" are not objects', short_repr(entry))
+            errors.add(f'[entry|entries] of "{key}" [is not an object|are not objects]', short_repr(entry))
     return [entry for entry in entries if isinstance(entry, dict)]
 
 
@@ -112,17 +112,17 @@ def _validate_categories(content: Mapping, found: ValidatedContents) -> None:
     names: dict[int, str] = {}
     for category in _entries(content, "categories", found.errors):
         if "id" not in category or "name" not in category:
-            found.errors.add('categories lack "id" or "name"', short_repr(category))
+            found.errors.add('[category lacks|categories lack] "id" or "name"', short_repr(category))
         elif type(category["id"]) is not int:
             case = f"{short_repr(category['id'])} (name {short_repr(category['name'])})"
             first = "" if used is None else f", whereas the first annotation has category_id {short_repr(used)}"
-            found.errors.add("category ids are not whole numbers", case + first)
+            found.errors.add("category [id is not a whole number|ids are not whole numbers]", case + first)
         elif not _is_text(category["name"]):
             case = f"{short_repr(category['name'])} of category {short_repr(category['id'])}"
-            found.errors.add("category names are not text", case)
+            found.errors.add("category [name is|names are] not text", case)
         elif category["id"] in names:
             case = f"{short_repr(category['id'])}, {names[category['id']]!r} and {category['name']!r}"
-            found.errors.add("category ids are those of another category", case)
+            found.errors.add("category [id is that|ids are those] of another category", case)
         else:
             names[category["id"]] = category["name"]
     if not names and not found.errors.sentences():
@@ -150,12 +150,15 @@ def _validate_images(content: Mapping, found: ValidatedContents, in_folder: bool
     by_name: dict[str, dict] = {}
     for image in _entries(content, "images", errors):
         if not {"id", "file_name", "height", "width"} <= image.keys():
-            errors.add('images lack one of "id", "file_name", "height" and "width"', short_repr(image))
+            errors.add('[image lacks|images lack] one of "id", "file_name", "height" and "width"', short_repr(image))
             continue
         id_, name = image["id"], image["file_name"]
         label = f"image {id_!r}" if _is_id(id_) else f"image {short_repr(id_)}"
         if not _is_id(id_):
-            errors.add("image ids are neither whole numbers nor text", f"{short_repr(id_)} ({short_repr(name)})")
+            errors.add(
+                "image [id is neither a whole number|ids are neither whole numbers] nor text",
+                f"{short_repr(id_)} ({short_repr(name)})",
+            )
             continue
         problems = list(_problems_of_image(image, in_folder))
         for kind, value in problems:
@@ -163,15 +166,17 @@ def _validate_images(content: Mapping, found: ValidatedContents, in_folder: bool
         if problems:
             invalid.add(id_)
         elif id_ in images:
-            errors.add("image ids are duplicates", f"{id_!r} ({name})")
+            errors.add("image [id is a duplicate|ids are duplicates]", f"{id_!r} ({name})")
         else:
             images[id_] = image
             other = by_name.setdefault(name, image)
             if other is not image:
-                found.warnings.add("image files are listed twice", f"{name}, as images {other['id']!r} and {id_!r}")
+                found.warnings.add("image [file is|files are] listed twice", f"{name}, as images {other['id']!r} and {id_!r}")
             if min(image["height"], image["width"]) < MIN_SIDE:
                 case = f"{label} of {image['width']} x {image['height']} pixels"
-                found.warnings.add(f"images are left out of training because a side is below {MIN_SIDE} pixels", case)
+                found.warnings.add(
+                    f"[image is|images are] left out of training because a side is below {MIN_SIDE} pixels", case
+                )
     kinds = {type(id_): id_ for id_ in images}
     if len(kinds) > 1:
         errors.say(f"image ids should be all whole numbers or all text, but include {' and '.join(map(repr, kinds.values()))}")
@@ -181,17 +186,17 @@ def _validate_images(content: Mapping, found: ValidatedContents, in_folder: bool
 def _problems_of_image(image: dict, in_folder: bool) -> Iterator[tuple[str, object]]:
     """Yield the kind and the value of each problem of an image that has an id."""
     if not _is_text(image["file_name"]):
-        yield "image file names are not text", image["file_name"]
+        yield "image file [name is|names are] not text", image["file_name"]
     elif in_folder and leads_outside(image["file_name"]):
-        kind = f"image file names lead out of the image folder (if you trust the file, set {IMAGES_ANYWHERE_VARIABLE}=1)"
-        yield kind, image["file_name"]
+        fix = f"if you trust the file, set {IMAGES_ANYWHERE_VARIABLE}=1"
+        yield f"image file [name leads|names lead] out of the image folder ({fix})", image["file_name"]
     sides = [image["width"], image["height"]]
     for key, side in zip(("width", "height"), sides, strict=True):
         if type(side) is not int or side < 1:
-            yield f'images have a "{key}" that is not a whole number of 1 or more', side
+            yield f'[image has|images have] a "{key}" that is not a whole number of 1 or more', side
             return
     if sides[0] * sides[1] >= _MAX_PIXELS:
-        yield "images are too large: their width x height should be below 2^31", sides
+        yield "[image is|images are] too large (width x height should be below 2^31)", sides
 
 
 def _is_number(value: object) -> bool:
@@ -237,27 +242,33 @@ class _Annotations:
         objects = self.found.objects
         for annotation in annotations:
             if not ("id" in annotation and "image_id" in annotation and "category_id" in annotation):
-                self.errors.add('annotations lack one of "id", "image_id" and "category_id"', short_repr(annotation))
+                self.errors.add(
+                    '[annotation lacks|annotations lack] one of "id", "image_id" and "category_id"', short_repr(annotation)
+                )
                 continue
             id_, image_id = annotation["id"], annotation["image_id"]
             if not _is_id(id_):
-                self.errors.add("annotation ids are neither whole numbers nor text", short_repr(id_))
+                self.errors.add(
+                    "annotation [id is neither a whole number|ids are neither whole numbers] nor text", short_repr(id_)
+                )
                 continue
             if id_ in ids:
-                self.errors.add("annotation ids are duplicates", _label(annotation))
+                self.errors.add("annotation [id is a duplicate|ids are duplicates]", _label(annotation))
             ids.add(id_)
             if self._is_object(annotation):
                 key = (image_id, annotation["category_id"], *annotation["bbox"])
                 if key in seen:
                     self.warnings.add(
-                        "objects have the same category and box as another object in their image", _label(annotation)
+                        "[object has|objects have] the same category and box as another object in [its|their] image",
+                        _label(annotation),
                     )
                 seen.add(key)
                 objects.append(annotation)
         self._decode()
         if 0 < self.num_without_mask < len(objects):
+            have = "has" if self.num_without_mask == 1 else "have"
             self.warnings.say(
-                f"{self.num_without_mask} of {len(objects)} objects have no mask, so that only models that predict boxes "
+                f"{self.num_without_mask} of {len(objects)} objects {have} no mask, so that only models that predict boxes "
                 f"alone can be trained; the first is {self.first_without_mask}"
             )
 
@@ -268,16 +279,18 @@ class _Annotations:
             return False
         ignore = annotation.get("ignore", 0)
         if ignore != 0:
-            self._error('annotations have "ignore", which detectron2 refuses; use "iscrowd"', annotation, ignore)
+            self._error(
+                '[annotation has|annotations have] "ignore", which detectron2 refuses; use "iscrowd"', annotation, ignore
+            )
         is_crowd = annotation.get("iscrowd", 0)
         if not (is_crowd is None or is_crowd in (0, 1)):
-            self._error('values of "iscrowd" are neither 0 nor 1', annotation, is_crowd)
+            self._error('[value|values] of "iscrowd" [is|are] neither 0 nor 1', annotation, is_crowd)
         area = annotation.get("area", 0)
         if not (_is_number(area) and 0 <= area <= _MAX_AREA):
-            self._error('values of "area" are not numbers from 0 to 1e10', annotation, area)
+            self._error('[value|values] of "area" [is not a number|are not numbers] from 0 to 1e10', annotation, area)
         keypoints = annotation.get("keypoints")
         if not (keypoints is None or (isinstance(keypoints, list) and _are_numbers(keypoints) and _fit_float64(keypoints))):
-            self._error("keypoints are not lists of finite numbers", annotation, keypoints)
+            self._error("[list|lists] of keypoints [is not one|are not lists] of finite numbers", annotation, keypoints)
         is_sound = self._has_valid_box(annotation, image)
         has_mask = self._has_mask(annotation, image)
         if is_crowd:
@@ -297,18 +310,25 @@ class _Annotations:
     def _image_of(self, annotation: dict) -> dict | None:
         image_id = annotation["image_id"]
         if not _is_id(image_id):
-            self._error('values of "image_id" are neither whole numbers nor text', annotation, image_id)
+            self._error(
+                '[value of "image_id" is neither a whole number|values of "image_id" are neither whole numbers] nor text',
+                annotation,
+                image_id,
+            )
             return None
         image = self.found.images.get(image_id)
         if image is None and image_id not in self.invalid_images:
             listed = self.known_images.get(str(image_id))
             if listed is not None:
                 self.errors.add(
-                    'values of "image_id" differ from the id of their image in type',
+                    '[value|values] of "image_id" [differs|differ] from the id of [its|their] image in type',
                     f"{_label(annotation)}, whose image has the id {listed!r}",
                 )
             else:
-                self.warnings.add("annotations are skipped because the file does not list their image", _label(annotation))
+                self.warnings.add(
+                    "[annotation is|annotations are] skipped because the file does not list [its|their] image",
+                    _label(annotation),
+                )
         return image
 
     def _has_known_category(self, annotation: dict) -> bool:
@@ -316,7 +336,7 @@ class _Annotations:
         if type(category) is int and category in self.found.categories:
             return True
         self.errors.add(
-            "annotations have a category that the file does not list",
+            "[annotation has|annotations have] a category that the file does not list",
             f"{_label(annotation)} with category {short_repr(category)}; categories are {_listed(self.found.categories)}",
         )
         return False
@@ -324,7 +344,7 @@ class _Annotations:
     def _has_valid_box(self, annotation: dict, image: dict) -> bool:
         box = annotation.get("bbox")
         if not (isinstance(box, list) and len(box) == 4 and bool not in map(type, box) and _are_numbers(box)):
-            self._error('boxes are not four finite numbers ("bbox": [x, y, width, height])', annotation, box)
+            self._error('[box is|boxes are] not four finite numbers ("bbox": [x, y, width, height])', annotation, box)
             return False
         x, y, width, height = box
         right, bottom = 2 * image["width"], 2 * image["height"]
@@ -334,13 +354,13 @@ class _Annotations:
             and -image["width"] <= x + width <= right
             and -image["height"] <= y + height <= bottom
         ):
-            self._far("boxes", annotation, box, image)
+            self._far("[box is|boxes are]", annotation, box, image)
             return False
         return True
 
     def _far(self, what: str, annotation: dict, value: object, image: dict) -> None:
         self.errors.add(
-            f"{what} are farther from their image than its size",
+            f"{what} farther from [its|their] image than its size",
             f"{_label(annotation)}: {short_repr(value)} in an image of {image['width']} x {image['height']} pixels",
         )
 
@@ -352,18 +372,26 @@ class _Annotations:
         if isinstance(segmentation, dict):
             return self._is_run_lengths(segmentation, annotation, image)
         if not isinstance(segmentation, list):
-            self._error("segmentations are neither polygons nor RLE masks", annotation, segmentation)
+            self._error(
+                "[segmentation is neither a list of polygons nor an RLE mask|segmentations are neither polygons nor RLE masks]",
+                annotation,
+                segmentation,
+            )
             return False
         usable = False
         for polygon in segmentation:
             if not isinstance(polygon, list):
-                self._error("segmentations are not a list of lists of numbers ([[x, y, x, y, ...]])", annotation, segmentation)
+                self._error(
+                    "[segmentation is|segmentations are] not a list of lists of numbers ([[x, y, x, y, ...]])",
+                    annotation,
+                    segmentation,
+                )
                 return False
             if not self._is_polygon(polygon, annotation, image):
                 return False
             usable = usable or (len(polygon) >= 6 and len(polygon) % 2 == 0)
         if not usable:
-            self.warnings.add("objects are skipped because no polygon has three vertices", _label(annotation))
+            self.warnings.add("[object is|objects are] skipped because no polygon has three vertices", _label(annotation))
         return usable
 
     def _is_polygon(self, polygon: list, annotation: dict, image: dict) -> bool:
@@ -371,7 +399,7 @@ class _Annotations:
             return True
         if not _are_numbers(polygon):
             wrong = next((number for number in polygon if not _is_number(number)), polygon)
-            self._error("polygons have coordinates that are not finite numbers", annotation, wrong)
+            self._error("[polygon has|polygons have] coordinates that are not finite numbers", annotation, wrong)
             return False
         width, height = image["width"], image["height"]
         side = min(width, height)
@@ -380,7 +408,7 @@ class _Annotations:
         for i, number in enumerate(polygon):
             length = height if i % 2 else width
             if not -length <= number <= 2 * length:
-                self._far("polygon coordinates", annotation, number, image)
+                self._far("polygon [coordinate is|coordinates are]", annotation, number, image)
                 return False
         return True
 
@@ -388,7 +416,7 @@ class _Annotations:
         size, counts = [image["height"], image["width"]], mask.get("counts")
         if "counts" not in mask or mask.get("size") != size:
             self.errors.add(
-                "RLE masks do not match the size of their image",
+                "RLE [mask does|masks do] not match the size of [its|their] image",
                 f"{_label(annotation)}, whose mask should have size {size}, but has {short_repr(mask.get('size'))}",
             )
             return False
@@ -405,7 +433,7 @@ class _Annotations:
             else f"whose counts are neither a list nor text: {short_repr(counts)}"
         )
         if problem is not None:
-            self.errors.add("RLE masks are invalid", f"{_label(annotation)}, {problem}")
+            self.errors.add("RLE [mask is|masks are] invalid", f"{_label(annotation)}, {problem}")
         return problem is None
 
     def _decode(self) -> None:
@@ -413,7 +441,7 @@ class _Annotations:
         if self.compressed:
             labels, counts, pixels = zip(*self.compressed, strict=True)
             for i, problem in problems_of_strings(counts, pixels):
-                self.errors.add("RLE masks are invalid", f"{labels[i]}, {problem}")
+                self.errors.add("RLE [mask is|masks are] invalid", f"{labels[i]}, {problem}")
         self.compressed.clear()
         self.num_characters = 0
 
@@ -423,18 +451,20 @@ class _Annotations:
         x, y, width, height = box
         if is_degenerate(box, image["height"], image["width"]):
             self.warnings.add(
-                "boxes are skipped in training because a side is below one pixel or they lie outside their image",
+                "[box is|boxes are] skipped in training because a side is below one pixel or outside [its|their] image",
                 f"{_label(annotation)}: {box}",
             )
             return False
         outside = max(-x, -y, x + width - image["width"], y + height - image["height"])
         if outside > _TOLERANCE:
             self.warnings.add(
-                "boxes extend beyond their image and are clipped",
+                "[box extends beyond its image and is|boxes extend beyond their image and are] clipped",
                 f"{_label(annotation)}: {box} in an image of {image['width']} x {image['height']} pixels",
             )
         if annotation.get("area", width * height) == 0:
-            self.warnings.add('objects have "area": 0, so that evaluation treats them as small', _label(annotation))
+            self.warnings.add(
+                '[object has|objects have] "area": 0, so that evaluation treats [it|them] as small', _label(annotation)
+            )
         return True
 
 

@@ -6,6 +6,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from flash_internimage.errors import UserError
+from flash_internimage.plurals import counted
 
 from .hooks import BestCheckpoint
 
@@ -65,10 +66,10 @@ class EarlyStop(HookBase):
             return ""
         value = "it was never a number: check the data and the learning rate"
         if best.best is not None:
-            value = f"the best is {best.best:.4f} after {improved} iterations, in model_best.pth"
+            value = f"the best is {best.best:.4f} after {counted(improved, 'iteration')}, in model_best.pth"
         return (
             f"Stopped early after {done} of {self.trainer.max_iter} iterations: {best.metric} has not improved in the last "
-            f"{evaluations} evaluations (train.early_stop.patience={self._patience}); {value}"
+            f"{counted(evaluations, 'evaluation')} (train.early_stop.patience={self._patience}); {value}"
         )
 
     def _require_metric(self) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from detectron2.config import LazyCall as L
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from flash_internimage.data import TestMapper
 from flash_internimage.errors import UserError
 from flash_internimage.views import ViewOptions, ViewsDetector, ViewsMapper
 
@@ -17,22 +20,32 @@ def set_views(cfg: DictConfig, options: ViewOptions) -> None:
     The config then describes the views, and is saved with the evaluation.
 
     Raises:
-        UserError: the test data of the config have no mapper.
+        UserError: the test data of the config have no mapper, or one of another class than ``TestMapper``.
     """
     if "mapper" not in cfg.dataloader.test:
         raise UserError("--tile and --tta: the config should have a dataloader.test.mapper, a TestMapper, but has none")
-    mapper = cfg.dataloader.test.mapper
+    if (mapper := _mapper_class(cfg)) not in (TestMapper, ViewsMapper):  # another one may do more than resize
+        raise UserError(
+            f"--tile and --tta: dataloader.test.mapper should be a TestMapper, got {getattr(mapper, '__name__', mapper)}"
+        )
     cfg.dataloader.test.mapper = L(ViewsMapper)(
-        mapper=mapper.mapper if has_views(cfg) else mapper, tile=options.tile, overlap=options.overlap, tta=options.tta
+        augmentations=cfg.dataloader.test.mapper.augmentations, tile=options.tile, overlap=options.overlap, tta=options.tta
     )
 
 
 def with_views(cfg: DictConfig, model: nn.Module) -> nn.Module:
     """The detector for the test data of a config: the model, or one that runs it on views if the mapper yields these."""
-    return ViewsDetector(model) if has_views(cfg) else model
+    return ViewsDetector(model) if views_of(cfg) is not None else model
 
 
-def has_views(cfg: DictConfig) -> bool:
-    """Whether the mapper of a config's test data is a ``ViewsMapper``."""
+def views_of(cfg: DictConfig) -> ViewOptions | None:
+    """The views that the mapper of a config's test data yields; None for whole images."""
+    if _mapper_class(cfg) is not ViewsMapper:
+        return None
+    mapper = cfg.dataloader.test.mapper
+    return ViewOptions(mapper.tile, mapper.overlap, mapper.tta)
+
+
+def _mapper_class(cfg: DictConfig) -> Any:
     target = OmegaConf.select(cfg, "dataloader.test.mapper._target_")
-    return (locate(target) if isinstance(target, str) else target) is ViewsMapper
+    return locate(target) if isinstance(target, str) else target

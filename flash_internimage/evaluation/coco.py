@@ -22,6 +22,7 @@ from flash_internimage.coco_format import contents_of, is_registered_in_code
 from flash_internimage.data.categories import Categories
 from flash_internimage.errors import UserError
 from flash_internimage.path_manager import PathManager
+from flash_internimage.plurals import counted
 
 from .average_precision import MAX_DETECTIONS, average_precision
 from .coco_results import coco_results
@@ -202,8 +203,8 @@ class FastCOCOEvaluator(DatasetEvaluator):
         unknown = {r["category_id"] for r in results} - set(range(len(ids)))
         if unknown:
             raise UserError(
-                f"the model predicts class {min(unknown)}, but dataset {self._metadata.name} has {len(ids)} classes; "
-                "evaluate on data with the classes that the model was trained for"
+                f"the model predicts class {min(unknown)}, but dataset {self._metadata.name} has "
+                f"{counted(ids, 'class', 'classes')}; evaluate on data with the classes that the model was trained for"
             )
         return [{**r, "category_id": ids[r["category_id"]]} for r in results]
 

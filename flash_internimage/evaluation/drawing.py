@@ -24,7 +24,8 @@ _LEGIBLE_SIDE = 480  # pixels to which the longer side of a small image is enlar
 _LARGEST_SIDE = 4096  # pixels of the longer side above which an image is shrunk: matplotlib needs about 120 bytes per pixel
 _MIN_FONT_SIZE = 8  # points
 _LABEL_MARGIN = 2  # pixels around the text of a label
-_GAP = 8  # white pixels between two images
+_GAP = 8  # white pixels between two images that belong together
+_SPACING = 24  # white pixels between the others, in a grid
 
 
 def class_color(number: int) -> tuple[float, float, float]:
@@ -188,15 +189,25 @@ def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def grid(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrange (H, W, 3) images of any sizes in a nearly square grid on a white background."""
-    columns = math.ceil(math.sqrt(len(images)))
-    rows = math.ceil(len(images) / columns)
-    height, width = (max(image.shape[axis] for image in images) + _GAP for axis in (0, 1))
-    page = np.full((rows * height - _GAP, columns * width - _GAP, 3), 255, dtype=np.uint8)
-    for number, image in enumerate(images):
-        top, left = number // columns * height, number % columns * width
-        page[top : top + image.shape[0], left : left + image.shape[1]] = image
+    """Arrange (H, W, 3) images of any sizes in rows on a white background: a square grid, if all have the same size."""
+    widest = math.ceil(math.sqrt(len(images))) * (max(image.shape[1] for image in images) + _SPACING)
+    rows: list[list[np.ndarray]] = [[]]
+    for image in images:
+        if _width([*rows[-1], image]) > widest:
+            rows.append([])
+        rows[-1].append(image)
+    heights = [max(image.shape[0] for image in row) + _SPACING for row in rows]
+    page = np.full((sum(heights) - _SPACING, max(map(_width, rows)) - _SPACING, 3), 255, dtype=np.uint8)
+    for row, top in zip(rows, np.cumsum([0, *heights[:-1]]), strict=True):
+        for number, image in enumerate(row):
+            left = _width(row[:number])
+            page[top : top + image.shape[0], left : left + image.shape[1]] = image
     return page
+
+
+def _width(row: Sequence[np.ndarray]) -> int:
+    """Width of images beside each other, in pixels, with the spacing after each."""
+    return sum(image.shape[1] + _SPACING for image in row)
 
 
 def write_png(image: np.ndarray, path: Path) -> None:

@@ -20,6 +20,7 @@ from flash_internimage.data.categories import Categories
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
 from flash_internimage.images import require_inside
+from flash_internimage.plurals import counted
 
 from . import report_figures as figures
 from .average_precision import MAX_DETECTIONS
@@ -157,7 +158,7 @@ def _metrics_section(data: Evaluation) -> dict[str, Any]:
     groups = frequency_groups(data.num_objects)
     for group, classes in groups.items():
         of_classes = [[found.by_category[ids[k]] for k in classes] for found in data.scores.values()]
-        name = f"{len(classes)} {group} classes"
+        name = f"{counted(classes, f'{group} class', f'{group} classes')}"
         rows.append(
             _ap_row(name, int(data.num_objects[classes].sum()), [mean_over_classes(found, METRICS) for found in of_classes])
         )
@@ -194,8 +195,9 @@ def _matches_section(data: Evaluation, matches: Matches, min_score: float) -> di
         (_percent(by_kind[Kind.CORRECT], num_judged), f"precision at score {min_score:g}"),
     ]
     return {
-        "subtitle": f"{len(data.files):,} images, {single.sum():,} objects of {len(data.names)} classes, "
-        f"{len(data.detections):,} detections. AP uses up to {data.max_dets_per_image:,} detections per class and image.",
+        "subtitle": f"{counted(data.files, 'image')}, {counted(int(single.sum()), 'object')} of "
+        f"{counted(data.names, 'class', 'classes')}, {counted(data.detections, 'detection')}. "
+        f"AP uses up to {data.max_dets_per_image:,} detections per class and image.",
         "tiles": [{"value": value, "name": name} for value, name in tiles],
         "threshold": f"{min_score:g}",
         "match_iou": f"{MATCH_IOU:g}",
@@ -242,7 +244,7 @@ def _image_sections(data: Evaluation, matches: Matches, number: int) -> list[dic
 def _figure(data: Evaluation, matches: Matches, mistakes: Mistakes) -> dict[str, Any]:
     file = data.files[mistakes.image]
     objects = int((data.objects.image[~data.objects.crowd] == mistakes.image).sum())
-    caption = f"{mistakes.missed} of {objects} objects missed, {mistakes.incorrect} incorrect detections"
+    caption = f"{mistakes.missed} of {counted(objects, 'object')} missed, {counted(mistakes.incorrect, 'incorrect detection')}"
     try:
         url = draw_mistakes(file, mistakes.image, data.detections, data.objects, matches, data.names)
     except (OSError, ValueError) as error:  # the images may be missing, for example on another machine

@@ -23,7 +23,7 @@ from flash_internimage.images import read_rgb, to_rgb
 from flash_internimage.layers import cast_weights
 from flash_internimage.precision import autocast_dtype
 from flash_internimage.structures import select
-from flash_internimage.views import ViewOptions, ViewsDetector, ViewsMapper
+from flash_internimage.views import ViewOptions, ViewsDetector, ViewsMapper, sample_of_views
 from flash_internimage.views.batching import detect_in_batches, padding_divisor
 
 from .execution import Compiled
@@ -52,7 +52,8 @@ class Predictor:
         compile: whether to compile the parts of the model that can be, on the first batch, which takes a minute or more. The
             number of graphs is logged.
         tile: side of square tiles in pixels of the image, for small objects in large images: objects are detected in the tiles,
-            too, and merged with those in the whole image.
+            too, and merged with those in the whole image. Without ``tile`` and ``tta``, those of the config are used, which it
+            has if an evaluation with tiles or test-time augmentation saved it.
         overlap: smallest overlap of neighboring tiles, as a fraction of their side.
         tta: test-time augmentation: detect at three scales and in flipped images, too, and merge.
         trust_config: whether a ``config.yaml`` may call any function, like a ``.py`` config.
@@ -111,6 +112,8 @@ class Predictor:
             if self._dtype is not None:
                 cast_weights(self.model, self._dtype)
             _raise_score_thresholds(self.model, min_score)
+        if self._views.is_whole_image and isinstance(self._mapper, ViewsMapper):
+            self._views = self._mapper.options
         self._compiled = Compiled(self.model) if compile else None
         self.categories = Categories.from_names(names)
         self.class_names: list[str] = self.categories.names
@@ -163,14 +166,16 @@ class Predictor:
         )
 
     def _in_views(self, images: Iterable[ImageLike]) -> Iterator[dict[str, Any]]:
-        mapper = ViewsMapper(self._mapper, self._views.tile, self._views.overlap, self._views.tta)
         detector = ViewsDetector(self.model, self.batch_size, self.min_score)
-        for sample in prefetch_map(lambda image: mapper.sample(_to_array(image)), images, ahead=1, threads=1):
+        for sample in prefetch_map(self._sample_of_views, images, ahead=1, threads=1):
             yield from self._run(detector, [sample])
 
     def _sample(self, image: ImageLike) -> dict[str, Any]:
         array = _to_array(image)
         return {"image": self._mapper.resized(array), "height": array.shape[0], "width": array.shape[1]}
+
+    def _sample_of_views(self, image: ImageLike) -> dict[str, Any]:
+        return sample_of_views(_to_array(image), self._views, self._mapper)
 
     @torch.no_grad()
     def _run(self, model: nn.Module, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:

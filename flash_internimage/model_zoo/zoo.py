@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import difflib
+import warnings
 from pathlib import Path
 
 from detectron2.config import LazyConfig, instantiate
@@ -12,6 +13,7 @@ from torch import nn
 
 from flash_internimage.checkpoint import Checkpointer
 from flash_internimage.errors import UserError
+from flash_internimage.packages import ignore_script_warnings
 
 REPOSITORY = "hf://OpenGVLab/DCNv4"
 
@@ -81,7 +83,9 @@ def get(name: str, trained: bool = False) -> nn.Module:
         CheckpointError: the checkpoint cannot be downloaded or read.
     """
     checkpoint = get_checkpoint(name) if trained else None
-    model = instantiate(get_config(name).model)
+    with warnings.catch_warnings():
+        ignore_script_warnings()
+        model = instantiate(get_config(name).model)
     if checkpoint is None:
         return model
     Checkpointer(model).load_complete(checkpoint)

@@ -10,6 +10,7 @@ from types import MethodType
 from torch import nn
 
 from flash_internimage.errors import UserError
+from flash_internimage.plurals import counted
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +78,8 @@ def require_filled(setting: str, frozen: Collection[str], unfilled: Iterable[str
     random = sorted(set(frozen) & set(unfilled))
     if random:
         raise UserError(
-            f"{setting}: {len(random)} frozen tensors would keep random values, since "
-            f"{checkpoint or 'train.init_checkpoint, which is empty,'} does not fill them ({', '.join(random[:3])}); freeze "
+            f"{setting}: {counted(random, 'frozen tensor')} would keep random values ({', '.join(random[:3])}), which "
+            f"{checkpoint or 'train.init_checkpoint (empty)'} does not have; freeze "
             "only modules that it fills, or start from the checkpoint of a trained detector"
         )
 

@@ -100,6 +100,13 @@ class WindowMasks:
     def to(self, *args: Any, **kwargs: Any) -> WindowMasks:
         return WindowMasks(self.pixels.to(*args, **kwargs), self.windows, self.image_size)
 
+    def cpu(self) -> WindowMasks:
+        return self.to("cpu")
+
+    def numpy(self) -> np.ndarray:
+        """Return (N, H, W) boolean bitmaps of the whole image. With ``cpu``, this is all that supervision calls on masks."""
+        return self.tensor.numpy()
+
     def bitmaps(self, index: Sequence[int]) -> Tensor:
         """Return (len(index), H, W) ``bool`` bitmaps of the whole image."""
         result = torch.zeros((len(index), *self.image_size), dtype=torch.bool, device=self.device)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import torch
+from detectron2.data.transforms import Augmentation, Transform
 from torch import Tensor
 
 from flash_internimage.data import TestMapper
 from flash_internimage.data.mapper import read_image
 from flash_internimage.data.resize import resize_bilinear
-from flash_internimage.errors import UserError
 
 from .plan import View, ViewOptions
 
@@ -54,31 +54,44 @@ def _resize(image: np.ndarray, height: int, width: int) -> Tensor:
     return torch.from_numpy(resize_bilinear(image, height, width).transpose(2, 0, 1).copy())
 
 
-class ViewsMapper:
-    """Maps a dataset dict to a test sample with the views of its image, for :class:`.ViewsDetector`.
+def sample_of_views(image: np.ndarray, options: ViewOptions, mapper: TestMapper) -> dict[str, Any]:
+    """Return a sample for :class:`.ViewsDetector`: ``views`` (:class:`ImageViews`), ``height`` and ``width`` of an image.
 
     Args:
-        mapper: resizes images and windows of images to the input of the model.
+        image: (H, W, 3) ``uint8`` array in RGB.
+        options: selects the views.
+        mapper: resizes the image and its windows to the input of the model.
+    """
+    height, width = image.shape[:2]
+    pixels = torch.from_numpy(np.ascontiguousarray(image))
+    return {"views": ImageViews(pixels, options.views(height, width), mapper), "height": height, "width": width}
+
+
+class ViewsMapper(TestMapper):
+    """Maps a dataset dict to a test sample with the views of its image, for :class:`.ViewsDetector`.
+
+    A ``TestMapper`` for windows of images too, so that all that reads or overrides its augmentations in a config can do the
+    same here.
+
+    Args:
+        augmentations: see :class:`.TestMapper`; applied to the image and to windows of it.
         tile, overlap, tta: see :class:`.ViewOptions`.
 
     Raises:
-        UserError: ``mapper`` cannot resize an image, or another argument is out of range.
+        UserError: ``tile`` or ``overlap`` is out of range.
     """
 
-    def __init__(self, mapper: TestMapper, tile: int | None = None, overlap: float = 0.2, tta: bool = False) -> None:
-        if not isinstance(mapper, TestMapper):
-            raise UserError(f"tiles and tta: dataloader.test.mapper should be a TestMapper, got {type(mapper).__name__}")
-        self.mapper = mapper
+    def __init__(
+        self,
+        augmentations: Sequence[Augmentation | Transform],
+        tile: int | None = None,
+        overlap: float = 0.2,
+        tta: bool = False,
+    ) -> None:
+        super().__init__(augmentations)
         self.options = ViewOptions(tile, overlap, tta)
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Return the dataset dict without annotations, with ``views``: the :class:`ImageViews` of its image."""
         sample = {key: value for key, value in dataset_dict.items() if key != "annotations"}
-        return {**sample, **self.sample(read_image(dataset_dict))}
-
-    def sample(self, image: np.ndarray) -> dict[str, Any]:
-        """Return ``views``, ``height`` and ``width`` of an (H, W, 3) ``uint8`` RGB image."""
-        height, width = image.shape[:2]
-        views = self.options.views(height, width)
-        pixels = torch.from_numpy(np.ascontiguousarray(image))
-        return {"views": ImageViews(pixels, views, self.mapper), "height": height, "width": width}
+        return {**sample, **sample_of_views(read_image(dataset_dict), self.options, self)}

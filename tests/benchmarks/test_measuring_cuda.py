@@ -135,3 +135,11 @@ def test_shapes_of_dcnv4(benchmark_module):
     offsets = offset_mask.unflatten(3, (32, 27))[..., :18].float()
     assert (offsets - offsets.round()).abs().min() >= 1 / 32
     assert module.ours(32).function(value, offset_mask).shape == value.shape
+
+
+def test_a_peer_that_refuses_the_gpu_is_not_measured(benchmark_module, monkeypatch, tmp_path):
+    """DCNv4 1.0.0.post2 knows GPUs up to an H100, and raises an error for others when it is imported."""
+    (tmp_path / "DCNv4").mkdir()
+    (tmp_path / "DCNv4" / "__init__.py").write_text("raise NotImplementedError\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert benchmark_module("dcnv4_cuda").peer(4) is None

@@ -176,7 +176,7 @@ def test_a_wrong_shape_is_refused_with_both_shapes(tmp_path, trained):
 def test_load_complete_refuses_a_checkpoint_that_leaves_tensors_random(tmp_path, trained):
     torch.save({"model": trained}, tmp_path / "a.pth")
     Checkpointer(Named(DETECTOR)).load_complete(str(tmp_path / "a.pth"))
-    with pytest.raises(CheckpointError, match="1 tensors would stay random"):
+    with pytest.raises(CheckpointError, match="1 tensor would stay random"):
         Checkpointer(Named(DETECTOR, num_classes=7)).load_complete(str(tmp_path / "a.pth"))
     with pytest.raises(CheckpointError, match="no checkpoint given"):
         Checkpointer(Named(DETECTOR)).load_complete("")
@@ -257,7 +257,7 @@ def test_weights_that_are_not_finite_are_loaded_with_a_warning(trained, tmp_path
     trained["backbone.fpn_lateral2.weight"][1, 0] = value
     with caplog.at_level(logging.WARNING):
         load(Named(DETECTOR), {"model": trained}, tmp_path)
-    assert "1 tensors hold NaN or infinite values (backbone.fpn_lateral2.weight)" in caplog.text
+    assert "1 tensor holds NaN or infinite values (backbone.fpn_lateral2.weight)" in caplog.text
 
 
 @pytest.mark.parametrize("state", [3, [1, 2], {"a": 1}, None], ids=repr)

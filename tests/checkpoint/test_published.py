@@ -58,7 +58,7 @@ def test_a_round_trip_returns_the_same_tensor_objects():
 
 def test_the_message_has_the_name_without_counterpart():
     tensors = {**manifest("mask_rcnn_flash_intern_image_t_fpn_1x_coco"), "surprise.weight": 0}
-    with pytest.raises(ValueError, match=r"published Mask R-CNN checkpoint: 1 names have no counterpart.*'surprise\.weight'"):
+    with pytest.raises(ValueError, match=r"published Mask R-CNN checkpoint: 1 name has no counterpart.*'surprise\.weight'"):
         to_detectron2(tensors)
 
 

@@ -85,7 +85,7 @@ def test_warnings_are_no_errors(run, content):
     code, output = run(content)
     assert code == 0
     assert "warning: annotation file" in output
-    assert "categories have no objects: 9 (fork)" in output
+    assert "category has no objects: 9 (fork)" in output
     assert output.endswith("0 errors, 1 warning\n")
 
 
@@ -115,7 +115,7 @@ def test_pictures(run, content, tmp_path):
     assert code == 0
     assert f"2 images with objects: {tmp_path}/check/grid.png" in output
     with Image.open(tmp_path / "check/grid.png") as grid:
-        assert grid.size == (2 * 320 + 8, 336)
+        assert grid.size == (2 * 320 + 24, 336)
         assert len(grid.getcolors(1 << 20)) > 20, "more than the gray of the images and the white between"
 
 

@@ -30,6 +30,12 @@ def test_python_m_is_the_same_program(repository):
     assert done.stdout == f"flash-internimage {__version__}\n"
 
 
+def test_importing_a_command_prints_no_warnings_of_detectron2(repository):
+    program = "from flash_internimage.cli.main import command_module; command_module('train')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("argv", [[], ["tran"], ["--config-file", "a.py"]], ids=["none", "unknown", "flag first"])
 def test_a_command_is_needed(flash_internimage, argv):
     done = flash_internimage(*argv)

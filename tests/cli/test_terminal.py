@@ -3,7 +3,7 @@
 import io
 import sys
 
-from flash_internimage.cli.terminal import counted, escape_unprintable
+from flash_internimage.cli.terminal import escape_unprintable
 
 
 def test_characters_that_the_stream_lacks_are_escaped(monkeypatch):
@@ -20,8 +20,3 @@ def test_streams_that_are_replaced_stay_as_they_are(monkeypatch):
     escape_unprintable()
     print("é")
     assert sys.stdout.getvalue() == "é\n"
-
-
-def test_counted():
-    assert [counted(range(n), "error") for n in (0, 1, 2, 1000)] == ["0 errors", "1 error", "2 errors", "1,000 errors"]
-    assert [counted(n, "class", "classes") for n in (1, 2)] == ["1 class", "2 classes"]

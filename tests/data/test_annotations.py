@@ -120,7 +120,7 @@ def test_report_is_the_same_with_and_without_the_cache(cache, dataset, reads):
     os.remove(os.path.join(dataset[1], "1.jpg"))  # the images are looked for at each start
     forget()
     assert check_dataset_once(*dataset) == check_dataset(*dataset)
-    assert "image files are missing" in check_dataset_once(*dataset).errors[0]
+    assert "1 image file is missing" in check_dataset_once(*dataset).errors[0]
     assert reads == [dataset[0]]
 
 
@@ -158,7 +158,7 @@ def test_setting_that_changes_the_check_is_part_of_the_key(cache, write_dataset,
     file, _ = write_dataset(lambda c: c["images"][0].update(file_name="../images/1.jpg"))
     assert read_annotations(str(file)).report.errors == []
     monkeypatch.delenv("FLASH_INTERNIMAGE_IMAGES_ANYWHERE")
-    assert "lead out of the image folder" in read_annotations(str(file)).report.errors[0]
+    assert "leads out of the image folder" in read_annotations(str(file)).report.errors[0]
 
 
 def test_another_version_of_the_code_reads_the_file_again(cache, dataset, reads, monkeypatch):

@@ -37,33 +37,33 @@ def test_dataset_without_annotations_is_valid(write_dataset):
 ERRORS = {
     "no categories": (lambda c: c.pop("categories"), "annotations.json: there are no categories"),
     "empty categories": (lambda c: c.update(categories=[]), "there are no categories"),
-    "category without a name": (lambda c: c["categories"][0].pop("name"), '1 categories lack "id" or "name"'),
+    "category without a name": (lambda c: c["categories"][0].pop("name"), '1 category lacks "id" or "name"'),
     "duplicate category": (
         lambda c: c["categories"].append({"id": 7, "name": "fork"}),
-        "1 category ids are those of another category: 7, 'spoon' and 'fork'",
+        "1 category id is that of another category: 7, 'spoon' and 'fork'",
     ),
     "no images": (lambda c: c.update(images=[], annotations=[]), 'there are no images; list them under "images"'),
-    "image without size": (lambda c: c["images"][0].pop("width"), '1 images lack one of "id", "file_name", "height"'),
-    "duplicate image id": (lambda c: c["images"][1].update(id=10), r"1 image ids are duplicates: 10 \(2.jpg\)"),
+    "image without size": (lambda c: c["images"][0].pop("width"), '1 image lacks one of "id", "file_name", "height"'),
+    "duplicate image id": (lambda c: c["images"][1].update(id=10), r"1 image id is a duplicate: 10 \(2.jpg\)"),
     "missing image": (
         lambda c: c["images"][1].update(file_name="sub/gone.jpg"),
-        r"1 image files are missing: .*own data/images/sub/gone.jpg, referenced by image 20",
+        r"1 image file is missing: .*own data/images/sub/gone.jpg, referenced by image 20",
     ),
-    "annotation without image": (lambda c: first(c).pop("image_id"), 'annotations lack one of "id", "image_id"'),
-    "duplicate annotation id": (lambda c: first(c).update(id=2), "annotation ids are duplicates: annotation 2 of image 20"),
+    "annotation without image": (lambda c: first(c).pop("image_id"), 'annotation lacks one of "id", "image_id"'),
+    "duplicate annotation id": (lambda c: first(c).update(id=2), "annotation id is a duplicate: annotation 2 of image 20"),
     "unknown category": (
         lambda c: first(c).update(category_id=8),
         r"category that the file does not list: annotation 1 of image 10 with category 8; .* 7 \(spoon\), 42 \(mug\)",
     ),
-    "ignore": (lambda c: first(c).update(ignore=1), 'have "ignore", which detectron2 refuses'),
-    "box of three numbers": (lambda c: first(c).update(bbox=[1, 2, 3]), r"boxes are not four finite numbers .*: \[1, 2, 3\]"),
-    "box with NaN": (lambda c: first(c).update(bbox=[1, 2, float("nan"), 4]), "boxes are not four finite numbers"),
-    "no box": (lambda c: first(c).pop("bbox"), "boxes are not four finite numbers .*: None"),
+    "ignore": (lambda c: first(c).update(ignore=1), 'has "ignore", which detectron2 refuses'),
+    "box of three numbers": (lambda c: first(c).update(bbox=[1, 2, 3]), r"box is not four finite numbers .*: \[1, 2, 3\]"),
+    "box with NaN": (lambda c: first(c).update(bbox=[1, 2, float("nan"), 4]), "box is not four finite numbers"),
+    "no box": (lambda c: first(c).pop("bbox"), "box is not four finite numbers .*: None"),
     "mask of another size": (
         lambda c: first(c).update(segmentation={"size": [80, 60], "counts": [4800]}),
-        r"RLE masks do not match the size of their image: annotation 1 of image 10, .* size \[60, 80\], but has \[80, 60\]",
+        r"RLE mask does not match the size of its image: annotation 1 of image 10, .* size \[60, 80\], but has \[80, 60\]",
     ),
-    "mask that is a string": (lambda c: first(c).update(segmentation="x"), "neither polygons nor RLE masks"),
+    "mask that is a string": (lambda c: first(c).update(segmentation="x"), "neither a list of polygons nor an RLE mask"),
 }
 
 
@@ -79,13 +79,13 @@ def test_error_is_reported(write_dataset, change, message):
 SKIPPED = {
     "thin box": (
         lambda c: first(c).update(bbox=[5, 5, 0.5, 10]),
-        "1 boxes are skipped in training.*: annotation 1 of",
+        "1 box is skipped in training.*: annotation 1 of",
     ),
-    "box outside the image": (lambda c: first(c).update(bbox=[80, 5, 10, 10]), "1 boxes are skipped in training"),
-    "image not listed": (lambda c: first(c).update(image_id=99), "1 annotations are skipped because the file does not list"),
+    "box outside the image": (lambda c: first(c).update(bbox=[80, 5, 10, 10]), "1 box is skipped in training"),
+    "image not listed": (lambda c: first(c).update(image_id=99), "1 annotation is skipped because the file does not list"),
     "polygon of two vertices": (
         lambda c: first(c).update(segmentation=[[1, 2, 3, 4]]),
-        "1 objects are skipped because no polygon has",
+        "1 object is skipped because no polygon has",
     ),
 }
 
@@ -94,32 +94,32 @@ SKIPPED = {
 def test_skipped_annotations_are_counted(write_dataset, change, message):
     report = check_dataset(*write_dataset(change))
     assert report.errors == []
-    (warning,) = [warning for warning in report.warnings if "categories have no objects" not in warning]
+    (warning,) = [warning for warning in report.warnings if "no objects" not in warning]
     assert re.search(message, warning)
 
 
 LIKELY_MISTAKES = {
     "box beyond the right side": (
         lambda c: first(c).update(bbox=[65, 5, 20, 30]),
-        r"1 boxes extend beyond their image .*: annotation 1 of image 10: \[65, 5, 20, 30\] in an image of 80 x 60 pixels",
+        r"1 box extends beyond its image .*: annotation 1 of image 10: \[65, 5, 20, 30\] in an image of 80 x 60 pixels",
     ),
-    "box beyond the top side": (lambda c: first(c).update(bbox=[5, -2, 20, 30]), "1 boxes extend beyond their image"),
-    "area of zero": (lambda c: first(c).update(area=0), '1 objects have "area": 0.*: annotation 1 of image 10'),
+    "box beyond the top side": (lambda c: first(c).update(bbox=[5, -2, 20, 30]), "1 box extends beyond its image"),
+    "area of zero": (lambda c: first(c).update(area=0), '1 object has "area": 0.*: annotation 1 of image 10'),
     "duplicate object": (
         lambda c: c["annotations"].append({**first(c), "id": 3}),
-        "1 objects have the same category and box as another object in their image: annotation 3 of image 10",
+        "1 object has the same category and box as another object in its image: annotation 3 of image 10",
     ),
     "file listed twice": (
         lambda c: c["images"].append({**c["images"][0], "id": 30}),
-        r"1 image files are listed twice: 1\.jpg, as images 10 and 30",
+        r"1 image file is listed twice: 1\.jpg, as images 10 and 30",
     ),
     "category without objects": (
         lambda c: c["categories"].append({"id": 9, "name": "fork"}),
-        r"1 categories have no objects: 9 \(fork\)",
+        r"1 category has no objects: 9 \(fork\)",
     ),
     "two categories with one name": (
         lambda c: c["categories"][0].update(name="spoon"),
-        r"1 categories have the same name as another category: 42 and 7 \(spoon\)",
+        r"1 category has the same name as another category: 42 and 7 \(spoon\)",
     ),
 }
 
@@ -204,7 +204,7 @@ def test_require_valid_raises_all_kinds(write_dataset):
 
     file, images = write_dataset(corrupt)
     MetadataCatalog.get("corrupt").set(json_file=str(file), image_root=str(images))
-    with pytest.raises(ValueError, match=r"(?s)2 kinds of errors in a dataset:.*does not list.*image files are missing"):
+    with pytest.raises(ValueError, match=r"(?s)2 kinds of errors in a dataset:.*does not list.*image file is missing"):
         require_valid("corrupt")
     MetadataCatalog.remove("corrupt")
 

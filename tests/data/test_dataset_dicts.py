@@ -35,7 +35,7 @@ def test_crowds_and_degenerate_boxes_are_dropped(caplog):
         kept = filter_training_dataset_dicts(DatasetDicts.of(dataset_dicts))
     assert dataset_dicts == before
     assert [r["annotations"] for r in kept] == [[good], [good]]
-    assert "Dropped 1 boxes with a side below one pixel or outside their image" in caplog.text
+    assert "Dropped 1 box with a side below one pixel or outside the image" in caplog.text
 
 
 def test_box_mode_is_respected():
@@ -112,7 +112,7 @@ def test_no_image_left_is_an_error(register):
 
 def test_error_of_a_missing_file_names_the_image(register):
     name = register(lambda c: c["images"][0].update(file_name="gone.jpg"))
-    with pytest.raises(ValueError, match=r"annotations.json: 1 image files are missing: .*gone.jpg, referenced by image 10"):
+    with pytest.raises(ValueError, match=r"annotations.json: 1 image file is missing: .*gone.jpg, referenced by image 10"):
         training_dataset_dicts(name)
 
 

@@ -127,7 +127,7 @@ def test_held_out_images_are_recorded_and_stay(given, datasets, tmp_path, settin
     assert not {name for name, *_ in objects_of(found["train"])} & {name for name, *_ in objects_of(found["test"])}
     record = tmp_path / "output/dataset/split.json"
     assert cfg.data.val_split == str(record)
-    assert f"{sizes['test']} of {sum(sizes.values())} images are held out for evaluation, listed in {record}" in caplog.text
+    assert f"{sizes['test']} of {sum(sizes.values())} images held out for evaluation, listed in {record}" in caplog.text
 
     # Another draw would be different, so the same images can only come from the record.
     content = json.loads(record.read_text())
@@ -140,6 +140,15 @@ def test_held_out_images_are_recorded_and_stay(given, datasets, tmp_path, settin
     elsewhere.train.output_dir = str(tmp_path / "elsewhere")
     assert objects_of(given_datasets(elsewhere, ["test"])["test"]) == objects_of(again["test"])
     assert not (tmp_path / "elsewhere/dataset/split.json").exists()
+
+
+def test_an_annotation_file_is_parsed_once_to_hold_out_images(given, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(
+        "flash_internimage.data.check.json.load", lambda file: loaded.append(file.name) or json.loads(file.read())
+    )
+    given_datasets(given(**HELD_OUT["COCO"], val_fraction=0.34))
+    assert [Path(name).name for name in loaded] == ["instances_train.json"]
 
 
 def test_record_of_other_data_is_not_used(given, tmp_path):
@@ -186,4 +195,4 @@ def test_messages_name_the_line_of_a_label(given, datasets, tmp_path):
     label.write_text("0 0.95 0.5 0.9 0.1\n")
     cfg = given(train__yolo=str(tmp_path / "broken/data.yaml"), val_fraction=None)
     (warning,) = check_dataset(*given_datasets(cfg)["train"]).warnings
-    assert f"boxes extend beyond their image and are clipped: object {label}:1: " in warning
+    assert f"box extends beyond its image and is clipped: object {label}:1: " in warning

@@ -14,7 +14,8 @@ from PIL import Image
 
 from flash_internimage.data import CopyPaste, MixUp, ResizeToFit, TestMapper, TrainingMapper
 from flash_internimage.data.augmentations import ColorTransform
-from flash_internimage.data.mapper import read_image, segmentation_to_mask
+from flash_internimage.data.mapper import read_image
+from flash_internimage.data.masks import segmentation_to_mask
 from flash_internimage.data.resize import resize_bilinear, resize_nearest
 from flash_internimage.data.shapes_drawing import compressed_rle, uncompressed_rle
 from flash_internimage.errors import UserError

@@ -1,4 +1,4 @@
-"""Run-length encoded masks: valid ones are those that pycocotools decodes to as many pixels, and cropping keeps the pixels."""
+"""Run-length encoded masks: valid ones are those that pycocotools decodes to as many pixels, and decoding gives its pixels."""
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flash_internimage.data.run_lengths import crop_columns, problem_of_counts, problems_of_strings, require_valid_masks
+from flash_internimage.data.run_lengths import RunsOfOnes, problem_of_counts, problems_of_strings, require_valid_masks
 from flash_internimage.errors import UserError
 
 
@@ -63,24 +63,39 @@ def test_invalid_counts(counts, problem):
     assert problem in problem_of_counts(counts, 3)
 
 
-def test_cropping_removes_columns_of_zeros():
-    random = np.random.RandomState(1)
-    for _ in range(300):
-        mask = random_mask(random)
-        rle = mask_util.encode(mask)
-        x, _, width, _ = (int(number) for number in mask_util.toBbox(rle))
-        cropped = crop_columns(rle["counts"], len(mask), x, mask.shape[1] - x - width)
-        expected = mask_util.encode(np.asfortranarray(mask[:, x : x + width]))
-        if width:
-            assert list(problems_of_strings([cropped], [len(mask) * width])) == []
-            np.testing.assert_array_equal(
-                mask_util.decode({"size": [len(mask), width], "counts": cropped}), mask_util.decode(expected)
-            )
+@settings(max_examples=200, deadline=None)
+@given(
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    seeds=st.lists(st.tuples(st.integers(0, 99), st.floats(0, 1)), max_size=5),
+    batch=st.integers(1, 40),
+    pixels=st.integers(1, 100),
+)
+def test_bitmaps_equal_those_of_pycocotools(height, width, seeds, batch, pixels):
+    masks = [(np.random.RandomState(seed).rand(height, width) < density).astype(np.uint8) for seed, density in seeds]
+    rles = [mask_util.encode(np.asfortranarray(mask)) for mask in masks]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flash_internimage.data.run_lengths._BATCH", batch)
+        patch.setattr("flash_internimage.data.run_lengths._MAX_PIXELS", pixels)
+        runs = RunsOfOnes.of([rle["counts"] for rle in rles])
+        windows = runs.windows(height)
+        bitmaps = list(runs.bitmaps(windows, height))
+    boxes = np.array([mask_util.toBbox(rle) for rle in rles]).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    np.testing.assert_array_equal(windows, boxes)
+    assert len(bitmaps) == len(masks)
+    for mask, bitmap, (x0, y0, x1, y1) in zip(masks, bitmaps, windows, strict=True):
+        np.testing.assert_array_equal(bitmap, mask[y0:y1, x0:x1].T)
 
 
-def test_cropping_of_unusual_runs_is_noticed():
-    counts = mask_util.frPyObjects({"size": [4, 5], "counts": [8, 4, 8, 0]}, 4, 5)["counts"]  # ends with no ones
-    assert len(list(problems_of_strings([crop_columns(counts, 4, 2, 2)], [4]))) == 1
+def test_empty_runs_leave_the_mask_as_it_is():
+    usual = mask_util.encode(np.asfortranarray(np.array([[0, 1, 1, 0], [0, 1, 0, 0]], dtype=np.uint8)))["counts"]
+    unusual = mask_util.frPyObjects({"size": [2, 4], "counts": [0, 0, 2, 1, 0, 1, 0, 0, 0, 1, 3, 0]}, 2, 4)["counts"]
+    runs = RunsOfOnes.of([usual, unusual, usual])
+    windows = runs.windows(2)
+    assert windows.tolist() == [[1, 0, 3, 2]] * 3
+    for bitmap in runs.bitmaps(windows, 2):
+        assert bitmap.tolist() == [[1, 1], [1, 0]]
 
 
 WHOLE = {"size": [4, 5], "counts": [3, 17]}

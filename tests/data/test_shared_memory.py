@@ -37,7 +37,7 @@ def test_too_little_for_the_prefetched_batches_is_refused(free):
     with pytest.raises(UserError, match=r"2 loader workers need about 8.0 MiB .*, 7.0 MiB are free; .*--shm-size"):
         build_train_loader(DICTS, sample, total_batch_size=2, num_workers=2, seed=0)
     free(0)
-    with pytest.raises(UserError, match=r"1 loader workers need about 2.0 MiB"):
+    with pytest.raises(UserError, match=r"1 loader worker needs about 2.0 MiB"):
         build_test_loader(DICTS, sample, num_workers=1)
 
 

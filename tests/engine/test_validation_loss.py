@@ -18,6 +18,8 @@ from flash_internimage.data.shapes import annotation_file, write_split
 from flash_internimage.engine.seeding import seed_everything
 from flash_internimage.engine.stopping import StoppedBySignal, StopRequest
 from flash_internimage.engine.validation_loss import validation_loader, validation_losses
+from flash_internimage.engine.views import set_views
+from flash_internimage.views import ViewOptions
 from tests.engine.tiny import TinyDetector, image
 
 CPU = torch.device("cpu")
@@ -126,6 +128,14 @@ def test_samples_are_those_of_the_evaluation_with_their_objects(nano_config, sha
     assert [sample["position"] for sample in samples] == [0, 1, 2]
     assert len(samples[0]["instances"]) == 0
     assert len(samples[2]["instances"]) > 0
+
+
+def test_samples_are_whole_images_also_if_the_evaluation_uses_tiles(nano_config, shapes):
+    nano_config.dataloader.test.dataset.names = shapes
+    whole = [sample["image"] for (sample,) in validation_loader(nano_config)]
+    set_views(nano_config, ViewOptions(tile=64))
+    for (sample,), expected in zip(validation_loader(nano_config), whole, strict=True):
+        assert torch.equal(sample["image"], expected)
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn", "cascade", "dino"])

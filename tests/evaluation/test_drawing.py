@@ -86,14 +86,19 @@ def test_side_by_side_leaves_a_white_gap():
     assert (page[:, 80:88] == 255).all()
 
 
-def test_grid_spacing_is_that_of_the_largest_image():
-    images = [np.full((10, 20, 3), 1, dtype=np.uint8), np.full((16, 12, 3), 2, dtype=np.uint8), GRAY[:4, :4]]
+def test_grid_of_images_of_one_size_is_square():
+    assert grid([GRAY] * 7).shape == (3 * 60 + 2 * 24, 3 * 80 + 2 * 24, 3)
+
+
+def test_grid_leaves_only_gaps_between_images():
+    images = [np.full((h, w, 3), value, dtype=np.uint8) for value, (h, w) in enumerate([(10, 20), (16, 12), (4, 4), (5, 30)])]
     page = grid(images)
-    assert page.shape == (2 * 16 + 8, 2 * 20 + 8, 3)
-    assert (page[:10, :20] == 1).all()
-    assert (page[:16, 28:40] == 2).all()
-    assert (page[24:28, :4] == 128).all()
-    assert (page == 255).any(axis=2).sum() == page.shape[0] * page.shape[1] - 10 * 20 - 16 * 12 - 4 * 4
+    assert page.shape == (16 + 24 + 5, 20 + 24 + 12 + 24 + 4, 3)  # three images in 2 * (30 + 24) pixels, then one
+    assert (page[:10, :20] == 0).all()
+    assert (page[:16, 44:56] == 1).all()
+    assert (page[:4, 80:84] == 2).all()
+    assert (page[40:45, :30] == 3).all()
+    assert (page == 255).any(axis=2).sum() == page.shape[0] * page.shape[1] - sum(image[..., 0].size for image in images)
 
 
 def test_labels_neither_cover_each_other_nor_leave_the_image(monkeypatch: pytest.MonkeyPatch):

@@ -12,7 +12,10 @@ from PIL import Image
 
 from flash_internimage import Predictor, model_zoo
 from flash_internimage.checkpoint import Checkpointer, read_checkpoint
+from flash_internimage.engine.config import save_config
+from flash_internimage.engine.views import set_views
 from flash_internimage.solver.ema import build_ema
+from flash_internimage.views import ViewOptions
 
 NANO = "mask_rcnn_flash_internimage_nano"
 
@@ -266,6 +269,24 @@ def test_views_of_a_window_alone_are_those_of_the_model(nano_checkpoint, predict
     best = found.scores.argmax()
     torch.testing.assert_close(found.pred_boxes.tensor[best], plain.pred_boxes.tensor[0])
     assert torch.equal(found.pred_masks[best : best + 1].tensor[0], plain.pred_masks[0])
+
+
+def assert_same_views(found, expected):
+    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=0)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=0)
+    assert torch.equal(found.pred_masks.tensor, expected.pred_masks.tensor)
+
+
+@pytest.mark.parametrize("options", [{"tile": 64, "overlap": 0.4}, {"tta": True}], ids=["tiles", "tta"])
+def test_the_config_of_an_evaluation_on_views_detects_on_them(nano_checkpoint, image, tmp_path, options):
+    cfg = model_zoo.get_config(NANO)
+    set_views(cfg, ViewOptions(**options))
+    save_config(cfg, str(tmp_path / "config.yaml"))
+    found = Predictor(tmp_path / "config.yaml", nano_checkpoint, device="cpu")(image)["instances"]
+    assert_same_views(found, Predictor(NANO, nano_checkpoint, device="cpu", **options)(image)["instances"])
+    other = Predictor(tmp_path / "config.yaml", nano_checkpoint, device="cpu", tile=50)(image)["instances"]
+    assert_same_views(other, Predictor(NANO, nano_checkpoint, device="cpu", tile=50)(image)["instances"])
+    assert len(other) != len(found)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from types import ModuleType
 import pytest
 
 ARCHITECTURE = "9.0"
+OTHER_ARCHITECTURES = ["7.5", "8.0", "10.0", "12.0"]
 # Of the kernels of PyPI's DCNv4 1.0.0.post2 for one unit, from benchmarks/results/cuda_resources.md, and the factor to beat.
 PEER_INSTRUCTIONS = {("forward", "float32"): 3212, ("forward", "float16"): 3588, ("backward", "float32"): 45200}
 GOALS = {"forward": 1.3, "backward": 1.5}
@@ -27,8 +28,16 @@ def resources(repository) -> ModuleType:
 @pytest.fixture(scope="module")
 def counted(resources) -> dict:
     """The counts of DCNv4's kernels by direction and dtype."""
-    counts = resources.count(resources.OURS, dcnv4_kernels(resources), ARCHITECTURE, [str(resources.ROOT / "csrc")])
-    return {(kernel.direction, kernel.dtype): entry for kernel, entry in zip(dcnv4_kernels(resources), counts, strict=True)}
+    return {
+        (kernel.direction, kernel.dtype): counts for kernel, counts in count(resources, dcnv4_kernels(resources), ARCHITECTURE)
+    }
+
+
+def count(resources, kernels: list, architecture: str) -> list[tuple]:
+    """Pairs of a kernel and its counts."""
+    return list(
+        zip(kernels, resources.count(resources.OURS, kernels, architecture, [str(resources.ROOT / "csrc")]), strict=True)
+    )
 
 
 def dcnv4_kernels(resources) -> list:
@@ -57,6 +66,21 @@ def test_backward_adds_16_bytes_at_a_time(counted, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_reads_of_four_corners_are_in_flight_together(counted, direction, dtype):
     assert counted[direction, dtype].loads_in_flight() >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", OTHER_ARCHITECTURES)
+def test_all_kernels_that_models_select_on_other_architectures(resources, architecture):
+    for kernel, counts in count(resources, resources.our_kernels(architecture), architecture):
+        name = f"{kernel.label}, {kernel.direction}, {kernel.dtype}"
+        assert counts.spill_bytes == 0, name
+        if kernel.direction == "forward":
+            assert {load.access_bytes for load in counts.sample_loads()} == {16}, name
+            assert {store.access_bytes for store in counts.named("STG")} == {16}, name
+        else:
+            additions = counts.named("RED")
+            assert {addition.access_bytes for addition in additions} == {16 if float(architecture) >= 9 else 4}, name
+            assert len(additions) == 4, name
 
 
 def test_fewer_instructions_than_the_peer(resources, counted):

@@ -31,6 +31,7 @@ def test_bitmaps(count):
     masks, bitmaps = random_masks(count)
     assert len(masks) == count
     assert torch.equal(masks.tensor, bitmaps)
+    assert np.array_equal(masks.cpu().numpy(), bitmaps.numpy())
     assert torch.equal(masks.nonempty(), BitMasks(bitmaps).nonempty())
     assert [torch.equal(a, b) for a, b in zip(masks, bitmaps, strict=True)] == [True] * count
 

@@ -98,7 +98,8 @@ def kit(check):
     (check.KIT / "wheels").mkdir(parents=True)
     (check.KIT / "kit.json").write_text(json.dumps({"python": "3.12.1", "torch": "2.11.0+cu130"}))
     for package in ("DCNv4", "detectron2"):
-        with zipfile.ZipFile(check.KIT / "wheels" / f"{package}-1.0-py3-none-any.whl", "w") as wheel:
+        # Current setuptools spells the names of wheels in lower case.
+        with zipfile.ZipFile(check.KIT / "wheels" / f"{package.lower()}-1.0-py3-none-any.whl", "w") as wheel:
             wheel.writestr(f"{package}/__init__.py", "")
     return check.KIT
 

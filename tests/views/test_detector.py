@@ -10,7 +10,7 @@ from scipy import ndimage
 from torch import nn
 
 from flash_internimage.data import ResizeToFit, TestMapper
-from flash_internimage.views import ViewsDetector, ViewsMapper
+from flash_internimage.views import ViewOptions, ViewsDetector, sample_of_views
 from flash_internimage.views import detector as detector_module
 from flash_internimage.views.detector import in_image
 from flash_internimage.views.plan import View
@@ -64,8 +64,8 @@ def image(height=120, width=200, rectangles=RECTANGLES):
 
 def detect(image, side, with_masks=True, **options):
     model = BrightRectangles(with_masks)
-    mapper = ViewsMapper(TestMapper([ResizeToFit([side], 2 * side)]), **options)
-    (output,) = ViewsDetector(model, batch_size=2)([mapper.sample(image)])
+    sample = sample_of_views(image, ViewOptions(**options), TestMapper([ResizeToFit([side], 2 * side)]))
+    (output,) = ViewsDetector(model, batch_size=2)([sample])
     return output["instances"], model
 
 
@@ -123,16 +123,16 @@ def test_outputs_of_the_model_are_not_kept_while_an_earlier_view_waits():
             self.outputs.extend(weakref.ref(output["instances"]) for output in found)
             return found
 
-    mapper = ViewsMapper(TestMapper([ResizeToFit([60], 240)]), tile=60, overlap=0.5)
-    ViewsDetector(Counted(), batch_size=2)([mapper.sample(image())])
+    sample = sample_of_views(image(), ViewOptions(tile=60, overlap=0.5), TestMapper([ResizeToFit([60], 240)]))
+    ViewsDetector(Counted(), batch_size=2)([sample])
     assert len(Counted.outputs) == 1 + 3 * 6
     assert max(Counted.alive) <= 2  # the whole image has another shape, and waits for 7 tiles
 
 
 def test_low_scores_are_dropped_before_the_merging():
     model = BrightRectangles()
-    mapper = ViewsMapper(TestMapper([ResizeToFit([120], 240)]), tile=60)
-    (output,) = ViewsDetector(model, min_score=0.95)([mapper.sample(image())])
+    sample = sample_of_views(image(), ViewOptions(tile=60), TestMapper([ResizeToFit([120], 240)]))
+    (output,) = ViewsDetector(model, min_score=0.95)([sample])
     assert len(output["instances"]) == 0
 
 
