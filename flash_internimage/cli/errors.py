@@ -71,8 +71,9 @@ def message_for_user(error: BaseException) -> str | None:
         return _without_traceback(str(error))
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return (
-            f"out of GPU memory ({_first_sentence(str(error))}); lower dataloader.train.total_batch_size, raise "
-            "train.accumulation_steps, or set train.amp.enabled=true or model.backbone.bottom_up.with_cp=true"
+            f"out of GPU memory ({_first_sentence(str(error))}); to train with less memory at the same batch "
+            "size, continue with --resume and a higher train.accumulation_steps, such as 2, or set train.amp.enabled=true or "
+            "model.backbone.bottom_up.with_cp=true"
         )
     # The signal that killed a worker is in the text of the cause.
     loader = _loader_failure(f"{error}\n{error.__cause__}") if isinstance(error, RuntimeError) else None

@@ -111,7 +111,11 @@ def test_lost_process_points_at_the_others():
 
 def test_out_of_memory_says_what_to_change():
     error = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has …")
-    assert message_for_user(error).startswith("out of GPU memory (CUDA out of memory); lower dataloader.train")
+    # Not a smaller batch, with which the run could not be resumed.
+    assert message_for_user(error).startswith(
+        "out of GPU memory (CUDA out of memory); to train with less memory at the same batch size, continue with --resume and a "
+        "higher train.accumulation_steps"
+    )
 
 
 def test_reported_ends_with_one_line_and_a_code(capsys):

@@ -59,6 +59,16 @@ def test_largest_batch_is_used_and_kept_on_resume(train_net, limited_memory, tmp
     again = load(tmp_path / "model_final.pth")
     assert all(torch.equal(tensor, whole["model"][name]) for name, tensor in again["model"].items())
 
+    # With fewer images per step, its iterations would count other images.
+    for override, now in (("dataloader.train.total_batch_size=1", "1, and"), ("dataloader.train.total_batch_size=2", "2, and")):
+        refused = train_net("--config-file", CONFIG, override, f"train.output_dir={tmp_path}", "--resume")
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+        assert f"was trained with 2 images per step, and learning rate and schedule for 2; this run is configured with {now}" in (
+            refused.stderr
+        )
+    less_memory = train_net(*argv, "--resume", "train.accumulation_steps=2")
+    assert less_memory.returncode == 0, less_memory.stderr
+
 
 def test_search_changes_nothing_but_the_batch_size(train_net, limited_memory, tmp_path):
     limited_memory(2)
