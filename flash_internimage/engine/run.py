@@ -152,8 +152,9 @@ def train(
     if resume and not resumed:
         logger.warning("--resume: no checkpoint in %s, the run starts from its beginning", output_dir)
     state = checkpointer.load(last) if resumed else checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
-    if frozen:
-        require_filled("train.freeze", frozen, checkpointer.unfilled(), last or cfg.train.init_checkpoint)
+    unfilled = checkpointer.unfilled()  # before adapters are added, which a state dict merges
+    source = last or cfg.train.init_checkpoint
+    require_filled("train.freeze", frozen, unfilled, source, "freeze only modules that it fills")
     if resumed:
         require_state_of_run(state, output_dir)
         require_same_adapters(state.get("adapters"), lora)
@@ -161,7 +162,7 @@ def train(
             categories.require_names(state.get("classes"))
     start = state["iteration"] + 1 if resumed else 0
     if lora is not None:
-        require_filled("train.lora", add_adapters(model, lora), checkpointer.unfilled(), last or cfg.train.init_checkpoint)
+        require_filled("train.lora", add_adapters(model, lora), unfilled, source)
     average = ema_of_run(cfg.train.ema, model, state if resumed else {})
     if lora is not None:
         # Without it, too, a checkpoint is that of an ordinary detector: its weights are merged.
@@ -261,8 +262,8 @@ def _resumed_batch_size(state: Mapping[str, Any], checkpoint: str) -> int:
     """Return the batch size of the run that a checkpoint belongs to."""
     if "batch_size" not in state:
         raise UserError(
-            f"--resume: {checkpoint} does not contain its batch size; instead of {SETTING} give the number of images in the log, "
-            "with train.scale_to_batch_size=true"
+            f"--resume: {checkpoint} does not contain its batch size; instead of {SETTING} give the number of images in the "
+            "log, with train.scale_to_batch_size=true"
         )
     total: int = state["batch_size"]["total"]
     logger.info("%s: %d, as before the resume", SETTING, total)
@@ -277,8 +278,8 @@ def _require_not_beyond_end(start: int, max_iter: int, checkpoint: str) -> None:
     """
     if start > max_iter:
         raise UserError(
-            f"--resume: {checkpoint} was saved after {start} iterations, but train.max_iter={max_iter}; raise train.max_iter, or "
-            f"set train.init_checkpoint={checkpoint} and another train.output_dir, without --resume"
+            f"--resume: {checkpoint} was saved after {start} iterations, but train.max_iter={max_iter}; raise train.max_iter, "
+            f"or set train.init_checkpoint={checkpoint} and another train.output_dir, without --resume"
         )
 
 
