@@ -54,8 +54,8 @@ def require_same_batch_size(state: Mapping[str, Any] | None, now: BatchSize, che
         raise UserError(
             f"--resume: {checkpoint} was trained with {saved.total} images per step, and learning rate and schedule for "
             f"{saved.reference}; this run is configured with {now.total}, and learning rate and schedule for {now.reference}; "
-            "continue with the same settings (train.accumulation_steps may be raised to save memory), or start another run from "
-            f"the weights, without --resume: train.init_checkpoint={checkpoint} train.output_dir=NEW_FOLDER"
+            "continue with the same settings (train.accumulation_steps may be raised to save memory), or start another run "
+            f"from the weights, without --resume: train.init_checkpoint={checkpoint} train.output_dir=NEW_FOLDER"
         )
 
 

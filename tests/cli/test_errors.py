@@ -113,8 +113,8 @@ def test_out_of_memory_says_what_to_change():
     error = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has …")
     # Not a smaller batch, with which the run could not be resumed.
     assert message_for_user(error).startswith(
-        "out of GPU memory (CUDA out of memory); to train with less memory at the same batch size, continue with --resume and a "
-        "higher train.accumulation_steps"
+        "out of GPU memory (CUDA out of memory); to train with less memory at the same batch size, continue with --resume "
+        "and a higher train.accumulation_steps"
     )
 
 

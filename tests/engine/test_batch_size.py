@@ -97,7 +97,7 @@ def test_indivisible_batch_is_rejected(cfg, size, world_size, parts, message):
     ("now", "message"),
     [
         (BatchSize(2, 16), "3 images per step, and learning rate and schedule for 3; this run is configured with 2, and"),
-        (BatchSize(3, 16), "learning rate and schedule for 3; .* and learning rate and schedule for 16; continue with the same"),
+        (BatchSize(3, 16), "learning rate and schedule for 3; .* and learning rate and schedule for 16; continue with"),
     ],
 )
 def test_another_batch_size_is_not_resumed(now, message):
