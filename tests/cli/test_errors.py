@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset
 
 from flash_internimage.cli.errors import SHOW_TRACEBACK, UsageError, message_for_user, reported
@@ -116,6 +117,13 @@ def test_out_of_memory_says_what_to_change():
         "out of GPU memory (CUDA out of memory); to train with less memory at the same batch size, continue with --resume "
         "and a higher train.accumulation_steps"
     )
+
+
+@pytest.mark.parametrize("read", [lambda cfg: cfg.train.amp.dtype, lambda cfg: cfg.train["amp"]["dtype"]])
+def test_value_that_a_config_lacks_is_named(read):
+    with pytest.raises((AttributeError, KeyError)) as info:
+        read(OmegaConf.create({"train": {"amp": {"enabled": True}}}))
+    assert message_for_user(info.value).startswith("the config has no train.amp.dtype; a section that is replaced needs all")
 
 
 def test_reported_ends_with_one_line_and_a_code(capsys):
