@@ -1,7 +1,7 @@
 """Images per second of one loader process, beside detectron2's DatasetMapper with the corresponding augmentations.
 
     OMP_NUM_THREADS=1 python benchmarks/data_loading.py
-    OMP_NUM_THREADS=1 python benchmarks/data_loading.py --objects 2000 --images 3 --runs 2
+    OMP_NUM_THREADS=1 python benchmarks/data_loading.py --objects 2000 --images 3 --runs 2 --formats polygons
 
 Images are generated JPEGs of 640 x 480 pixels with as many objects as COCO's on average, as polygons of COCO's sizes. A mapper
 turns a dataset dict into a sample. Times are CPU seconds of one thread: the median over the images, of which the minimum over
@@ -22,7 +22,7 @@ import io
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -84,8 +84,8 @@ def generate(folder: Path, images: int, objects: int) -> list[dict]:
     return dataset_dicts
 
 
-def mappers() -> dict[str, dict[str, Mapper]]:
-    """Return this project's mapper and detectron2's, for each preset and for evaluation."""
+def mappers(formats: Sequence[str]) -> dict[str, dict[str, Mapper]]:
+    """Return this project's mapper, and detectron2's with the given formats of masks, for each preset and for evaluation."""
 
     def ours(augmentations: list, with_masks: bool = True) -> Mapper:
         return TrainingMapper([instantiate(augmentation) for augmentation in augmentations], with_masks)
@@ -106,7 +106,7 @@ def mappers() -> dict[str, dict[str, Mapper]]:
         # fvcore crops polygons with shapely.
         cropped = any(isinstance(augmentation, (T.RandomCrop, T.FixedSizeCrop)) for augmentation in THEIRS[name])
         if not cropped or importlib.util.find_spec("shapely"):
-            table[name] = {f"detectron2, {kind}": theirs(name, mask) for kind, mask in MASKS.items()}
+            table[name] = {f"detectron2, {kind}": theirs(name, MASKS[kind]) for kind in formats}
         own_mappers = {"this project": ours(augmentations), "this project, no masks": ours(augmentations, with_masks=False)}
         table.setdefault(name, {}).update(own_mappers)
     table["evaluation"] = {
@@ -214,6 +214,13 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=7, help="objects of an image (7)")
     parser.add_argument("--runs", type=int, default=5, help="measured runs (5)")
     parser.add_argument("--rate", type=float, default=25.0, help="images per second that a GPU takes (25)")
+    parser.add_argument(
+        "--formats",
+        nargs="*",
+        choices=list(MASKS),
+        default=list(MASKS),
+        help="detectron2's masks (all); bitmaps of many objects take gigabytes",
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -223,7 +230,7 @@ def main() -> None:
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as folder:
         dataset_dicts = generate(Path(folder), args.images, args.objects)
-        for augmentation, calls in mappers().items():
+        for augmentation, calls in mappers(args.formats).items():
             measured = measure(calls, dataset_dicts, args.runs)
             first = next(iter(measured.values()))[0]
             for name, (seconds, size) in measured.items():

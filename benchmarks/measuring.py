@@ -17,15 +17,19 @@ Call = Callable[[], object]
 
 
 def median_seconds(calls: Mapping[str, Call], repeats: int) -> dict[str, float]:
-    """Return the median time of each call after one warm-up call; calls alternate, so that drift affects all of them."""
+    """Return the median CPU time per thread of each call, after one warm-up call.
+
+    Calls alternate, so that drift affects all of them; CPU time does not include that of other processes. Threads that wait for
+    others count as busy.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
     for _ in range(repeats):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = time.process_time()
             call()
-            times[name].append(time.perf_counter() - start)
+            times[name].append((time.process_time() - start) / torch.get_num_threads())
     return {name: statistics.median(measured) for name, measured in times.items()}
 
 

@@ -138,7 +138,7 @@ def main() -> None:
     torch.manual_seed(0)
 
     print(f"{machine()}, {options.dtype}\n")
-    print("Milliseconds, medians, in parentheses relative to this project; then peak memory in MB.\n")
+    print("Milliseconds of CPU time per thread, medians, in parentheses relative to this project; then peak memory in MB.\n")
     peers = " | ".join(PEERS)
     print(f"| shape | pass | this project | copy | {peers} | peak memory, this project | {peers} |")
     print("| --- | --- |" + " ---: |" * 7)

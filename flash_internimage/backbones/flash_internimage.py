@@ -21,15 +21,11 @@ from torchvision.ops import StochasticDepth
 
 from flash_internimage.errors import UserError
 from flash_internimage.families import BackboneFamily, ParameterRules, register
-from flash_internimage.layers import DCNv4, Linear
+from flash_internimage.layers import DCNv4, LayerNorm, Linear, opaque
 from flash_internimage.layers.inference import has_hooks, is_plain_inference
 
 # Epsilon of all layer norms in the backbone; PyTorch's default is 1e-5.
 NORM_EPS = 1e-6
-
-# Positions per MLP chunk in evaluation on a CPU: 4 MB of hidden features in the first stage of T. Smaller chunks would slow
-# down the matrix products of the later stages (benchmarks/backbone_cpu.py).
-MLP_CHUNK_SIZE = 4096
 
 
 class ToChannelsLast(nn.Module):
@@ -41,12 +37,12 @@ class ToChannelsLast(nn.Module):
 
 def layer_norm(channels: int) -> nn.Sequential:
     """Layer norm over C of (N, H, W, C); in a ``Sequential`` for the index in published names (``norm1.0.weight``)."""
-    return nn.Sequential(nn.LayerNorm(channels, eps=NORM_EPS))
+    return nn.Sequential(LayerNorm(channels, eps=NORM_EPS))
 
 
 def layer_norm_after_convolution(channels: int) -> nn.Sequential:
     """Layer norm over C after a convolution: (N, C, H, W) -> (N, H, W, C); published names are ``norm.1.weight``."""
-    return nn.Sequential(ToChannelsLast(), nn.LayerNorm(channels, eps=NORM_EPS))
+    return nn.Sequential(ToChannelsLast(), LayerNorm(channels, eps=NORM_EPS))
 
 
 class PatchEmbed(nn.Module):
@@ -61,7 +57,8 @@ class PatchEmbed(nn.Module):
         self.norm2 = layer_norm_after_convolution(channels)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.act(self.norm1(self.conv1(image.contiguous(memory_format=torch.channels_last))))
+        x = self.norm1(self.conv1(image.contiguous(memory_format=torch.channels_last)))
+        x = opaque.gelu(x) if opaque.is_compiled_inference(x) else self.act(x)
         return self.norm2(self.conv2(x.permute(0, 3, 1, 2)))
 
 
@@ -150,12 +147,15 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, H, W, C)."""
         x = torch.addcmul(x, self._dcn_branch(x), self._scale(x, self.gamma1))
+        if not self.training and self._is_opaque(x):
+            fc1, fc2 = (list(module.parameters()) for module in (self.mlp.fc1, self.mlp.fc2))
+            return opaque.mlp_branch(x, *self.norm2.parameters(), fc1, fc2, self.gamma2, NORM_EPS, self.post_norm)
         if self.training or not is_plain_inference(x) or has_hooks(self.norm2, self.mlp):
             return torch.addcmul(x, self._mlp_branch(x), self._scale(x, self.gamma2))
         # Cache blocking: on a CPU, temporaries that exceed the caches cost as much time as the arithmetic, and the hidden
         # features of the MLPs are the largest in the network. Autograd keeps them anyway, and a compiler fuses by itself.
         chunks = x.reshape(1, -1, 1, x.shape[-1])
-        for chunk in chunks.split(MLP_CHUNK_SIZE, dim=1):
+        for chunk in chunks.split(opaque.CHUNK_SIZE, dim=1):
             chunk.addcmul_(self._mlp_branch(chunk), self._scale(chunk, self.gamma2))
         return chunks.view(x.shape)
 
@@ -164,6 +164,16 @@ class Block(nn.Module):
 
     def _mlp_branch(self, x: Tensor) -> Tensor:
         return self.norm2(self.mlp(x)) if self.post_norm else self.mlp(self.norm2(x))
+
+    def _is_opaque(self, x: Tensor) -> bool:
+        """Whether the MLP branch is one operator for the compiler, which would break it into slower pieces."""
+        modules = (self.norm2[0], self.mlp.fc1, self.mlp.act, self.mlp.fc2)
+        if not opaque.is_compiled_inference(x) or has_hooks(self.norm2, self.mlp, *modules):
+            return False
+        # A module of another type, such as an adapter, may compute something else.
+        is_usual = tuple(map(type, modules)) == (LayerNorm, Linear, nn.GELU, Linear)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        return is_usual and all(parameter.dtype == dtype for parameter in self.mlp.parameters())
 
     def _scale(self, x: Tensor, gamma: Tensor | None) -> Tensor:
         """Factor on a branch: layer scale times stochastic depth, which draws one factor per sample.

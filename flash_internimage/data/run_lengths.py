@@ -128,10 +128,9 @@ class RunsOfOnes(NamedTuple):
     def of(cls, strings: Sequence[str | bytes]) -> RunsOfOnes:
         """Decode valid compressed masks (:func:`problems_of_strings`); a run may be empty, and is left out then."""
         parts = []
-        ends = np.cumsum([len(string) for string in strings])
+        ends = np.cumsum([0, *map(len, strings)])
         # Batches bound the memory of intermediate results.
-        limits = np.arange(_BATCH, ends[-1] + _BATCH, _BATCH) if len(strings) else []
-        batches = np.searchsorted(ends, limits, side="right").tolist()
+        batches = np.searchsorted(ends[1:], np.arange(0, ends[-1] + _BATCH, _BATCH), side="right")
         for first, last in pairwise(np.unique([0, *batches, len(strings)]).tolist()):
             runs, per_mask, _ = _decode(strings[first:last])
             after = np.cumsum(runs)

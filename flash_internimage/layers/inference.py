@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
@@ -33,3 +35,13 @@ def _has_any_global_hook() -> bool:
 def has_hooks(*modules: nn.Module) -> bool:
     """Whether a hook sees the inputs or outputs of one of the modules, and may keep them."""
     return _has_any_global_hook() or any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+@cache
+def onednn_dtypes() -> tuple[torch.dtype, ...]:
+    """Dtypes that oneDNN's kernels for x86 multiply natively."""
+    if not torch.backends.mkldnn.is_available() or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        return ()
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return (torch.float32, torch.bfloat16)
+    return (torch.float32,)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor, nn
 
-from .inference import is_plain_inference
+from . import opaque
+from .inference import is_plain_inference, onednn_dtypes
 
 
 class Linear(nn.Linear):
@@ -23,23 +22,17 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
         parameters = [self.weight] if self.bias is None else [self.weight, self.bias]
+        if opaque.is_compiled_inference(input, *parameters):
+            x = opaque.autocast_input(input)
+            if all(parameter.dtype == x.dtype for parameter in parameters):
+                return opaque.linear(x, self.weight, self.bias)
         if not is_plain_inference(input, *parameters):
             return super().forward(input)
         x = input
         if torch.is_autocast_enabled("cpu") and input.is_floating_point() and input.dtype != torch.float64:
             x = input.to(torch.get_autocast_dtype("cpu"))
         # Weights of another dtype are left to autocast, which casts each of them once per region.
-        fits = x.dtype in _onednn_dtypes() and all(parameter.dtype == x.dtype for parameter in parameters)
+        fits = x.dtype in onednn_dtypes() and all(parameter.dtype == x.dtype for parameter in parameters)
         if not fits or x.shape[-1:] != (self.in_features,) or not torch.backends.mkldnn.enabled:
             return super().forward(input)
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-
-
-@cache
-def _onednn_dtypes() -> tuple[torch.dtype, ...]:
-    """Dtypes that oneDNN's kernels for x86 multiply natively."""
-    if not torch.backends.mkldnn.is_available() or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
-        return ()
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return (torch.float32, torch.bfloat16)
-    return (torch.float32,)

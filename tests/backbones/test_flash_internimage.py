@@ -3,9 +3,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from flash_internimage.backbones import flash_internimage
 from flash_internimage.backbones.flash_internimage import MLP, Block, FlashInternImageBase, layer_ids, stage_depths
-from flash_internimage.layers import DCNv4
+from flash_internimage.layers import DCNv4, opaque
 
 SMALL = {"channels": 16, "depths": (1, 2, 1, 1), "groups": (1, 2, 4, 8), "drop_path_rate": 0.0}
 # All options of the larger sizes, and those that no published size uses.
@@ -115,7 +114,7 @@ def test_evaluation_in_chunks_equals_evaluation_at_once(arguments: dict, monkeyp
     net = randomize(FlashInternImageBase(**arguments)).double().eval()
     image = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     whole = net(image)
-    monkeypatch.setattr(flash_internimage, "MLP_CHUNK_SIZE", 100)  # not a divisor of the 768 positions of the first stage
+    monkeypatch.setattr(opaque, "CHUNK_SIZE", 100)  # not a divisor of the 768 positions of the first stage
     sizes = []
     mlp = net.levels[0].blocks[0].mlp
     forward = mlp.forward
