@@ -60,7 +60,8 @@ def message_for_user(error: BaseException) -> str | None:
     """Return the one line that explains ``error``, or None if it needs its traceback to be understood.
 
     One line explains a :class:`~flash_internimage.errors.UserError`, also when a data loader worker raised it, a package that
-    the user has to install, an error of the file system that names its file, and a GPU that is out of memory.
+    the user has to install, an error of the file system that names its file, a GPU that is out of memory, and a value
+    that a config lacks.
     """
     if isinstance(error, ModuleNotFoundError) and error.name in _HOW_TO_INSTALL:
         return f"{error.name} is not installed; {_HOW_TO_INSTALL[error.name]}"
@@ -71,8 +72,15 @@ def message_for_user(error: BaseException) -> str | None:
         return _without_traceback(str(error))
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return (
-            f"out of GPU memory ({_first_sentence(str(error))}); lower dataloader.train.total_batch_size, raise "
-            "train.accumulation_steps, or set train.amp.enabled=true or model.backbone.bottom_up.with_cp=true"
+            f"out of GPU memory ({_first_sentence(str(error))}); to train with less memory at the same batch "
+            "size, continue with --resume and a higher train.accumulation_steps, such as 2, or set train.amp.enabled=true or "
+            "model.backbone.bottom_up.with_cp=true"
+        )
+    configs = sys.modules.get("omegaconf.errors")  # comes with detectron2, which not all commands need
+    if configs is not None and isinstance(error, (configs.ConfigKeyError, configs.ConfigAttributeError)):
+        return (
+            f"the config has no {error.full_key}; a section that is replaced needs all its values, so set single ones, as in "
+            "train.amp.enabled = True"
         )
     # The signal that killed a worker is in the text of the cause.
     loader = _loader_failure(f"{error}\n{error.__cause__}") if isinstance(error, RuntimeError) else None

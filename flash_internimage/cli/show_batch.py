@@ -24,6 +24,7 @@ from PIL import Image
 
 from flash_internimage.data import use_augmentation_preset
 from flash_internimage.data.resize import fit_size, resize_nearest
+from flash_internimage.engine.auto_batch_size import AUTO
 from flash_internimage.engine.config import load_config
 from flash_internimage.engine.run import categories_of_data
 from flash_internimage.evaluation.drawing import draw_objects, grid, write_png
@@ -48,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     names = [] if categories is None else categories.names
     use_augmentation_preset(cfg)
     cfg.dataloader.train.num_workers = 0
+    if cfg.dataloader.train.get("total_batch_size") == AUTO:  # a GPU and a model decide
+        cfg.dataloader.train.total_batch_size = cfg.train.reference_batch_size
     batch = next(iter(instantiate(cfg.dataloader.train)))
     shown = batch[: args.limit]
     args.output.mkdir(parents=True, exist_ok=True)

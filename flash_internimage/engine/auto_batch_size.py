@@ -6,8 +6,10 @@ import contextlib
 import gc
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +20,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from flash_internimage.errors import UserError
+from flash_internimage.plurals import counted
 from flash_internimage.process_means import each_process_alone
 
 from .memory import peak_memory, reset_peak_memory
@@ -30,7 +33,7 @@ AUTO = "auto"
 
 SETTING = f"dataloader.train.total_batch_size={AUTO}"
 
-_LIMIT = 1024  # images per GPU
+_MOST = 8  # times the batch size of the recipe, beyond which its learning rate does not scale
 _SAMPLES = 64  # training images, the largest of which are tried
 _USED = 0.9  # part of the available memory that a trial may use: the rest is for fragmentation and for images with more objects
 
@@ -45,7 +48,7 @@ class Trial(NamedTuple):
     """Peak memory in bytes; None if it did not fit."""
 
 
-def largest_batch(step: Callable[[int], int], limit: int = _LIMIT) -> tuple[int, list[Trial]]:
+def largest_batch(step: Callable[[int], int], limit: int) -> tuple[int, list[Trial]]:
     """Find the largest batch size with which a step succeeds: by doubling from 1, then by bisection.
 
     Args:
@@ -83,19 +86,19 @@ def largest_batch(step: Callable[[int], int], limit: int = _LIMIT) -> tuple[int,
 def largest_images(samples: Sequence[Mapping[str, Any]], size: int) -> list[dict[str, Any]]:
     """Make a batch of the samples that need the most memory, some of them several times.
 
-    A batch is padded to its largest height and its largest width. The images of a batch are all wide or all tall, as in
-    training, so it has the tallest and the widest image of the wide or of the tall ones, and the one with the most objects.
+    A batch is padded to its largest height and its largest width. As in training, its images have the same orientation by
+    their annotated size, while the crop of a landscape image may be tall. So it has the tallest and the widest image of one
+    orientation, and the one with the most objects.
 
     Args:
-        samples: mapped dataset dicts, with ``image`` (3, H, W) and ``instances``.
+        samples: mapped dataset dicts, with ``image`` (3, H, W), ``instances``, and the annotated ``width`` and ``height``.
         size: number of images.
     """
     height, width = (lambda sample: sample["image"].shape[1]), (lambda sample: sample["image"].shape[2])
-    wide = [sample for sample in samples if width(sample) >= height(sample)]
-    tall = [sample for sample in samples if width(sample) < height(sample)]
-    group = max(wide, tall, key=lambda group: max(map(height, group), default=0) * max(map(width, group), default=0))
     if size == 1:
-        return [dict(max(group, key=lambda sample: height(sample) * width(sample)))]
+        return [dict(max(samples, key=lambda sample: height(sample) * width(sample)))]
+    groups = [[sample for sample in samples if (sample["width"] > sample["height"]) == wide] for wide in (True, False)]
+    group = max(groups, key=lambda group: max(map(height, group), default=0) * max(map(width, group), default=0))
     crowded = max(group, key=lambda sample: len(sample.get("instances", ())))
     return [dict(sample) for sample in [max(group, key=height), max(group, key=width), *[crowded] * (size - 2)]]
 
@@ -123,7 +126,8 @@ def find_total_batch_size(
     """Find the largest batch size with which a model trains on all GPUs: that of the smallest GPU, times their number.
 
     The trials are training steps with the largest of 64 images of the training data, after augmentation. They leave model,
-    random generators and GPU memory as they were. A tenth of the available memory stays free.
+    random generators and GPU memory as they were. A tenth of the available memory stays free. The batch has at most eight times
+    as many images as the recipe's, to which a learning rate cannot be scaled without limit, and at most the training images.
 
     Args:
         cfg: a complete config, whose ``dataloader.train`` loads the images.
@@ -141,11 +145,13 @@ def find_total_batch_size(
     if "num_workers" in loader:
         loader.num_workers = 0
     with preserved_generators(device):
-        samples = [batch[0] for batch in itertools.islice(instantiate(loader), _SAMPLES)]
+        batches = instantiate(loader)
+        samples = [batch[0] for batch in itertools.islice(batches, _SAMPLES)]
+        limit, reason = _limit(cfg.train.reference_batch_size, _number_of_images(batches), comm.get_world_size())
         # Distributed training has a second copy of the gradients, in buckets.
         buckets = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
         with _memory_limited(device, buckets if comm.get_world_size() > 1 else 0):
-            size, trials = largest_batch(trial_step(model, samples, build_optimizer(), options, device))
+            size, trials = largest_batch(trial_step(model, samples, build_optimizer(), options, device), limit)
     _free(device)
     logger.info("%s: images per GPU and peak memory: %s", SETTING, described(trials))
     sizes = comm.all_gather(size)
@@ -155,8 +161,31 @@ def find_total_batch_size(
             "model.backbone.bottom_up.with_cp=true, or train with smaller images"
         )
     total = min(sizes) * len(sizes)
-    logger.info("%s: %d images on each of %d GPUs, %d in all", SETTING, min(sizes), len(sizes), total)
+    on_all = f" on each of {len(sizes)} GPUs, {total:,} in all" if len(sizes) > 1 else ""
+    limited = f"; more are not tried: {reason}" if min(sizes) == limit else ""
+    logger.info("%s: %s%s%s", SETTING, counted(min(sizes), "image"), on_all, limited)
     return total
+
+
+def _limit(reference: int, images: int | None, processes: int) -> tuple[int, str]:
+    """Return the largest number of images per process to try, 1 or more, and its reason.
+
+    Args:
+        reference: images per step that the recipe is for.
+        images: number of training images; None if it is unknown.
+        processes: number of processes.
+    """
+    limits = [(_MOST * reference // processes, f"{_MOST} times the recipe's {counted(reference, 'image')} per step")]
+    if images is not None:
+        limits.append((images // processes, f"the dataset has {counted(images, 'image')}"))
+    limit, reason = min(limits)
+    return max(limit, 1), reason
+
+
+def _number_of_images(loader: Any) -> int | None:
+    """The number of images of a training loader, whose dataset is a stream of samples from a dataset; None if unknown."""
+    dataset = getattr(getattr(loader, "dataset", None), "dataset", None)
+    return len(dataset) if isinstance(dataset, Sized) else None
 
 
 def trial_step(
@@ -169,6 +198,8 @@ def trial_step(
     """Return a function that runs a training step with a number of images, and returns its peak memory in bytes.
 
     It leaves the model as it is. The optimizer gets a learning rate of 0 and keeps its state, which is part of the memory.
+    With gradient accumulation it runs two micro-batches of the largest size: the second one needs the most memory, beside the
+    gradients of the first, and each further one as much.
     """
     for group in optimizer.param_groups:
         group["lr"] = 0.0
@@ -176,17 +207,35 @@ def trial_step(
     def step(size: int) -> int:
         _free(device)
         reset_peak_memory(device)
-        batch: Batch = largest_images(samples, size)
-        trainer = Trainer(model, [batch], optimizer, options, device)
+        parts = min(options.accumulation_steps, size)
+        part = largest_images(samples, math.ceil(size / parts))
+        tried = min(parts, 2)
+        batch: Batch = [dict(sample) for sample in part * tried]
+        trainer = Trainer(model, [batch], optimizer, replace(options, accumulation_steps=tried), device)
         try:
             with tensors_kept(model), attributes_kept(model), each_process_alone(), EventStorage(0):
-                for _ in range(1 if optimizer.state else 2):  # the first step of an optimizer allocates its state at the end
-                    trainer.try_step(batch)
+                if not optimizer.state:
+                    _allocate_state(optimizer)
+                trainer.try_step(batch)
+        except UserError as error:
+            raise UserError(f"{SETTING}: in a trial with {counted(size, 'image')}: {error}") from error
         finally:
             model.zero_grad(set_to_none=True)
         return peak_memory(device) or 0
 
     return step
+
+
+def _allocate_state(optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimizer allocate its state, by a step with gradients of zero.
+
+    The first trials would not do that in float16, where gradient scaling skips steps whose gradients overflow.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def described(trials: Sequence[Trial]) -> str:

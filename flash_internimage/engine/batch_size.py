@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +21,42 @@ class BatchSize:
 
     Attributes:
         total: images of one iteration over all processes; None if the loader has no such setting.
+        reference: images per step that the learning rate and schedule of the run are for.
     """
 
     total: int | None
+    reference: int | None
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> BatchSize:
+        """Return the batch size that a config describes, after :func:`fit_to_batch_size`."""
+        return cls(cfg.dataloader.train.get("total_batch_size"), cfg.train.reference_batch_size)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"total": self.total}
+        return {"total": self.total, "reference": self.reference}
+
+
+def require_same_batch_size(state: Mapping[str, Any] | None, now: BatchSize, checkpoint: str) -> None:
+    """Raise an exception if a checkpoint was saved with another batch size than that of the run that resumes from it.
+
+    The iteration of the checkpoint would count other images, in another schedule.
+
+    Args:
+        state: of :class:`BatchSize` in the checkpoint; None if it has none.
+        now: the batch size of the run.
+        checkpoint: path of the checkpoint, for the message.
+
+    Raises:
+        UserError: the images per step differ, or those that learning rate and schedule are for.
+    """
+    saved = now if state is None else BatchSize(state["total"], state.get("reference", now.reference))
+    if saved != now:
+        raise UserError(
+            f"--resume: {checkpoint} was trained with {saved.total} images per step, and learning rate and schedule for "
+            f"{saved.reference}; this run is configured with {now.total}, and learning rate and schedule for {now.reference}; "
+            "continue with the same settings (train.accumulation_steps may be raised to save memory), or start another run "
+            f"from the weights, without --resume: train.init_checkpoint={checkpoint} train.output_dir=NEW_FOLDER"
+        )
 
 
 def fit_to_batch_size(cfg: DictConfig, world_size: int) -> None:

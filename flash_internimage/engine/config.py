@@ -26,6 +26,7 @@ _NEEDED = ("model", "dataloader", "train")
 _NEEDED_TO_TRAIN = ("optimizer", "lr_multiplier")
 _LEAST = {
     "train.max_iter": 1,
+    "train.accumulation_steps": 1,
     "train.log_period": 1,
     "train.eval_period": 0,
     "train.validation_pictures": 0,

@@ -50,7 +50,7 @@ from flash_internimage.solver.resume import OptimizerLayout, resumed_state
 from flash_internimage.views import ViewOptions
 
 from .auto_batch_size import AUTO, SETTING, find_total_batch_size, require_gpu
-from .batch_size import BatchSize, fit_to_batch_size
+from .batch_size import BatchSize, fit_to_batch_size, require_same_batch_size
 from .compilation import RequireCompiled, compile_for_training
 from .config import load_config, save_config
 from .distributed import distribute
@@ -152,8 +152,9 @@ def train(
     if resume and not resumed:
         logger.warning("--resume: no checkpoint in %s, the run starts from its beginning", output_dir)
     state = checkpointer.load(last) if resumed else checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
-    if frozen:
-        require_filled("train.freeze", frozen, checkpointer.unfilled(), last or cfg.train.init_checkpoint)
+    unfilled = checkpointer.unfilled()  # before adapters are added, which a state dict merges
+    source = last or cfg.train.init_checkpoint
+    require_filled("train.freeze", frozen, unfilled, source, "freeze only modules that it fills")
     if resumed:
         require_state_of_run(state, output_dir)
         require_same_adapters(state.get("adapters"), lora)
@@ -161,7 +162,7 @@ def train(
             categories.require_names(state.get("classes"))
     start = state["iteration"] + 1 if resumed else 0
     if lora is not None:
-        require_filled("train.lora", add_adapters(model, lora), checkpointer.unfilled(), last or cfg.train.init_checkpoint)
+        require_filled("train.lora", add_adapters(model, lora), unfilled, source)
     average = ema_of_run(cfg.train.ema, model, state if resumed else {})
     if lora is not None:
         # Without it, too, a checkpoint is that of an ordinary detector: its weights are merged.
@@ -177,6 +178,10 @@ def train(
         )
         cfg.train.scale_to_batch_size = True
         fit_to_batch_size(cfg, comm.get_world_size())
+    batch_size = BatchSize.of(cfg)
+    if resumed:
+        require_same_batch_size(state.get("batch_size"), batch_size, last)
+        _require_not_beyond_end(start, cfg.train.max_iter, last)
     # After the moving average has copied the model: the copy of a compiled forward would run the original.
     compiled = compile_for_training(model) if OmegaConf.select(cfg, "train.compile", default=False) else []
     trainer = build_trainer(cfg, model, device, average, start, stop)
@@ -184,7 +189,7 @@ def train(
         resume_trainer(trainer, model, state, last)
 
     checkpointer.add_checkpointable("trainer", trainer)
-    checkpointer.add_checkpointable("batch_size", BatchSize(cfg.dataloader.train.get("total_batch_size")))
+    checkpointer.add_checkpointable("batch_size", batch_size)
     checkpointer.add_checkpointable("optimizer_layout", OptimizerLayout.of(trainer.optimizer, model))
     if average is not None:
         checkpointer.add_checkpointable("ema", average)
@@ -256,10 +261,26 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
 def _resumed_batch_size(state: Mapping[str, Any], checkpoint: str) -> int:
     """Return the batch size of the run that a checkpoint belongs to."""
     if "batch_size" not in state:
-        raise UserError(f"--resume: {checkpoint} does not contain its batch size; give a number instead of {SETTING}")
+        raise UserError(
+            f"--resume: {checkpoint} does not contain its batch size; instead of {SETTING} give the number of images in the "
+            "log, with train.scale_to_batch_size=true"
+        )
     total: int = state["batch_size"]["total"]
     logger.info("%s: %d, as before the resume", SETTING, total)
     return total
+
+
+def _require_not_beyond_end(start: int, max_iter: int, checkpoint: str) -> None:
+    """Raise an exception if a run was to continue after its last iteration; a finished one may be resumed.
+
+    Raises:
+        UserError: the first iteration is beyond ``max_iter``.
+    """
+    if start > max_iter:
+        raise UserError(
+            f"--resume: {checkpoint} was saved after {start} iterations, but train.max_iter={max_iter}; raise train.max_iter, "
+            f"or set train.init_checkpoint={checkpoint} and another train.output_dir, without --resume"
+        )
 
 
 def resume_trainer(trainer: Trainer, model: nn.Module, state: Mapping[str, Any], checkpoint: str) -> None:

@@ -178,19 +178,24 @@ class Trainer(SimpleTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._backward(batch)
         self._check_and_write(losses, data_time, batch)
-        self._update(batch)
+        if self.options.max_grad_norm is not None:
+            self._check_and_write_norm(self._clip_gradients(self.options.max_grad_norm), batch)
+        self._update()
         if self.average is not None:
             self.average.update_parameters(self._bare_model())
 
     def try_step(self, batch: Batch) -> None:
-        """Run a step with a batch, without checks, metrics and communication, to see whether there is enough memory for it."""
+        """Run a step with a batch, without checks, metrics and communication, to see whether there is enough memory for it.
+
+        The checks of the model itself remain.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(batch)
-        self._update(batch)
-
-    def _update(self, batch: Batch) -> None:
         if self.options.max_grad_norm is not None:
-            self._clip_gradients(self.options.max_grad_norm, batch)
+            self._clip_gradients(self.options.max_grad_norm)
+        self._update()
+
+    def _update(self) -> None:
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
@@ -219,9 +224,12 @@ class Trainer(SimpleTrainer):
         except FloatingPointError as error:
             raise UserError(f"{error} (at iteration {self.iter}, on the images {_names(part)})") from error
 
-    def _clip_gradients(self, max_norm: float, batch: Batch) -> None:
+    def _clip_gradients(self, max_norm: float) -> float:
+        """Clip the gradients; return their norm before that."""
         self.grad_scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), max_norm, norm_type=self.options.grad_norm_type).item()
+        return nn.utils.clip_grad_norm_(self.model.parameters(), max_norm, norm_type=self.options.grad_norm_type).item()
+
+    def _check_and_write_norm(self, norm: float, batch: Batch) -> None:
         # With loss scaling an infinite gradient is normal now and then: the scaler skips the step.
         if not math.isfinite(norm) and not self.grad_scaler.is_enabled():
             raise UserError(f"gradient norm is {norm} at iteration {self.iter}, on the images {_names(batch)}")

@@ -35,15 +35,15 @@ def ema_of_run(options: Mapping[str, Any], model: nn.Module, state: Mapping[str,
     """The moving average of a run's weights, if its options enable one: restored from a checkpoint, or new.
 
     Args:
-        options: the section ``train.ema`` of a config.
+        options: the section ``train.ema`` of a config, which may lack values.
         state: contents of a checkpoint beside the model; may be empty.
 
     Returns:
         None if the options do not enable it.
     """
-    if not options["enabled"]:
+    if not options.get("enabled", False):
         return None
-    average = build_ema(model, options["momentum"], options["warmup_iters"])
+    average = build_ema(model, **{name: options[name] for name in ("momentum", "warmup_iters") if name in options})
     if "ema" in state:
         average.load_state_dict(state["ema"])
     return average

@@ -63,7 +63,7 @@ def freeze(model: nn.Module, parts: str | Sequence[str] | None) -> list[str]:
     return [key for key in parameters if any(key == name or key.startswith(f"{name}.") for name in names)]
 
 
-def require_filled(setting: str, frozen: Collection[str], unfilled: Iterable[str], checkpoint: str) -> None:
+def require_filled(setting: str, frozen: Collection[str], unfilled: Iterable[str], checkpoint: str, advice: str = "") -> None:
     """Raise an exception if a frozen tensor has kept its random initial value.
 
     Args:
@@ -71,6 +71,7 @@ def require_filled(setting: str, frozen: Collection[str], unfilled: Iterable[str
         frozen: names of frozen tensors, as :func:`freeze` returns them.
         unfilled: names of tensors that the checkpoint has not filled.
         checkpoint: its path, for the message; empty if there is none.
+        advice: another way to go on than the checkpoint of a trained detector, for the message.
 
     Raises:
         UserError: the message names the first such tensors.
@@ -79,8 +80,8 @@ def require_filled(setting: str, frozen: Collection[str], unfilled: Iterable[str
     if random:
         raise UserError(
             f"{setting}: {counted(random, 'frozen tensor')} would keep random values ({', '.join(random[:3])}), which "
-            f"{checkpoint or 'train.init_checkpoint (empty)'} does not have; freeze "
-            "only modules that it fills, or start from the checkpoint of a trained detector"
+            f"{checkpoint or 'train.init_checkpoint (empty)'} does not have; start "
+            f"from the checkpoint of a trained detector{advice and f', or {advice}'}"
         )
 
 

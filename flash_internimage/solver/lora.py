@@ -43,14 +43,15 @@ class LoRAOptions:
 
     @classmethod
     def from_config(cls, section: Mapping[str, Any] | None) -> LoRAOptions | None:
-        """Read ``train.lora``; None if it enables no adapters.
+        """Read ``train.lora``, which may lack values; None if it enables no adapters.
 
         Raises:
             UserError: a value is invalid.
         """
-        if section is None or section["rank"] is None:
+        given = section or {}
+        rank, alpha, dropout = given.get("rank"), given.get("alpha"), given.get("dropout", 0.0)
+        if rank is None:
             return None
-        rank, alpha, dropout = section["rank"], section["alpha"], section["dropout"]
         if not _is_number(rank) or not isinstance(rank, int) or rank < 1:
             raise UserError(f"train.lora.rank={rank}: expected an integer of 1 or more, such as 8, or null for no adapters")
         if alpha is not None and not (_is_number(alpha) and 0 < alpha < float("inf")):
@@ -109,22 +110,25 @@ def add_adapters(model: nn.Module, options: LoRAOptions) -> list[str]:
 class Adapters:
     """The adapters of a model and of its moving average, as a checkpoint holds them for an exact resumption.
 
-    Merged weights are rounded, so the frozen ones are saved too.
+    Merged weights are rounded, so the frozen ones are saved too: once, for the average shares them with the model.
     """
 
     def __init__(self, options: LoRAOptions, model: nn.Module, average: nn.Module | None = None) -> None:
         """
         Args:
             model: a model with adapters.
-            average: its moving average, a copy of the model; None if there is none.
+            average: its moving average, a copy of the model, complete with what a checkpoint has; None if there is none.
+                From now on its frozen weights are those of the model, since their average does not change.
         """
+        if average is not None:
+            for (_, own), (_, copied) in zip(_adapted_layers(model), _adapted_layers(average), strict=True):
+                copied.base_layer.weight = own.base_layer.weight
         self._options = options
         self._models = {"model": model} if average is None else {"model": model, "average": average}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return rank and alpha, and by model the tensors of its layers: ``<layer>.weight``, ``.lora_A`` and ``.lora_B``."""
-        tensors = {name: _tensors(model) for name, model in self._models.items()}
-        return {"rank": self._options.rank, "alpha": self._options.alpha, **tensors}
+        """Return rank, alpha and the tensors by model: ``<layer>.lora_A``, ``.lora_B`` and, only once, ``.weight``."""
+        return {"rank": self._options.rank, "alpha": self._options.alpha, **self._tensors()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what :meth:`state_dict` has returned.
@@ -132,8 +136,8 @@ class Adapters:
         Raises:
             UserError: it has adapters on other layers.
         """
-        for name, model in self._models.items():
-            own, saved = _tensors(model), state.get(name, {})
+        for name, own in self._tensors().items():
+            saved = state.get(name, {})
             if own.keys() != saved.keys() or any(own[key].shape != saved[key].shape for key in own):
                 raise UserError(
                     "--resume: the checkpoint has LoRA adapters on other layers; continue with the same model, train.freeze "
@@ -141,6 +145,17 @@ class Adapters:
                 )
             for key, tensor in own.items():
                 tensor.copy_(saved[key])
+
+    def _tensors(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors of the adapted layers by model, detached."""
+        tensors: dict[str, dict[str, Tensor]] = {name: {} for name in self._models}
+        for name, model in self._models.items():
+            for path, layer in _adapted_layers(model):
+                if name == "model":
+                    tensors[name][f"{path}.weight"] = layer.base_layer.weight.detach()
+                tensors[name][f"{path}.lora_A"] = layer.lora_A[_ADAPTER].weight.detach()
+                tensors[name][f"{path}.lora_B"] = layer.lora_B[_ADAPTER].weight.detach()
+        return tensors
 
 
 def require_same_adapters(state: Mapping[str, Any] | None, options: LoRAOptions | None) -> None:
@@ -196,16 +211,6 @@ def _adapted_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """The layers that peft has put around linear layers, with their names."""
     layers = require("peft.tuners.lora", "LoRA").Linear
     return ((name, module) for name, module in model.named_modules() if isinstance(module, layers))
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of all adapted layers, detached."""
-    found = {}
-    for name, layer in _adapted_layers(model):
-        found[f"{name}.weight"] = layer.base_layer.weight.detach()
-        found[f"{name}.lora_A"] = layer.lora_A[_ADAPTER].weight.detach()
-        found[f"{name}.lora_B"] = layer.lora_B[_ADAPTER].weight.detach()
-    return found
 
 
 def _merge(layer: Any, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset
 
 from flash_internimage.cli.errors import SHOW_TRACEBACK, UsageError, message_for_user, reported
@@ -111,7 +112,18 @@ def test_lost_process_points_at_the_others():
 
 def test_out_of_memory_says_what_to_change():
     error = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has …")
-    assert message_for_user(error).startswith("out of GPU memory (CUDA out of memory); lower dataloader.train")
+    # Not a smaller batch, with which the run could not be resumed.
+    assert message_for_user(error).startswith(
+        "out of GPU memory (CUDA out of memory); to train with less memory at the same batch size, continue with --resume "
+        "and a higher train.accumulation_steps"
+    )
+
+
+@pytest.mark.parametrize("read", [lambda cfg: cfg.train.amp.dtype, lambda cfg: cfg.train["amp"]["dtype"]])
+def test_value_that_a_config_lacks_is_named(read):
+    with pytest.raises((AttributeError, KeyError)) as info:
+        read(OmegaConf.create({"train": {"amp": {"enabled": True}}}))
+    assert message_for_user(info.value).startswith("the config has no train.amp.dtype; a section that is replaced needs all")
 
 
 def test_reported_ends_with_one_line_and_a_code(capsys):

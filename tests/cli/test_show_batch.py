@@ -39,6 +39,12 @@ def test_draws_the_batch(show):
     assert [path.name for path in page.parent.iterdir()] == ["batch.png"]
 
 
+def test_automatic_batch_size_is_shown_as_that_of_the_recipe(show):
+    code, out, err, _ = show("dataloader.train.total_batch_size=auto", "train.reference_batch_size=3")
+    assert code == 0, err
+    assert out.splitlines()[-1].startswith("3 images in the batch")
+
+
 def test_augmentation_is_what_the_config_says(show, tmp_path):
     first = json.loads(annotation_file(tmp_path / "data", "train").read_text())["images"]
     sizes = {f"{image['file_name']}: {image['width'] / image['height']:.1f}" for image in first}

@@ -44,7 +44,7 @@ def test_largest_batch_is_used_and_kept_on_resume(train_net, limited_memory, tmp
     assert done.returncode == 0, done.stderr
     assert "total_batch_size=auto: images per GPU and peak memory: 1: " in done.stdout
     assert "GiB, 4: out of memory, 3: out of memory" in done.stdout
-    assert "total_batch_size=auto: 2 images on each of 1 GPUs, 2 in all" in done.stdout
+    assert "total_batch_size=auto: 2 images\n" in done.stdout
     # Half the learning rate and twice the iterations of the recipe, which has 4 images.
     assert recipe(tmp_path) == (2, 2, 0.005, 16)
     whole = load(tmp_path / "model_final.pth")
@@ -58,6 +58,15 @@ def test_largest_batch_is_used_and_kept_on_resume(train_net, limited_memory, tmp
     assert recipe(tmp_path) == (2, 2, 0.005, 16)
     again = load(tmp_path / "model_final.pth")
     assert all(torch.equal(tensor, whole["model"][name]) for name, tensor in again["model"].items())
+
+    # With fewer images per step, its iterations would count other images.
+    for override, now in (("dataloader.train.total_batch_size=1", "1, and"), ("dataloader.train.total_batch_size=2", "2, and")):
+        refused = train_net("--config-file", CONFIG, override, f"train.output_dir={tmp_path}", "--resume")
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+        assert "was trained with 2 images per step, and learning rate and schedule for 2; this" in refused.stderr
+        assert f"this run is configured with {now}" in refused.stderr
+    less_memory = train_net(*argv, "--resume", "train.accumulation_steps=2")
+    assert less_memory.returncode == 0, less_memory.stderr
 
 
 def test_search_changes_nothing_but_the_batch_size(train_net, limited_memory, tmp_path):

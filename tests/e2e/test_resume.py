@@ -145,6 +145,14 @@ def test_resume_after_the_end_changes_nothing(train_net, whole, tmp_path):
     assert_same(load(tmp_path / "whole/model_final.pth"), whole)
 
 
+def test_resume_beyond_the_end_is_refused(train_net, whole, tmp_path):
+    argv = ["--config-file", CONFIG, *OPTIONS, f"train.output_dir={tmp_path}/whole", "--resume", "train.max_iter=7"]
+    refused = train_net(*argv)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "model_final.pth was saved after 8 iterations, but train.max_iter=7; raise train.max_iter" in refused.stderr
+    assert_same(load(tmp_path / "whole/model_final.pth"), whole)
+
+
 def test_resume_without_a_checkpoint_starts_and_says_so(train_net, whole, tmp_path):
     done = train_net("--config-file", CONFIG, *OPTIONS, f"train.output_dir={tmp_path}/new", "--resume")
     assert f"--resume: no checkpoint in {tmp_path}/new, the run starts from its beginning" in done.stdout

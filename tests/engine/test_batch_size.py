@@ -5,7 +5,8 @@ import logging
 import pytest
 from detectron2.config import LazyConfig, instantiate
 
-from flash_internimage.engine.batch_size import fit_to_batch_size
+from flash_internimage.engine.batch_size import BatchSize, fit_to_batch_size, require_same_batch_size
+from flash_internimage.errors import UserError
 
 
 @pytest.fixture
@@ -90,3 +91,18 @@ def test_indivisible_batch_is_rejected(cfg, size, world_size, parts, message):
     cfg.train.accumulation_steps = parts
     with pytest.raises(ValueError, match=message):
         fit_to_batch_size(cfg, world_size)
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        (BatchSize(2, 16), "3 images per step, and learning rate and schedule for 3; this run is configured with 2, and"),
+        (BatchSize(3, 16), "learning rate and schedule for 3; .* and learning rate and schedule for 16; continue with"),
+    ],
+)
+def test_another_batch_size_is_not_resumed(now, message):
+    state = BatchSize(3, 3).state_dict()
+    require_same_batch_size(state, BatchSize(3, 3), "a.pth")
+    require_same_batch_size(None, now, "a.pth")
+    with pytest.raises(UserError, match=f"a.pth was trained with .*{message}"):
+        require_same_batch_size(state, now, "a.pth")

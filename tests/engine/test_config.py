@@ -30,6 +30,12 @@ def test_saved_yaml_loads_again(write):
     assert load_config(write("b.yaml", OmegaConf.to_yaml(cfg))) == cfg
 
 
+def test_numbers_that_are_too_small_are_refused(write):
+    for override in ("train.max_iter=0", "train.accumulation_steps=0"):
+        with pytest.raises(UserError, match=f"{override}: expected 1 or more"):
+            load_config(write("a.py", COMPLETE.replace("max_iter=5", "max_iter=5, accumulation_steps=1")), [override])
+
+
 def test_evaluation_needs_no_optimizer(write):
     path = write("a.py", "model = dict()\ndataloader = dict()\ntrain = dict()\n")
     assert list(load_config(path, eval_only=True)) == ["model", "dataloader", "train"]

@@ -6,6 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from flash_internimage.solver import build_ema, ema_momentum
+from flash_internimage.solver.ema import ema_of_run
 from tests.reference import Reference
 
 
@@ -76,3 +77,13 @@ def test_restored_average_continues_like_an_uninterrupted_one():
 )
 def test_momentum(iteration: int, warmup_iters: int, expected: float):
     assert ema_momentum(iteration, 1e-4, warmup_iters) == pytest.approx(expected, rel=1e-12)
+
+
+def test_section_of_a_config_may_lack_values():
+    model = nn.Linear(1, 1)
+    assert ema_of_run({}, model, {}) is None
+    averaged, expected = ema_of_run({"enabled": True, "momentum": 0.5}, model, {}), build_ema(model, 0.5)
+    nn.init.normal_(model.weight)
+    for average in (averaged, expected):
+        average.update_parameters(model)
+    assert torch.equal(averaged.module.weight, expected.module.weight)

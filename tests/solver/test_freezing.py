@@ -91,8 +91,10 @@ def test_random_weights_are_not_frozen():
     require_filled("train.freeze", ["a", "b"], ["c"], "weights.pth")
     with pytest.raises(ValueError, match=r"1 frozen tensor .* random values \(b\), which weights.pth does not have"):
         require_filled("train.freeze", ["a", "b"], ["b", "c"], "weights.pth")
-    with pytest.raises(ValueError, match=r"which train.init_checkpoint \(empty\) does not have"):
-        require_filled("train.freeze", ["a"], ["a"], "")
+    with pytest.raises(ValueError, match=r"which train.init_checkpoint \(empty\) does not have; start from the .* detector$"):
+        require_filled("train.lora", ["a"], ["a"], "")
+    with pytest.raises(ValueError, match="start from the checkpoint of a trained detector, or freeze less$"):
+        require_filled("train.freeze", ["a"], ["a"], "", "freeze less")
 
 
 @pytest.mark.parametrize("parts", [True, 2, 0.5, ["head", 1]])

@@ -117,7 +117,7 @@ def test_adapters_are_restored_exactly_with_those_of_the_average():
         model = Detector()
         model.load_state_dict(tensors["model"])
         add_adapters(model, OPTIONS)
-        average = build_ema(model)
+        average = build_ema(model, momentum=0.3, warmup_iters=0)
         average.load_state_dict(tensors["average"])
         Adapters(OPTIONS, model, average.module).load_state_dict(state)
         return model, average
@@ -134,8 +134,16 @@ def test_adapters_are_restored_exactly_with_those_of_the_average():
         assert [name for name, parameter in one.named_parameters() if not torch.equal(parameter, named[name])] == []
         # The average of frozen weights is exact.
         assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
-    weight = f"{LAYERS[0]}.weight"
-    assert torch.equal(state["average"][weight], state["model"][weight])
+    # A checkpoint has the frozen weights once.
+    assert {key for key in state["model"] if key not in state["average"]} == {f"{layer}.weight" for layer in LAYERS}
+    assert all("lora_" in key for key in state["average"])
+    train(again, average=average_again)
+    train(model, average=average)
+    assert all(torch.equal(tensor, average_again.state_dict()[name]) for name, tensor in average.state_dict().items())
+    assert all(
+        torch.equal(Adapters(OPTIONS, again).state_dict()["model"][f"{layer}.weight"], state["model"][f"{layer}.weight"])
+        for layer in LAYERS
+    )
 
 
 def test_an_ordinary_state_dict_can_be_loaded():
@@ -207,6 +215,8 @@ def test_options_of_a_config():
     assert LoRAOptions.from_config(None) is None
     assert LoRAOptions.from_config({"rank": None, "alpha": None, "dropout": 0.0}) is None
     assert LoRAOptions.from_config({"rank": 8, "alpha": None, "dropout": 0.1}) == LoRAOptions(8, 8.0, 0.1)
+    assert LoRAOptions.from_config({"rank": 8}) == LoRAOptions(8, 8.0, 0.0)
+    assert LoRAOptions.from_config({"alpha": 2}) is None
 
 
 def test_another_model_or_other_adapters_are_not_resumed():
