@@ -166,6 +166,10 @@ REFUSED = {
     "run lengths with NaN": (lambda c, a, i, k: a.update(segmentation=rle([NAN, 4790])), "whole numbers, .*nan"),
     "run lengths with null": (lambda c, a, i, k: a.update(segmentation=rle([None])), "whole numbers, .*None"),
     "run lengths beyond 32 bits": (lambda c, a, i, k: a.update(segmentation=rle([2**32, 4800])), "sum to 4294972096"),
+    "compressed run lengths beyond the image": (
+        lambda c, a, i, k: a.update(segmentation=rle(compressed([10, 9000]))),
+        "should be 4800 .* or less, but include 9000",
+    ),
     "no run lengths": (lambda c, a, i, k: a.update(segmentation=rle([])), "sum to 4800 .*sum to 0"),
     "run lengths that are null": (lambda c, a, i, k: a.update(segmentation=rle(None)), "neither a list nor text: None"),
     "mask without size": (lambda c, a, i, k: a.update(segmentation={"counts": [4800]}), r"size \[60, 80\], but has None"),
