@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
+from flash_internimage.plurals import agree, counted
 
 from .check import check_contents, read_json, require_sound
 from .formats import (
@@ -213,9 +214,9 @@ class _Given:
                 f"data.val_fraction: expected data without a validation split, but {source.description} has one; remove "
                 "data.val_fraction to evaluate on it"
             )
-        files = source.files(split)
-        subject = source.description if files is None else f"annotation file {files[0]}"
         contents = source.read(split)
+        files = source.files(split)  # after reading, which finds the image folder of a COCO dataset
+        subject = source.description if files is None else f"annotation file {files[0]}"
         require_sound(check_contents(contents.content, contents.image_root, subject))
         names = [image["file_name"] for image in contents.content["images"]]
         train, test = hold_out(contents, self._validation(names))
@@ -235,7 +236,15 @@ class _Given:
             names = draw_validation(file_names, self.fraction, seed)
             file = self._folder() / SPLIT_FILE
             record_validation(file, names, self.fraction, seed)
-        logger.info("%d of %d images are held out for evaluation, listed in %s", len(names), len(file_names), file)
+        # A file may list an image twice, and a record images that were removed since.
+        held_out = sum(map(set(names).__contains__, file_names))
+        logger.info(
+            "%s of %s %s held out for evaluation, listed in %s",
+            f"{held_out:,}",
+            counted(file_names, "image"),
+            agree("[is|are]", held_out),
+            file,
+        )
         OmegaConf.update(self.cfg, "data.val_split", str(file))
         return names
 
@@ -248,5 +257,5 @@ class _Given:
         file = self._folder() / f"{part}.json"
         text = json.dumps(contents.content)
         write_atomically(file, lambda path: path.write_text(text, encoding="utf-8"))
-        logger.info("%d images of data.%s: annotations in %s", len(contents.content["images"]), part, file)
+        logger.info("%s of data.%s: annotations in %s", counted(contents.content["images"], "image"), part, file)
         return Dataset(str(file), contents.image_root)
