@@ -84,7 +84,10 @@ SKIPPED = {
         lambda c: first(c).update(bbox=[5, 5, 0.5, 10]),
         "1 box is skipped in training.*: annotation 1 of",
     ),
-    "box outside the image": (lambda c: first(c).update(bbox=[80, 5, 10, 10]), "1 box is skipped in training"),
+    "box outside the image": (
+        lambda c: first(c).update(bbox=[80, 5, 10, 10]),
+        "1 box is skipped in training because it is less than one pixel wide or high, or lies outside its image",
+    ),
     "image not listed": (lambda c: first(c).update(image_id=99), "1 annotation is skipped because the file does not list"),
     "polygon of two vertices": (
         lambda c: first(c).update(segmentation=[[1, 2, 3, 4]]),

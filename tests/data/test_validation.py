@@ -227,9 +227,12 @@ REFUSED = {
     "annotation's image of a list": (lambda c, a, i, k: a.update(image_id=[1]), r"\"image_id\" is neither .*: \[1\]"),
     "annotation's image of null": (lambda c, a, i, k: a.update(image_id=None), '"image_id" is neither .*: None'),
     "annotation id of a list": (lambda c, a, i, k: a.update(id=[1]), r"annotation id is neither .*: \[1\]"),
-    "keypoints with null": (lambda c, a, i, k: a.update(keypoints=[1, None, 2]), r"keypoints is not .*: \[1, None, 2\]"),
-    "keypoints of text": (lambda c, a, i, k: a.update(keypoints="none"), "keypoints is not .*: 'none'"),
-    "keypoints beyond float64": (lambda c, a, i, k: a.update(keypoints=[10**400, 1, 2]), "keypoints is not"),
+    "keypoints with null": (
+        lambda c, a, i, k: a.update(keypoints=[1, None, 2]),
+        r'value of "keypoints" is not a list of finite numbers: .*: \[1, None, 2\]',
+    ),
+    "keypoints of text": (lambda c, a, i, k: a.update(keypoints="none"), 'value of "keypoints" is not a list .*: .none.'),
+    "keypoints beyond float64": (lambda c, a, i, k: a.update(keypoints=[10**400, 1, 2]), '"keypoints" is not'),
     "ignore of null": (lambda c, a, i, k: a.update(ignore=None), 'has "ignore".*: None'),
     "annotations that are null": (lambda c, a, i, k: c.update(annotations=None), '"annotations" should be a list, but is None'),
     "annotations that are an object": (
