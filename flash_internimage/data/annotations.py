@@ -133,8 +133,8 @@ def _write(annotation_file: str, local: Path, version: tuple[int, int], entry: P
             logger.warning(_NOT_CACHED, annotation_file, error)
             return Annotations(report, SerializedDicts.of(dataset_dicts_of(content), load_plain), lambda: ids)
     seconds = time.monotonic() - start
-    count = counted(serialized, "image")
-    logger.info("%s: %s, read in %.0f s and cached in %s", annotation_file, count, seconds, entry)
+    images = counted(serialized, "image")
+    logger.info("%s: %s, read in %.0f s and cached in %s", annotation_file, images, seconds, entry)
     return Annotations(report, serialized, partial(_ids_of, annotation_file, entry))
 
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
-from flash_internimage.plurals import agree, counted
+from flash_internimage.plurals import counted
 
 from .check import check_contents, read_json, require_sound
 from .formats import (
@@ -238,13 +238,7 @@ class _Given:
             record_validation(file, names, self.fraction, seed)
         # A file may list an image twice, and a record images that were removed since.
         held_out = sum(map(set(names).__contains__, file_names))
-        logger.info(
-            "%s of %s %s held out for evaluation, listed in %s",
-            f"{held_out:,}",
-            counted(file_names, "image"),
-            agree("[is|are]", held_out),
-            file,
-        )
+        logger.info("%d of %s held out for evaluation, listed in %s", held_out, counted(file_names, "image"), file)
         OmegaConf.update(self.cfg, "data.val_split", str(file))
         return names
 

@@ -128,7 +128,7 @@ def test_held_out_images_are_recorded_and_stay(given, datasets, tmp_path, settin
     assert not {name for name, *_ in objects_of(found["train"])} & {name for name, *_ in objects_of(found["test"])}
     record = tmp_path / "output/dataset/split.json"
     assert cfg.data.val_split == str(record)
-    assert f"{sizes['test']} of {sum(sizes.values())} images are held out for evaluation, listed in {record}" in caplog.text
+    assert f"{sizes['test']} of {sum(sizes.values())} images held out for evaluation, listed in {record}" in caplog.text
 
     # Another draw would be different, so the same images can only come from the record.
     content = json.loads(record.read_text())
@@ -163,14 +163,14 @@ def test_images_that_are_listed_twice_are_counted_twice(given, datasets, tmp_pat
     found = given_datasets(given(train__json=str(tmp_path / "twice.json"), train__images="coco/train", val_fraction=0.34))
     held_out = json.loads(Path(found["test"].annotation_file).read_text())["images"]
     assert len(held_out) == 4
-    assert "4 of 12 images are held out" in caplog.text
+    assert "4 of 12 images held out" in caplog.text
     assert "4 images of data.test: annotations in" in caplog.text
 
 
 def test_one_image_is_held_out(given, caplog):
     caplog.set_level(logging.INFO)
     given_datasets(given(**HELD_OUT["COCO"], val_fraction=0.1))
-    assert "1 of 6 images is held out" in caplog.text
+    assert "1 of 6 images held out" in caplog.text
     assert "1 image of data.test: annotations in" in caplog.text
 
 
