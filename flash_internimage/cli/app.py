@@ -60,4 +60,6 @@ def chosen_models(args: argparse.Namespace) -> Models:
     if args.config_file is None and args.weights is None and not args.overrides:
         return Models(published_models())
     predictor = Predictor(chosen_model(args), min_score=LOWEST_SCORE)
+    if not predictor.views.is_whole_image:
+        print(f"{predictor.views}, from the config")
     return Models({Path(args.weights or args.config_file).name: lambda: predictor})

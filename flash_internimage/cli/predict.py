@@ -96,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
     on_cpu = predictor.device.type == "cpu" and not isinstance(predictor.model, ExportedDetector)
     if on_cpu and args.precision == "fp32" and has_fast_bfloat16():
         print_above_bar("this processor has AMX: --precision bf16 is faster")
+    if view_options(args).is_whole_image and not predictor.views.is_whole_image:
+        print_above_bar(f"{predictor.views}, from the config")
     args.output.mkdir(parents=True, exist_ok=True)
     writer = DetectionWriter(predictor, args.output, args.threshold, args.track)
     skipped = 0

@@ -71,7 +71,7 @@ class DatasetReport:
 
 @contextlib.contextmanager
 def many_objects() -> Iterator[None]:
-    """Pause the garbage collector, which would search millions of new objects for cycles: reading takes twice the time then."""
+    """Pause the garbage collector, which would search millions of objects for cycles: reading takes twice the time then."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -194,6 +194,7 @@ def _check_crowds(report: DatasetReport, found: ValidatedContents) -> None:
     report.untrainable = f"{report.source}: {reason}, so that nothing is left to train on; {fix}"
 
 
+@many_objects()
 def fill(report: DatasetReport, content: Mapping) -> ValidatedContents:
     """Validate the contents of a dataset and fill in its report; whether the image files exist is not checked."""
     found = validate_contents(content, in_folder=not report.in_code)

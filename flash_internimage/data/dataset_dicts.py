@@ -20,7 +20,7 @@ from tabulate import tabulate
 
 from flash_internimage.coco_format import is_registered_in_code, load_dataset_dicts
 from flash_internimage.errors import UserError
-from flash_internimage.plurals import counted
+from flash_internimage.plurals import agree, counted
 
 from .annotations import read_annotations
 from .boxes import are_degenerate
@@ -146,13 +146,16 @@ def filter_training_dataset_dicts(
             dropped.first["image_id"],
             dropped.first["file_name"],
         )
-    for count, noun, plural, which in (
-        (dropped.boxes, "box", "boxes", "with a side below one pixel or outside the image"),
-        (dropped.tiny, "image", "images", f"with a side below {min_side} pixels"),
-        (dropped.empty, "image", "images", "without objects"),
+    for count, what in (
+        (
+            dropped.boxes,
+            "[box that is|boxes that are] less than one pixel wide or high, or [lies|lie] outside [its|their] image",
+        ),
+        (dropped.tiny, f"[image|images] with a side below {min_side} pixels"),
+        (dropped.empty, "[image|images] without objects"),
     ):
         if count:
-            logger.warning("Dropped %s %s", counted(count, noun, plural), which)
+            logger.warning("Dropped %s %s", f"{count:,}", agree(what, count))
     return kept
 
 

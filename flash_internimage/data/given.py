@@ -214,9 +214,9 @@ class _Given:
                 f"data.val_fraction: expected data without a validation split, but {source.description} has one; remove "
                 "data.val_fraction to evaluate on it"
             )
-        files = source.files(split)
-        subject = source.description if files is None else f"annotation file {files[0]}"
         contents = source.read(split)
+        files = source.files(split)  # after reading, which finds the image folder of a COCO dataset
+        subject = source.description if files is None else f"annotation file {files[0]}"
         require_sound(check_contents(contents.content, contents.image_root, subject))
         names = [image["file_name"] for image in contents.content["images"]]
         train, test = hold_out(contents, self._validation(names))
@@ -236,7 +236,9 @@ class _Given:
             names = draw_validation(file_names, self.fraction, seed)
             file = self._folder() / SPLIT_FILE
             record_validation(file, names, self.fraction, seed)
-        logger.info("%d of %s held out for evaluation, listed in %s", len(names), counted(file_names, "image"), file)
+        # A file may list an image twice, and a record images that were removed since.
+        held_out = sum(map(set(names).__contains__, file_names))
+        logger.info("%d of %s held out for evaluation, listed in %s", held_out, counted(file_names, "image"), file)
         OmegaConf.update(self.cfg, "data.val_split", str(file))
         return names
 

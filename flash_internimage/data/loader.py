@@ -12,6 +12,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
 
 from flash_internimage.errors import UserError
+from flash_internimage.plurals import agree, counted
 
 from .dataset_dicts import DatasetDicts
 from .mapper import TrainingMapper
@@ -56,10 +57,8 @@ def build_train_loader(
     """
     world_size = comm.get_world_size()
     if not isinstance(total_batch_size, int) or total_batch_size < 1 or total_batch_size % world_size:
-        raise UserError(
-            f"build_train_loader: total_batch_size must be a positive multiple of the {world_size} processes, "
-            f"got {total_batch_size}"
-        )
+        expected = agree(f"[a whole number of 1 or more|a positive multiple of the {world_size} processes]", world_size)
+        raise UserError(f"build_train_loader: total_batch_size must be {expected}, got {total_batch_size}")
     if seed < 0:
         raise UserError(f"build_train_loader: seed must not be negative, got {seed}; choose a fixed seed of 0 or more")
     # DatasetFromList serializes to one buffer, which forked loader processes share, as DatasetDicts does.
@@ -104,11 +103,12 @@ def _repeat_factors(dataset: Sequence[dict], sampler: str, threshold: float) -> 
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dataset, threshold)
     repeated = int((factors > 1).sum())
     logger.info(
-        "RepeatFactorTrainingSampler: %d of %d images are repeated, up to %.2f times; an epoch has about %d images",
-        repeated,
-        len(factors),
+        "RepeatFactorTrainingSampler: %s of %s %s repeated, up to %.2f times; an epoch has about %s",
+        f"{repeated:,}",
+        counted(factors, "image"),
+        agree("[is|are]", repeated),
         float(factors.max()),
-        round(float(factors.sum())),
+        counted(round(float(factors.sum())), "image"),
     )
     return factors
 

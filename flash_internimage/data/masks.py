@@ -56,13 +56,12 @@ def transform_masks(
     maps = _gather_maps(transforms, *size)
     if maps is not None:
         return _gather(segmentations_to_rles(segmentations, *size), *maps, size[0], new_size)
-    parts, corners = [], []
-    for segmentation in segmentations:
-        whole = np.asarray(transforms.apply_segmentation(segmentation_to_mask(segmentation, *size))) != 0
-        rows, columns = (_occupied(whole.any(axis=axis)) for axis in (1, 0))
-        parts.append(whole[rows, columns])
-        corners.append((columns.start, rows.start))
-    return WindowMasks.from_parts(parts, corners, new_size)
+    parts = [WindowMasks.from_parts([], [], new_size)]
+    whole = (0, 0, new_size[1], new_size[0])
+    for segmentation in segmentations:  # one by one: bitmaps of all objects would take much memory
+        bitmap = np.asarray(transforms.apply_segmentation(segmentation_to_mask(segmentation, *size))) != 0
+        parts.append(WindowMasks.from_bitmaps(torch.from_numpy(bitmap[None]), whole, new_size))
+    return WindowMasks.cat(parts)
 
 
 def _gather_maps(transforms: TransformList, height: int, width: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -122,9 +121,3 @@ def _ranges(positions: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tupl
         first, last = (np.searchsorted(positions, limits) for limits in (starts, ends))
     is_empty = first >= last
     return np.where(is_empty, 0, first), np.where(is_empty, 0, last)
-
-
-def _occupied(flags: np.ndarray) -> slice:
-    """Return the range from the first to the last true value; empty without one."""
-    found = np.flatnonzero(flags)
-    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)

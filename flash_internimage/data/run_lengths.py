@@ -93,17 +93,24 @@ def problems_of_strings(strings: Sequence[str | bytes], pixels: Sequence[int]) -
         pixels: number of pixels of the image of each mask.
     """
     runs, per_mask, malformed = _decode(strings)
-    shortest, total = np.zeros((2, len(strings)), dtype=np.int64)
+    shortest, longest, total = np.zeros((3, len(strings)), dtype=np.int64)
     nonempty = np.flatnonzero(per_mask)
     first = (np.cumsum(per_mask) - per_mask)[nonempty]
     if len(nonempty):
         shortest[nonempty] = np.minimum.reduceat(runs, first)
-        total[nonempty] = np.add.reduceat(runs, first)
-    for i in np.flatnonzero(malformed | (shortest < 0) | (total != np.asarray(pixels))).tolist():
+        longest[nonempty] = np.maximum.reduceat(runs, first)
+        total[nonempty] = np.add.reduceat(runs, first)  # wraps around for long runs, which are therefore refused by themselves
+    most = np.asarray(pixels)
+    for i in np.flatnonzero(malformed | (shortest < 0) | (longest > most) | (total != most)).tolist():
         if malformed[i]:
             yield i, f"whose counts are not a compressed run-length encoding: {_short(strings[i])}"
         elif shortest[i] < 0:
             yield i, f"whose counts should not be negative, but include {shortest[i]}: {_short(strings[i])}"
+        elif longest[i] > most[i]:
+            yield (
+                i,
+                f"whose counts should be {pixels[i]} (height x width) or less, but include {longest[i]}: {_short(strings[i])}",
+            )
         else:
             yield (
                 i,

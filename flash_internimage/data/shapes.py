@@ -24,6 +24,7 @@ from PIL import Image
 from flash_internimage.errors import UserError
 from flash_internimage.files import full_disk_reported
 from flash_internimage.locks import FileLock
+from flash_internimage.plurals import counted
 
 from .shapes_drawing import CATEGORIES, AnnotatedImage, draw_image
 
@@ -115,7 +116,7 @@ def _generate(root: Path, sizes: Mapping[str, int]) -> None:
     draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
         draft.chmod(0o755)  # mkdtemp makes a folder that only its owner can read
-        logger.info("Generating %d images in %s", sum(sizes.values()), root)
+        logger.info("Generating %s in %s", counted(sum(sizes.values()), "image"), root)
         with full_disk_reported(root, lambda: draft):
             for split, size in sizes.items():
                 write_split(draft, split, size)

@@ -290,7 +290,7 @@ class _Annotations:
             self._error('[value|values] of "area" [is not a number|are not numbers] from 0 to 1e10', annotation, area)
         keypoints = annotation.get("keypoints")
         if not (keypoints is None or (isinstance(keypoints, list) and _are_numbers(keypoints) and _fit_float64(keypoints))):
-            self._error("[list|lists] of keypoints [is not one|are not lists] of finite numbers", annotation, keypoints)
+            self._error('[value|values] of "keypoints" [is not a list|are not lists] of finite numbers', annotation, keypoints)
         is_sound = self._has_valid_box(annotation, image)
         has_mask = self._has_mask(annotation, image)
         if is_crowd:
@@ -451,7 +451,8 @@ class _Annotations:
         x, y, width, height = box
         if is_degenerate(box, image["height"], image["width"]):
             self.warnings.add(
-                "[box is|boxes are] skipped in training because a side is below one pixel or outside [its|their] image",
+                "[box is|boxes are] skipped in training because [it is|they are] less than one pixel wide or high, or "
+                "[lies|lie] outside [its|their] image",
                 f"{_label(annotation)}: {box}",
             )
             return False

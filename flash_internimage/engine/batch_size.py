@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from flash_internimage.errors import UserError
+from flash_internimage.plurals import agree, counted
 
 logger = logging.getLogger(__name__)
 
@@ -72,12 +73,13 @@ def fit_to_batch_size(cfg: DictConfig, world_size: int) -> None:
     train = cfg.train
     size = cfg.dataloader.train.total_batch_size
     if size < 1 or size % world_size:
-        raise UserError(f"dataloader.train.total_batch_size={size}: expected a multiple of the {world_size} processes")
+        expected = agree(f"[1 or more|a positive multiple of the {world_size} processes]", world_size)
+        raise UserError(f"dataloader.train.total_batch_size={size}: expected {expected}")
     steps = train.accumulation_steps
     if not 1 <= steps <= size // world_size:
         raise UserError(
             f"train.accumulation_steps={steps}: expected 1 to {size // world_size}, the number of images per process and step "
-            f"({size} images on {world_size} processes)"
+            f"({counted(size, 'image')} on {counted(world_size, 'process', 'processes')})"
         )
     factor = size / train.reference_batch_size
     if factor == 1:
@@ -98,11 +100,16 @@ def fit_to_batch_size(cfg: DictConfig, world_size: int) -> None:
     if "warmup_iters" in cfg.lr_multiplier:  # fvcore's schedulers have the warm-up as a fraction of the run instead
         cfg.lr_multiplier.warmup_iters = math.ceil(cfg.lr_multiplier.warmup_iters / factor)
     logger.info(
-        "Scaled from %d to %d images per step: %s, instead of %s", train.reference_batch_size, size, _summary(cfg), before
+        "Scaled from %d to %s per step: %s, instead of %s",
+        train.reference_batch_size,
+        counted(size, "image"),
+        _summary(cfg),
+        before,
     )
     train.reference_batch_size = size  # so that the saved config, which has the scaled values, is not scaled again
 
 
 def _summary(cfg: DictConfig) -> str:
     warmup = cfg.lr_multiplier.get("warmup_iters", "as a fraction")
-    return f"learning rate {cfg.optimizer.lr:g}, {cfg.train.max_iter} iterations, warm-up {warmup}"
+    iterations = agree(f"{cfg.train.max_iter} [iteration|iterations]", cfg.train.max_iter)
+    return f"learning rate {cfg.optimizer.lr:g}, {iterations}, warm-up {warmup}"

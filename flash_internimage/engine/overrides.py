@@ -136,6 +136,8 @@ def _checked(cfg: DictConfig, key: str, old: Any, new: Any, text: str) -> Any:
             below = f"{key}.{name}"
             new[name] = _checked(cfg, below, _lookup(cfg, below), value, str(value))
         return new
+    if new is None and _may_be_none(cfg, key):
+        return None
     usual, words = _WORDS.get(key, (old, ()))
     if new in words:
         return new
@@ -145,6 +147,14 @@ def _checked(cfg: DictConfig, key: str, old: Any, new: Any, text: str) -> Any:
         others = "".join(f", or {word}" for word in words)
         raise UserError(f"config key {key!r}: expected a value like {_describe(old)}{others}, got {_describe(new)}")
     return value
+
+
+def _may_be_none(cfg: DictConfig, key: str) -> bool:
+    """Return whether a key is an argument of the callable of its section with None as its default."""
+    section, _, name = key.rpartition(".")
+    node = _lookup(cfg, section) if section else cfg
+    argument = _arguments(node).get(name) if isinstance(node, DictConfig) else None
+    return argument is not None and argument.default is None
 
 
 def convert(old: Any, new: Any, text: str) -> Any:
@@ -157,7 +167,7 @@ def convert(old: Any, new: Any, text: str) -> Any:
     """
     if old is None or (isinstance(new, str) and new.startswith("${")):
         return new
-    if new is None:  # null disables any value except booleans and counts, for which it would be ambiguous
+    if new is None:  # null disables any value except booleans and counts, for which it would be ambiguous by its type alone
         return _MISSING if isinstance(old, (bool, int)) else None
     if isinstance(old, bool):
         return new if isinstance(new, bool) else _MISSING

@@ -71,7 +71,7 @@ from .seeding import seed_everything
 from .stopping import StopRequest
 from .trainer import StepOptions, Trainer, amp_dtype
 from .validation_loss import TASK, validation_loader, validation_losses
-from .views import set_views, views_of, with_views
+from .views import chosen_views, set_views, with_views
 from .writers import build_writers
 
 CONFIG_FILE = "config.yaml"
@@ -381,8 +381,7 @@ def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool, views
     if comm.is_main_process():
         remove_unfinished(cfg.train.output_dir)
     categories = categories_of_data(cfg, "test")
-    if views is None or views.is_whole_image:
-        views = views_of(cfg)
+    views = chosen_views(cfg, ViewOptions() if views is None else views)
     if not last and is_exported(cfg.train.init_checkpoint):
         exported = ExportedDetector(cfg.train.init_checkpoint, device)
         cfg.dataloader.test.mapper = mapper_node(exported.metadata)
@@ -392,7 +391,7 @@ def evaluate_checkpoint(cfg: DictConfig, device: torch.device, last: bool, views
         model, names = _load_complete(cfg, device, last)
     if categories is not None:
         categories.require_names(names)
-    if views is not None:
+    if not views.is_whole_image:
         set_views(cfg, views)
     evaluator = instantiate(cfg.dataloader.evaluator)
     results = evaluate_and_replace(cfg, model, [evaluator])

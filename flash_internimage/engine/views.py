@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from detectron2.config import LazyCall as L
@@ -12,6 +13,8 @@ from torch import nn
 from flash_internimage.data import TestMapper
 from flash_internimage.errors import UserError
 from flash_internimage.views import ViewOptions, ViewsDetector, ViewsMapper
+
+logger = logging.getLogger(__name__)
 
 
 def set_views(cfg: DictConfig, options: ViewOptions) -> None:
@@ -43,7 +46,17 @@ def views_of(cfg: DictConfig) -> ViewOptions | None:
     if _mapper_class(cfg) is not ViewsMapper:
         return None
     mapper = cfg.dataloader.test.mapper
-    return ViewOptions(mapper.tile, mapper.overlap, mapper.tta)
+    options = ViewOptions(mapper.tile, mapper.overlap, mapper.tta)
+    return None if options.is_whole_image else options
+
+
+def chosen_views(cfg: DictConfig, given: ViewOptions) -> ViewOptions:
+    """The views that were given, or else those of the config, which are logged: detection takes several times as long."""
+    of_config = views_of(cfg)
+    if not given.is_whole_image or of_config is None:
+        return given
+    logger.info("%s, from the config", of_config)
+    return of_config
 
 
 def _mapper_class(cfg: DictConfig) -> Any:

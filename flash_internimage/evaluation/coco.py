@@ -22,7 +22,7 @@ from flash_internimage.coco_format import contents_of, is_registered_in_code
 from flash_internimage.data.categories import Categories
 from flash_internimage.errors import UserError
 from flash_internimage.path_manager import PathManager
-from flash_internimage.plurals import counted
+from flash_internimage.plurals import agree, counted
 
 from .average_precision import MAX_DETECTIONS, average_precision
 from .coco_results import coco_results
@@ -135,10 +135,11 @@ class FastCOCOEvaluator(DatasetEvaluator):
         if not self._dataset.get("annotations"):
             where = f"in {Path(self._output_dir) / PREDICTIONS_FILE}" if self._output_dir else "not saved"
             logger.info(
-                "Dataset %s has no annotations: its %d detections are %s, and are not compared with anything",
+                "Dataset %s has no annotations: its %s %s, and %s not compared with anything",
                 self._metadata.name,
-                len(results),
+                counted(results, "detection is", "detections are"),
                 where,
+                agree("[is|are]", results),
             )
             return OrderedDict()
         dataset = self._restricted(img_ids)
@@ -176,12 +177,12 @@ class FastCOCOEvaluator(DatasetEvaluator):
         ((image_id, category_id), count) = max(counts.items(), key=lambda item: item[1], default=((None, None), 0))
         if count > self._max_dets_per_image:
             logger.warning(
-                "Image %r has %d objects of category %r, but only %d detections per category and image are evaluated; raise "
+                "Image %r has %s of category %r, but only %s evaluated for each category and image; raise "
                 "dataloader.evaluator.max_dets_per_image, and the limit of the model",
                 image_id,
-                count,
+                counted(count, "object"),
                 category_id,
-                self._max_dets_per_image,
+                counted(self._max_dets_per_image, "detection is", "detections are"),
             )
 
     def _tasks_of(self, results: Sequence[dict]) -> list[str]:

@@ -158,7 +158,7 @@ def _metrics_section(data: Evaluation) -> dict[str, Any]:
     groups = frequency_groups(data.num_objects)
     for group, classes in groups.items():
         of_classes = [[found.by_category[ids[k]] for k in classes] for found in data.scores.values()]
-        name = f"{counted(classes, f'{group} class', f'{group} classes')}"
+        name = counted(classes, f"{group} class", f"{group} classes")
         rows.append(
             _ap_row(name, int(data.num_objects[classes].sum()), [mean_over_classes(found, METRICS) for found in of_classes])
         )

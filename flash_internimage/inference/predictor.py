@@ -17,13 +17,14 @@ from torch import nn
 from flash_internimage.data import Categories, TestMapper
 from flash_internimage.engine.distributed import resolve_device
 from flash_internimage.engine.exported import mapper_node
+from flash_internimage.engine.views import chosen_views
 from flash_internimage.errors import UserError
 from flash_internimage.export.runtime import ExportedDetector, is_exported
 from flash_internimage.images import read_rgb, to_rgb
 from flash_internimage.layers import cast_weights
 from flash_internimage.precision import autocast_dtype
 from flash_internimage.structures import select
-from flash_internimage.views import ViewOptions, ViewsDetector, ViewsMapper, sample_of_views
+from flash_internimage.views import ViewOptions, ViewsDetector, sample_of_views
 from flash_internimage.views.batching import detect_in_batches, padding_divisor
 
 from .execution import Compiled
@@ -42,8 +43,8 @@ class Predictor:
             or loaded config, which is not modified; ``hf://owner/name`` or a folder that ``flash-internimage push`` wrote; or a
             file that ``flash-internimage export`` wrote (``.onnx``, ``.pt2``).
         checkpoint: checkpoint to load: a file, ``hf://…`` or ``https://…``; or an exported file, for which nothing of the
-            config is used but ``train.device``. None: the published checkpoint for a name, downloaded on first use, or
-            ``train.init_checkpoint`` of a config.
+            config is used but ``train.device``, tiles and test-time augmentation. None: the published checkpoint for a name,
+            downloaded on first use, or ``train.init_checkpoint`` of a config.
         min_score: score threshold of detections. A higher one saves the time and memory for their masks.
         device: "cpu", "cuda", …; None: ``train.device`` of the config, by default the GPU if there is one.
         batch_size: images per batch. A batch has only images that are padded to the same size, so that the detections are those
@@ -52,8 +53,9 @@ class Predictor:
         compile: whether to compile the parts of the model that can be, on the first batch, which takes a minute or more. The
             number of graphs is logged.
         tile: side of square tiles in pixels of the image, for small objects in large images: objects are detected in the tiles,
-            too, and merged with those in the whole image. Without ``tile`` and ``tta``, those of the config are used, which it
-            has if an evaluation with tiles or test-time augmentation saved it.
+            too, and merged with those in the whole image. Without ``tile`` and ``tta``, those of the config are used and
+            logged, which it has if an evaluation with tiles or test-time augmentation saved it; ``tile: null`` and
+            ``tta: false`` in its ``dataloader.test.mapper`` are whole images.
         overlap: smallest overlap of neighboring tiles, as a fraction of their side.
         tta: test-time augmentation: detect at three scales and in flipped images, too, and merge.
         trust_config: whether a ``config.yaml`` may call any function, like a ``.py`` config.
@@ -63,6 +65,7 @@ class Predictor:
             otherwise "class 0", "class 1", ….
         categories: the same names, with the category ids of saved detections.
         model: the detector, in evaluation mode; an ``ExportedDetector`` for an exported file.
+        views: tiles and test-time augmentation, as given or from the config.
 
     Raises:
         UserError: the name or the device does not exist, the config or another argument is invalid, or a package that runs an
@@ -89,11 +92,12 @@ class Predictor:
             raise UserError(f"Predictor: batch_size should be 1 or more, got {batch_size}")
         self.min_score = min_score
         self.batch_size = batch_size
-        self._views = ViewOptions(tile, overlap, tta)
+        views = ViewOptions(tile, overlap, tta)
         if not isinstance(config, DictConfig) and is_exported(config):
             cfg, weights = OmegaConf.create({"train": {"device": "cpu"}}), os.fspath(config)
         else:
             cfg, weights = config_and_checkpoint(config, checkpoint, trust_config)
+        self.views = chosen_views(cfg, views)
         self.device = resolve_device(device or cfg.train.device)
         self._dtype = autocast_dtype(precision, self.device)
         if is_exported(weights):
@@ -112,8 +116,6 @@ class Predictor:
             if self._dtype is not None:
                 cast_weights(self.model, self._dtype)
             _raise_score_thresholds(self.model, min_score)
-        if self._views.is_whole_image and isinstance(self._mapper, ViewsMapper):
-            self._views = self._mapper.options
         self._compiled = Compiled(self.model) if compile else None
         self.categories = Categories.from_names(names)
         self.class_names: list[str] = self.categories.names
@@ -152,7 +154,7 @@ class Predictor:
 
         Files are decoded and resized in threads while the model runs. ``images`` is iterated up to five batches ahead.
         """
-        detected = self._in_views(images) if not self._views.is_whole_image else self._in_batches(images)
+        detected = self._in_views(images) if not self.views.is_whole_image else self._in_batches(images)
         for output in detected:
             instances: Instances = output["instances"]
             order = instances.scores.argsort(descending=True, stable=True)
@@ -175,7 +177,7 @@ class Predictor:
         return {"image": self._mapper.resized(array), "height": array.shape[0], "width": array.shape[1]}
 
     def _sample_of_views(self, image: ImageLike) -> dict[str, Any]:
-        return sample_of_views(_to_array(image), self._views, self._mapper)
+        return sample_of_views(_to_array(image), self.views, self._mapper)
 
     @torch.no_grad()
     def _run(self, model: nn.Module, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:

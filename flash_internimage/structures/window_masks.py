@@ -104,7 +104,11 @@ class WindowMasks:
         return self.to("cpu")
 
     def numpy(self) -> np.ndarray:
-        """Return (N, H, W) boolean bitmaps of the whole image. With ``cpu``, this is all that supervision calls on masks."""
+        """Return (N, H, W) boolean bitmaps of the whole image: height x width bytes for each object.
+
+        With ``cpu``, this is all that supervision calls on masks. For a large image with many objects, raise the ``min_score``
+        of the :class:`~flash_internimage.Predictor`, or call ``instances.remove("pred_masks")`` if boxes are enough.
+        """
         return self.tensor.numpy()
 
     def bitmaps(self, index: Sequence[int]) -> Tensor:

@@ -70,6 +70,8 @@ def sample_of_views(image: np.ndarray, options: ViewOptions, mapper: TestMapper)
 class ViewsMapper(TestMapper):
     """Maps a dataset dict to a test sample with the views of its image, for :class:`.ViewsDetector`.
 
+    Without tiles and test-time augmentation, the samples are those of a ``TestMapper``, for the model itself.
+
     A ``TestMapper`` for windows of images too, so that all that reads or overrides its augmentations in a config can do the
     same here.
 
@@ -93,5 +95,7 @@ class ViewsMapper(TestMapper):
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Return the dataset dict without annotations, with ``views``: the :class:`ImageViews` of its image."""
+        if self.options.is_whole_image:
+            return super().__call__(dataset_dict)
         sample = {key: value for key, value in dataset_dict.items() if key != "annotations"}
         return {**sample, **sample_of_views(read_image(dataset_dict), self.options, self)}

@@ -58,6 +58,10 @@ class ViewOptions:
         """Whether the whole image is the only view."""
         return self.tile is None and not self.tta
 
+    def __str__(self) -> str:
+        tiles = [] if self.tile is None else [f"tiles of {self.tile} pixels"]
+        return " with ".join([*tiles, *(["test-time augmentation"] if self.tta else [])]) or "whole images"
+
     def views(self, height: int, width: int) -> list[View]:
         """The views of an image of this size in pixels: of the whole image first, then of each tile."""
         whole = (0, 0, width, height)

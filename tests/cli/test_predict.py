@@ -12,9 +12,12 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from flash_internimage import Predictor
+from flash_internimage import Predictor, model_zoo
 from flash_internimage.cli import predict as predict_command
+from flash_internimage.engine.config import save_config
+from flash_internimage.engine.views import set_views
 from flash_internimage.inference import video, writer
+from flash_internimage.views import ViewOptions
 
 CONFIG = "configs/shapes/mask_rcnn_flash_internimage_nano.py"
 
@@ -229,6 +232,19 @@ def test_tiles(predict, tmp_path):
     tiled = json.loads((tmp_path / "out/detections.json").read_text())["annotations"]
     assert len(tiled) > len(whole)
     assert all(mask_util.decode(annotation["segmentation"]).shape == (100, 150) for annotation in tiled)
+
+
+def test_tiles_of_the_config_are_announced(flash_internimage, nano_checkpoint, tmp_path):
+    cfg = model_zoo.get_config("mask_rcnn_flash_internimage_nano")
+    set_views(cfg, ViewOptions(tile=64))
+    save_config(cfg, str(tmp_path / "config.yaml"))
+    Image.fromarray(noise(100, 150)).save(tmp_path / "a.png")
+    flags = ["--config-file", tmp_path / "config.yaml", "--weights", nano_checkpoint, "--output", tmp_path / "out"]
+    announced = "flash-internimage predict: tiles of 64 pixels, from the config"
+    for more, expected in (([], True), (["--tile", "80"], False), (["dataloader.test.mapper.tile=null"], False)):
+        done = flash_internimage("predict", *flags, "--source", tmp_path / "a.png", *more, "train.device=cpu")
+        assert done.returncode == 0, done.stderr
+        assert (announced in done.stderr.splitlines()) == expected
 
 
 @pytest.mark.parametrize(

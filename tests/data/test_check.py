@@ -1,7 +1,9 @@
 """Dataset validation: each kind of problem is reported in one sentence with its first case, and valid data gives none."""
 
+import gc
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from flash_internimage.data import check_dataset, require_valid
 from flash_internimage.data.annotations import check_dataset_once
 from flash_internimage.data.boxes import are_degenerate, is_degenerate
-from flash_internimage.data.check import missing_files
+from flash_internimage.data.check import check_contents, missing_files
+from flash_internimage.data.validation import validate_contents
 
 
 def first(content: dict) -> dict:
@@ -81,7 +84,10 @@ SKIPPED = {
         lambda c: first(c).update(bbox=[5, 5, 0.5, 10]),
         "1 box is skipped in training.*: annotation 1 of",
     ),
-    "box outside the image": (lambda c: first(c).update(bbox=[80, 5, 10, 10]), "1 box is skipped in training"),
+    "box outside the image": (
+        lambda c: first(c).update(bbox=[80, 5, 10, 10]),
+        "1 box is skipped in training because it is less than one pixel wide or high, or lies outside its image",
+    ),
     "image not listed": (lambda c: first(c).update(image_id=99), "1 annotation is skipped because the file does not list"),
     "polygon of two vertices": (
         lambda c: first(c).update(segmentation=[[1, 2, 3, 4]]),
@@ -130,6 +136,20 @@ def test_likely_mistake_is_a_warning(write_dataset, change, message):
     assert report.errors == []
     assert len(report.warnings) == 1
     assert re.search(message, report.warnings[0])
+
+
+def test_the_garbage_collector_is_paused_while_contents_are_validated(write_dataset, monkeypatch):
+    enabled = []
+
+    def validate(content, *, in_folder):
+        enabled.append(gc.isenabled())
+        return validate_contents(content, in_folder=in_folder)
+
+    monkeypatch.setattr("flash_internimage.data.check.validate_contents", validate)
+    file, images = write_dataset()
+    assert check_contents(json.loads(Path(file).read_text()), str(images), "a dataset").errors == []
+    assert enabled == [False]
+    assert gc.isenabled()
 
 
 def test_box_may_exceed_the_image_by_a_rounding_error(write_dataset):

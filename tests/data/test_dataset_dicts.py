@@ -35,7 +35,7 @@ def test_crowds_and_degenerate_boxes_are_dropped(caplog):
         kept = filter_training_dataset_dicts(DatasetDicts.of(dataset_dicts))
     assert dataset_dicts == before
     assert [r["annotations"] for r in kept] == [[good], [good]]
-    assert "Dropped 1 box with a side below one pixel or outside the image" in caplog.text
+    assert "Dropped 1 box that is less than one pixel wide or high, or lies outside its image" in caplog.text
 
 
 def test_box_mode_is_respected():

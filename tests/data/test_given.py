@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -142,13 +143,35 @@ def test_held_out_images_are_recorded_and_stay(given, datasets, tmp_path, settin
     assert not (tmp_path / "elsewhere/dataset/split.json").exists()
 
 
-def test_an_annotation_file_is_parsed_once_to_hold_out_images(given, monkeypatch):
+@pytest.mark.parametrize("settings", [HELD_OUT["COCO"], {"root": "one split"}], ids=["file", "folder"])
+def test_an_annotation_file_is_parsed_once_to_hold_out_images(given, datasets, monkeypatch, settings):
+    shutil.copytree(datasets / "coco", datasets / "one split", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*_val.json"))
     loaded = []
     monkeypatch.setattr(
         "flash_internimage.data.check.json.load", lambda file: loaded.append(file.name) or json.loads(file.read())
     )
-    given_datasets(given(**HELD_OUT["COCO"], val_fraction=0.34))
+    found = given_datasets(given(**settings, val_fraction=0.34))
     assert [Path(name).name for name in loaded] == ["instances_train.json"]
+    assert len({name for name, *_ in objects_of(found["train"])}) == 4
+
+
+def test_images_that_are_listed_twice_are_counted_twice(given, datasets, tmp_path, caplog):
+    content = json.loads((datasets / "coco/annotations/instances_train.json").read_text())
+    content["images"] += [{**image, "id": image["id"] + 1000} for image in content["images"]]
+    (tmp_path / "twice.json").write_text(json.dumps(content))
+    caplog.set_level(logging.INFO)
+    found = given_datasets(given(train__json=str(tmp_path / "twice.json"), train__images="coco/train", val_fraction=0.34))
+    held_out = json.loads(Path(found["test"].annotation_file).read_text())["images"]
+    assert len(held_out) == 4
+    assert "4 of 12 images held out" in caplog.text
+    assert "4 images of data.test: annotations in" in caplog.text
+
+
+def test_one_image_is_held_out(given, caplog):
+    caplog.set_level(logging.INFO)
+    given_datasets(given(**HELD_OUT["COCO"], val_fraction=0.1))
+    assert "1 of 6 images held out" in caplog.text
+    assert "1 image of data.test: annotations in" in caplog.text
 
 
 def test_record_of_other_data_is_not_used(given, tmp_path):

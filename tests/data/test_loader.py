@@ -124,6 +124,11 @@ def test_bad_arguments(monkeypatch, batch_size, seed, message):
         build_train_loader([{"width": 2, "height": 1}], TrainingMapper([]), batch_size, 0, seed)
 
 
+def test_a_batch_of_no_images_in_one_process():
+    with pytest.raises(ValueError, match="total_batch_size must be a whole number of 1 or more, got 0"):
+        build_train_loader([{"width": 2, "height": 1}], TrainingMapper([]), 0, 0, 0)
+
+
 REPEATED = {"sampler": "RepeatFactorTrainingSampler", "threshold": 1.0}
 
 

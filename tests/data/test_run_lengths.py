@@ -55,6 +55,28 @@ def test_invalid_strings_beside_valid_ones(text):
     assert [i for i, _ in problems_of_strings([valid, text, valid], [12, 12, 12])] == [1]
 
 
+def encoded(number: int) -> str:
+    """One number in COCO's compressed form, as `rleToString` of pycocotools writes it."""
+    text = ""
+    while True:
+        digit, number = number & 0x1F, number >> 5
+        is_last = number == (-1 if digit & 0x10 else 0)
+        text += chr(48 + digit + (0 if is_last else 0x20))
+        if is_last:
+            return text
+
+
+def test_runs_whose_sum_wraps_around_64_bits_are_refused():
+    pixels = 4800
+    total, steps = 2**64 + pixels, 50_000
+    step = 2 * total // (steps * (steps + 1))
+    rest = total - step * steps * (steps + 1) // 2
+    # Runs of ones of step, 2 * step, ... steps * step pixels, each stored as the difference to the one before.
+    text = encoded(0) + (encoded(step) + encoded(0)) * (steps - 1) + encoded(step) + encoded(rest)
+    ((_, problem),) = problems_of_strings([text], [pixels])
+    assert f"should be 4800 (height x width) or less, but include {step * steps}" in problem
+
+
 @pytest.mark.parametrize(
     ("counts", "problem"),
     [([1, 2.0], "2.0"), ([1, True], "True"), ([None], "None"), (["3"], "'3'"), ([5, -2], "-2"), ([1, 1], "sum to 2")],

@@ -166,6 +166,10 @@ REFUSED = {
     "run lengths with NaN": (lambda c, a, i, k: a.update(segmentation=rle([NAN, 4790])), "whole numbers, .*nan"),
     "run lengths with null": (lambda c, a, i, k: a.update(segmentation=rle([None])), "whole numbers, .*None"),
     "run lengths beyond 32 bits": (lambda c, a, i, k: a.update(segmentation=rle([2**32, 4800])), "sum to 4294972096"),
+    "compressed run lengths beyond the image": (
+        lambda c, a, i, k: a.update(segmentation=rle(compressed([10, 9000]))),
+        "should be 4800 .* or less, but include 9000",
+    ),
     "no run lengths": (lambda c, a, i, k: a.update(segmentation=rle([])), "sum to 4800 .*sum to 0"),
     "run lengths that are null": (lambda c, a, i, k: a.update(segmentation=rle(None)), "neither a list nor text: None"),
     "mask without size": (lambda c, a, i, k: a.update(segmentation={"counts": [4800]}), r"size \[60, 80\], but has None"),
@@ -223,9 +227,12 @@ REFUSED = {
     "annotation's image of a list": (lambda c, a, i, k: a.update(image_id=[1]), r"\"image_id\" is neither .*: \[1\]"),
     "annotation's image of null": (lambda c, a, i, k: a.update(image_id=None), '"image_id" is neither .*: None'),
     "annotation id of a list": (lambda c, a, i, k: a.update(id=[1]), r"annotation id is neither .*: \[1\]"),
-    "keypoints with null": (lambda c, a, i, k: a.update(keypoints=[1, None, 2]), r"keypoints is not .*: \[1, None, 2\]"),
-    "keypoints of text": (lambda c, a, i, k: a.update(keypoints="none"), "keypoints is not .*: 'none'"),
-    "keypoints beyond float64": (lambda c, a, i, k: a.update(keypoints=[10**400, 1, 2]), "keypoints is not"),
+    "keypoints with null": (
+        lambda c, a, i, k: a.update(keypoints=[1, None, 2]),
+        r'value of "keypoints" is not a list of finite numbers: .*: \[1, None, 2\]',
+    ),
+    "keypoints of text": (lambda c, a, i, k: a.update(keypoints="none"), 'value of "keypoints" is not a list .*: .none.'),
+    "keypoints beyond float64": (lambda c, a, i, k: a.update(keypoints=[10**400, 1, 2]), '"keypoints" is not'),
     "ignore of null": (lambda c, a, i, k: a.update(ignore=None), 'has "ignore".*: None'),
     "annotations that are null": (lambda c, a, i, k: c.update(annotations=None), '"annotations" should be a list, but is None'),
     "annotations that are an object": (

@@ -80,8 +80,9 @@ def test_eval_period_of_zero_is_kept(cfg):
 @pytest.mark.parametrize(
     ("size", "world_size", "parts", "message"),
     [
-        (16, 3, 1, "total_batch_size=16: expected a multiple of the 3 processes"),
-        (0, 1, 1, "total_batch_size=0: expected a multiple"),
+        (16, 3, 1, "total_batch_size=16: expected a positive multiple of the 3 processes"),
+        (0, 1, 1, "total_batch_size=0: expected 1 or more$"),
+        (1, 1, 2, r"accumulation_steps=2: expected 1 to 1, .* \(1 image on 1 process\)"),
         (16, 4, 5, "accumulation_steps=5: expected 1 to 4, the number of images per process and step"),
         (16, 4, 0, "accumulation_steps=0: expected 1 to 4"),
     ],

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from flash_internimage.engine.overrides import apply_overrides, convert
 
 
-def layer(channels, kernel_size=3, bias=True, norm=None, scale: float = 1.0):
+def layer(channels, kernel_size=3, bias=True, norm=None, scale: float = 1.0, tile: int | None = None):
     """A callable for a config section to instantiate."""
     return torch.nn.Identity()
 
@@ -17,7 +17,7 @@ def layer(channels, kernel_size=3, bias=True, norm=None, scale: float = 1.0):
 def cfg():
     return DictConfig(
         {
-            "model": L(layer)(channels=8, kernel_size="${..train.size}"),
+            "model": L(layer)(channels=8, kernel_size="${..train.size}", tile=64),
             "train": {
                 "max_iter": 100,
                 "size": 5,
@@ -44,6 +44,7 @@ def cfg():
         pytest.param("train.output_dir=/my data/a (1), b", "train.output_dir", "/my data/a (1), b", id="path with punctuation"),
         pytest.param("train.checkpoint=hf://a/b/c.pth", "train.checkpoint", "hf://a/b/c.pth", id="string for null"),
         pytest.param("train.output_dir=null", "train.output_dir", None, id="null for a string"),
+        pytest.param("model.tile=null", "model.tile", None, id="null for an argument that is null by default"),
         pytest.param("train.steps=[1,2,3]", "train.steps", [1, 2, 3], id="list of another length"),
         pytest.param("train.steps=[0.5]", "train.steps", [0.5], id="floats in a list of integers"),
         pytest.param("train.stages.1.depth=3", "train.stages.1.depth", 3, id="element of a list"),
@@ -77,6 +78,8 @@ def test_override_is_set(cfg, override, key, value):
         ("train.max_iter=1.5", r"expected a value like 100 \(an integer\), got 1.5 \(a number\)"),
         ("train.max_iter=true", r"expected a value like 100 \(an integer\), got true \(a boolean"),
         ("train.max_iter=null", r"expected a value like 100 \(an integer\), got null"),
+        ("model.channels=null", r"'model.channels': expected a value like 8 \(an integer\), got null"),
+        ("model={tile:null,channels:null}", r"'model.channels': expected a value like 8 \(an integer\), got null"),
         ("train.max_iter=[1]", r"got the list \[1\]"),
         ("train.amp.enabled=1", r"expected a value like false \(a boolean, true or false\), got 1"),
         ("train.amp.dtype=[bf16]", r"expected a value like 'bf16' \(a string\), got the list"),

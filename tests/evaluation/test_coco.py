@@ -188,7 +188,7 @@ def test_limit_of_detections_is_used_and_saved(dataset, tmp_path, limit, caplog)
     evaluator = FastCOCOEvaluator("evaluated", output_dir=str(tmp_path / "out"), max_dets_per_image=limit)
     results = run(evaluator, dataset)
     assert (results["bbox"]["AP"] > 99) == (limit == 100)
-    assert ("but only 1 detections per category and image are evaluated" in caplog.text) == (limit == 1)
+    assert ("but only 1 detection is evaluated for each category and image" in caplog.text) == (limit == 1)
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["max_dets_per_image"] == limit
 
 

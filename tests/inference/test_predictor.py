@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from flash_internimage import Predictor, model_zoo
 from flash_internimage.checkpoint import Checkpointer, read_checkpoint
 from flash_internimage.engine.config import save_config
 from flash_internimage.engine.views import set_views
+from flash_internimage.inference import predictor as predictor_module
 from flash_internimage.solver.ema import build_ema
 from flash_internimage.views import ViewOptions
 
@@ -287,6 +289,22 @@ def test_the_config_of_an_evaluation_on_views_detects_on_them(nano_checkpoint, i
     other = Predictor(tmp_path / "config.yaml", nano_checkpoint, device="cpu", tile=50)(image)["instances"]
     assert_same_views(other, Predictor(NANO, nano_checkpoint, device="cpu", tile=50)(image)["instances"])
     assert len(other) != len(found)
+
+
+def test_an_exported_file_is_run_on_the_views_of_the_config(monkeypatch, tmp_path):
+    class Exported(torch.nn.Module):
+        metadata = SimpleNamespace(class_names=["mug"], height=None, width=None, short_side=96, long_side=160)
+
+        def __init__(self, path, device):
+            super().__init__()
+
+    monkeypatch.setattr(predictor_module, "ExportedDetector", Exported)
+    cfg = model_zoo.get_config(NANO)
+    set_views(cfg, ViewOptions(tile=64))
+    save_config(cfg, str(tmp_path / "config.yaml"))
+    assert Predictor(tmp_path / "config.yaml", "model.onnx", device="cpu").views == ViewOptions(tile=64)
+    assert Predictor(tmp_path / "config.yaml", "model.onnx", device="cpu", tta=True).views == ViewOptions(tta=True)
+    assert Predictor("model.onnx", device="cpu").views == ViewOptions()
 
 
 @pytest.mark.parametrize(

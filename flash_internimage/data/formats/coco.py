@@ -23,22 +23,26 @@ class CocoFolder(Source):
         self.description = f"COCO dataset {root}"
         self.root = root
         self.annotation_files = dict(annotation_files)
+        self._image_folders: dict[str, Path] = {}  # of the splits that were read
 
     @property
     def splits(self) -> Sequence[str]:
         return list(self.annotation_files)
 
     def files(self, split: str) -> tuple[str, str]:
-        file = self.annotation_files[split]
-        return str(file), str(self._image_folder(file, split))
+        if split not in self._image_folders:
+            self.read(split)
+        return str(self.annotation_files[split]), str(self._image_folders[split])
 
     def read(self, split: str) -> Contents:
-        file, images = self.files(split)
-        return Contents(read_json(file), images)
+        content = read_json(str(self.annotation_files[split]))
+        folder = self._image_folders[split] = self._image_folder(content, split)
+        return Contents(content, str(folder))
 
-    def _image_folder(self, file: Path, split: str) -> Path:
-        """Return the folder to which the file names in an annotation file are relative: the first that has its first image."""
-        images = read_json(str(file)).get("images")
+    def _image_folder(self, content: Mapping, split: str) -> Path:
+        """Return the folder to which the file names of a split are relative: the first that has its first image."""
+        file = self.annotation_files[split]
+        images = content.get("images")
         first = images[0] if isinstance(images, list) and images else {}
         name = first.get("file_name") if isinstance(first, dict) else None
         if not isinstance(name, str):

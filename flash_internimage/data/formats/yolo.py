@@ -70,7 +70,7 @@ class YoloDataset(Source):
         labels = [find_labels(path) for path in paths]
         if not any(labels):
             raise UserError(
-                f"{self.description}: expected a label file for at least one of {len(paths)} images of split {split}, "
+                f"{self.description}: expected a label file for at least one image of split {split}, "
                 f"got none; the labels of {paths[0]} belong into {label_file(paths[0])}"
             )
         with ThreadPoolExecutor(_WORKERS) as pool:
