@@ -77,6 +77,14 @@ def require_build_tools() -> None:
         raise SystemExit("setup.py: ninja was not found; install it with `pip install ninja`")
 
 
+def is_clang(compiler: str) -> bool:
+    """Whether a C++ compiler is Clang, whatever its name; False if it does not exist."""
+    if shutil.which(compiler) is None:
+        return False
+    command = [compiler, "-dM", "-E", "-x", "c++", os.devnull]
+    return "__clang__" in subprocess.run(command, capture_output=True, encoding="utf-8", check=False).stdout
+
+
 def default_architectures(home: str) -> str:
     """A TORCH_CUDA_ARCH_LIST that covers every GPU that the toolkit supports."""
     nvcc = os.path.join(home, "bin", "nvcc")
@@ -106,12 +114,15 @@ def extension_and_command():
             os.environ["TORCH_CUDA_ARCH_LIST"] = default_architectures(home)
 
     # Imported here, because it reads CUDA_HOME on import.
-    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension, get_cxx_compiler
 
     cxx = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unknown-pragmas"]
     nvcc = ["-O3", "--expt-relaxed-constexpr", "--expt-extended-lambda"]
     macros = [("FLASH_INTERNIMAGE_CUDA_COMPILER", f'"{cuda_toolkit.requirement()}"')]
-    if sys.platform == "linux":
+    if sys.platform == "linux" and is_clang(get_cxx_compiler()):
+        # Clang's code would need a second OpenMP runtime, which does not share its threads with libtorch's, that of GCC.
+        print("setup.py: compiled by Clang, the CPU kernels run in one thread; CXX=g++ builds them for several")
+    elif sys.platform == "linux":
         # Compiled for OpenMP but not linked with it, so that libtorch's runtime is used and no second one is loaded.
         cxx.append("-fopenmp")
     if home is not None:

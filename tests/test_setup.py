@@ -101,6 +101,17 @@ def test_an_isolated_build_says_how_to_build(repository: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("macro", "expected"), [("__GNUC__ 12", False), ("__clang__ 1", True), (None, False)], ids=["GCC", "Clang", "no compiler"]
+)
+def test_clang_is_recognized_by_its_macro(setup_py: ModuleType, tmp_path: Path, macro: str | None, expected: bool) -> None:
+    compiler = tmp_path / "c++"
+    if macro is not None:
+        compiler.write_text(f"#!/bin/sh\necho '#define {macro}'\n")
+        compiler.chmod(0o755)
+    assert setup_py.is_clang(str(compiler)) is expected
+
+
 def test_default_architectures_are_those_the_toolkit_knows(setup_py: ModuleType, tmp_path: Path) -> None:
     script = tmp_path / "bin" / "nvcc"
     script.parent.mkdir()
