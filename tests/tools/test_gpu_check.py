@@ -73,6 +73,14 @@ def test_a_part_that_cannot_run_is_skipped_with_the_reason(check):
     assert not outcome.failed
 
 
+def test_a_part_needs_modules_that_are_installed_or_unpacked(check):
+    needs = check.needs("json", "not_installed", "nor_this")
+    assert needs() == "needs not_installed and nor_this"
+    for name in ("not_installed", "nor_this"):
+        (check.WORK / "site" / name).mkdir(parents=True)
+    assert needs() is None
+
+
 @pytest.mark.parametrize(
     ("gpu", "name"),
     [("NVIDIA H100 80GB HBM3", "gpu_nvidia_h100_80gb_hbm3.md"), (None, "gpu_none.md")],
@@ -217,6 +225,15 @@ def test_a_kit_for_another_machine_is_not_used(check, kit, checkout, changes, re
     assert check.unpack_kit(describe_a_gpu(has_kernels=False) | changes) == f"build/gpu-kit is not used: {reason}."
     assert not (check.WORK / "site").exists()
     assert list((checkout / "flash_internimage").iterdir()) == []
+
+
+def test_the_report_says_why_a_kit_is_not_used(check, kit, monkeypatch, tmp_path):
+    monkeypatch.setattr(check, "PARTS", {"only": part(check, "print('fine')")})
+    monkeypatch.setattr(check, "describe", lambda: describe_a_gpu() | {"capability": "8.0"})
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--output", str(tmp_path)])
+    assert check.main() == 0
+    expected = "build/gpu-kit is not used: it is for compute capability 9.0, and Some GPU has 8.0."
+    assert expected in (tmp_path / "gpu_some_gpu.md").read_text()
 
 
 def test_a_kit_that_does_not_say_what_it_is_for_is_not_used(check, kit):
