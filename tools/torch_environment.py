@@ -13,6 +13,7 @@ SOURCES = ["csrc", "flash_internimage", "tests", "tools", "pyproject.toml", "set
 PACKAGES = [
     *("ninja", "pybind11", "setuptools", "wheel"),  # to build
     *("hypothesis", "numpy", "pytest", "pytest-timeout", "torchvision"),  # to test
+    *("huggingface_hub", "iopath"),  # imported by flash_internimage.backbones, which some of the tests use
 ]
 NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.so", "manifests", "recipes.json")
 

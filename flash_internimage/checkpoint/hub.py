@@ -90,7 +90,7 @@ def _fetch(path: str, wanted: HubFile) -> str:
         reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub could not be reached"
         raise CheckpointError(
             f"{path}: not in the cache ({constants.HF_HUB_CACHE}), and {reason}; download {wanted.url} on a machine with "
-            "network access, and give the path of the file instead: train.init_checkpoint=/path/to/the/file"
+            "network access, and give the path of the file instead (--weights, or train.init_checkpoint=/path/to/the/file)"
         ) from error
     except RevisionNotFoundError as error:
         raise CheckpointError(f"{path}: the repository {wanted.repo} has no revision {wanted.revision}") from error

@@ -20,6 +20,7 @@ from flash_internimage.coco_format import dataset_dicts_of
 from flash_internimage.errors import UserError
 from flash_internimage.images import are_allowed_anywhere
 from flash_internimage.path_manager import PathManager
+from flash_internimage.plurals import counted
 
 from .annotation_cache import cache_folder, key_of, open_entry, prepare_folder, read_ids, write_entry, writing
 from .categories import Categories
@@ -85,7 +86,7 @@ def _read_cached(annotation_file: str, local: Path, version: tuple[int, int]) ->
         entry = folder / key_of(local)
         found = _look_up(annotation_file, entry)
         if found is not None:
-            logger.info("%s: %d images, read from %s", annotation_file, found.report.num_images, entry)
+            logger.info("%s: %s, read from %s", annotation_file, counted(found.report.num_images, "image"), entry)
             return found
         with writing(entry, annotation_file):
             found = _look_up(annotation_file, entry)  # another process may have written it meanwhile
@@ -132,7 +133,8 @@ def _write(annotation_file: str, local: Path, version: tuple[int, int], entry: P
             logger.warning(_NOT_CACHED, annotation_file, error)
             return Annotations(report, SerializedDicts.of(dataset_dicts_of(content), load_plain), lambda: ids)
     seconds = time.monotonic() - start
-    logger.info("%s: %d images, read in %.0f s and cached in %s", annotation_file, len(serialized), seconds, entry)
+    images = counted(serialized, "image")
+    logger.info("%s: %s, read in %.0f s and cached in %s", annotation_file, images, seconds, entry)
     return Annotations(report, serialized, partial(_ids_of, annotation_file, entry))
 
 

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
+from flash_internimage.plurals import counted
 
 from .check import check_contents, read_json, require_sound
 from .formats import (
@@ -235,7 +236,7 @@ class _Given:
             names = draw_validation(file_names, self.fraction, seed)
             file = self._folder() / SPLIT_FILE
             record_validation(file, names, self.fraction, seed)
-        logger.info("%d of %d images are held out for evaluation, listed in %s", len(names), len(file_names), file)
+        logger.info("%d of %s held out for evaluation, listed in %s", len(names), counted(file_names, "image"), file)
         OmegaConf.update(self.cfg, "data.val_split", str(file))
         return names
 
@@ -248,5 +249,5 @@ class _Given:
         file = self._folder() / f"{part}.json"
         text = json.dumps(contents.content)
         write_atomically(file, lambda path: path.write_text(text, encoding="utf-8"))
-        logger.info("%d images of data.%s: annotations in %s", len(contents.content["images"]), part, file)
+        logger.info("%s of data.%s: annotations in %s", counted(contents.content["images"], "image"), part, file)
         return Dataset(str(file), contents.image_root)

@@ -15,6 +15,7 @@ from fvcore.common.checkpoint import Checkpointer
 
 from flash_internimage.errors import UserError
 from flash_internimage.files import write_atomically
+from flash_internimage.plurals import counted
 
 from .output import LAST_EVALUATION_FILE
 
@@ -187,7 +188,7 @@ class BestCheckpoint(HookBase):
         value = latest[0]
         if math.isnan(value) or (self.best is not None and self._sign * value <= self._sign * self.best):
             return
-        logger.info("Best %s so far: %.4f, after %d iterations", self.metric, value, iteration + 1)
+        logger.info("Best %s so far: %.4f, after %s", self.metric, value, counted(iteration + 1, "iteration"))
         self.best, self.best_iteration = value, iteration
         resume_from = self._checkpointer.get_checkpoint_file()
         self._checkpointer.save("model_best", iteration=iteration)

@@ -19,7 +19,7 @@ CHUNK_SIZE = 4096
 Smaller chunks would slow down the matrix products of the later stages (benchmarks/backbone_cpu.py).
 """
 
-_KNOWS_EXPORT = hasattr(torch.compiler, "is_exporting")  # from PyTorch 2.7 on
+_KNOWS_EXPORT = hasattr(torch.compiler, "is_exporting")  # PyTorch 2.6 has no such function, and compiles as it is
 
 
 def is_compiled_inference(*tensors: Tensor) -> bool:

@@ -118,4 +118,4 @@ def test_an_annotation_file_with_errors_is_not_drawn(flash_internimage, evaluate
     arguments = ["--json", tmp_path / "a.json", "--images", data / "val", "--predictions", tmp_path / "p.json"]
     done = flash_internimage("draw", *arguments, "--output", tmp_path / "drawn")
     assert done.returncode == 1
-    assert "lead out of the image folder" in done.stderr
+    assert "leads out of the image folder" in done.stderr

@@ -127,7 +127,7 @@ def test_held_out_images_are_recorded_and_stay(given, datasets, tmp_path, settin
     assert not {name for name, *_ in objects_of(found["train"])} & {name for name, *_ in objects_of(found["test"])}
     record = tmp_path / "output/dataset/split.json"
     assert cfg.data.val_split == str(record)
-    assert f"{sizes['test']} of {sum(sizes.values())} images are held out for evaluation, listed in {record}" in caplog.text
+    assert f"{sizes['test']} of {sum(sizes.values())} images held out for evaluation, listed in {record}" in caplog.text
 
     # Another draw would be different, so the same images can only come from the record.
     content = json.loads(record.read_text())

@@ -167,7 +167,7 @@ def test_degenerate_boxes_are_dropped_with_a_count(train_net, broken_data, tmp_p
     short = ["train.max_iter=1", "dataloader.train.total_batch_size=1", "train.eval_period=0"]
     done = train_net("--config-file", NANO, *overrides, *short, f"train.output_dir={tmp_path}/output")
     assert done.returncode == 0, done.stderr
-    assert "Dropped 2 boxes with a side below one pixel or outside their image" in done.stdout
+    assert "Dropped 2 boxes with a side below one pixel or outside the image" in done.stdout
 
 
 @pytest.fixture

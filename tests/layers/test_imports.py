@@ -8,7 +8,7 @@ import sys
 
 import torch  # with what torch imports itself, such as numpy
 
-OURS = ("flash_internimage._C", "flash_internimage.errors", "flash_internimage.layers", "flash_internimage.ops")
+OURS = tuple(f"flash_internimage.{name}" for name in ("_C", "errors", "layers", "ops", "process_means"))
 
 
 class OnlyTorch:

@@ -8,7 +8,17 @@ from torch.testing import assert_close
 from flash_internimage.backbones.flash_internimage import FlashInternImageBase
 from flash_internimage.layers import Linear, cast_weights, opaque
 
+pytestmark = pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="needs PyTorch 2.7 or newer")
+
 OPERATORS = {f"flash_internimage::compiled_{name}" for name in ("linear", "layer_norm", "gelu", "mlp_branch")}
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """Forget graphs of other tests, which count towards the limit of one function."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
 
 
 def network(post_norm: bool = False, layer_scale: float | None = 0.5) -> nn.Module:

@@ -11,7 +11,7 @@ REFUSED = {
     "cv2", "detectron2", "fvcore", "hotcoco", "huggingface_hub", "hydra", "iopath", "matplotlib", "ninja", "omegaconf",
     "pycocotools", "pytest_cov", "pytest_timeout", "safetensors", "scipy", "tabulate", "tensorboard", "xdist",
 }
-OURS = {"_C", "errors", "layers", "ops"}
+OURS = {"_C", "errors", "layers", "ops", "process_means"}
 
 
 class OnlyOperators:
