@@ -50,7 +50,7 @@ train = dict(
         dropout=0.0,  # on the inputs of the adapters
     ),
     # Training step
-    compile=False,  # compile backbone and neck with torch.compile, for any image size: minutes at the start
+    compile=False,  # compile backbone and neck with torch.compile: minutes at the start, and for some further sizes
     accumulation_steps=1,  # gradient accumulation: split a process's images of a step into this many parts, to save memory
     amp=dict(
         enabled=False,  # mixed precision

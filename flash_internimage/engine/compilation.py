@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ def compile_for_training(model: nn.Module, backend: str = "inductor") -> list[st
     """Compile the backbone and the neck of a model, in place, for images of any size.
 
     Only their ``forward`` is replaced, so the names of their parameters stay. Random numbers, those of stochastic depth, are
-    drawn as without compilation.
+    drawn as without compilation. Without gradients, in evaluation, the modules run uncompiled.
 
     Args:
         model: a detector, not wrapped for distributed training.
@@ -45,8 +46,19 @@ def compile_for_training(model: nn.Module, backend: str = "inductor") -> list[st
     options: Any = _inductor_options() if backend == "inductor" else None
     for name in found:
         module = modules[name]
-        module.forward = torch.compile(module.forward, dynamic=True, backend=backend, options=options)
+        compiled = torch.compile(module.forward, dynamic=True, backend=backend, options=options)
+        module.forward = _with_gradients(compiled, module.forward)
     return found
+
+
+def _with_gradients(compiled: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Call one function with gradients and the other without: a graph for evaluations would take minutes to compile, too."""
+
+    @wraps(plain)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return (compiled if torch.is_grad_enabled() else plain)(*args, **kwargs)
+
+    return forward
 
 
 def _inductor_options() -> dict[str, bool]:
@@ -79,4 +91,4 @@ class RequireCompiled(HookBase):
         if self.trainer.iter > self.trainer.start_iter:
             return
         graphs = self._counter.require_some("train.compile=true")
-        logger.info("Compiled %s for images of any size; number of graphs: %d", " and ".join(self._modules), graphs)
+        logger.info("Compiled %s with dynamic image sizes; number of graphs: %d", " and ".join(self._modules), graphs)

@@ -19,7 +19,8 @@ CHUNK_SIZE = 4096
 Smaller chunks would slow down the matrix products of the later stages (benchmarks/backbone_cpu.py).
 """
 
-_KNOWS_EXPORT = hasattr(torch.compiler, "is_exporting")  # PyTorch 2.6 has no such function, and compiles as it is
+# PyTorch 2.6 has no such function, and that of 2.11 is also true inside torch.compile: both compile standard operators.
+_KNOWS_EXPORT = hasattr(torch.compiler, "is_exporting")
 
 
 def is_compiled_inference(*tensors: Tensor) -> bool:

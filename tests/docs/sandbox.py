@@ -146,7 +146,8 @@ def run_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) 
                     pytest.fail(f"exit code {error.code}\n{output.out[-3000:]}\n{output.err[-3000:]}")
             finally:
                 for name in set(sys.modules) - modules:  # modules beside a program have names that others may use
-                    if "." not in name and not name.startswith("_"):
+                    installed = "site-packages" in str(getattr(sys.modules[name], "__file__", ""))  # its submodules stay
+                    if "." not in name and not name.startswith("_") and not installed:
                         del sys.modules[name]
 
     return run

@@ -57,7 +57,10 @@ def test_losses_names_and_number_of_graphs(caplog):
     assert list(other.state_dict()) == list(model.state_dict())
     with caplog.at_level("INFO", logger="flash_internimage"):
         check(hook)
-    assert "Compiled backbone for images of any size; number of graphs: 1" in caplog.text
+    assert "Compiled backbone with dynamic image sizes; number of graphs: 1" in caplog.text
+    with torch.no_grad():
+        other(torch.randn(1, 3, 20, 30))
+    assert hook._counter.require_some("train.compile=true") == 1  # evaluations compile nothing
 
 
 def test_lora_adapters_are_compiled_with_the_backbone():
