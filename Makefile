@@ -104,15 +104,15 @@ VERSION ?= 2.11
 test-torch: ## Compile the CPU kernels for another PyTorch and test operators and layers; VERSION=2.8 PYTHON=python3.10.
 	$(PYTHON) tools/test_torch.py $(VERSION) $(ARGS)
 
-# Where there is no .venv, but a kit with what the machine lacks, nothing is installed.
-on_bare_machine := $(if $(wildcard $(VENV)/.python),,$(wildcard build/gpu-kit/kit.json))
+# Where there is no complete .venv, but a kit with what the machine lacks, nothing is installed.
+on_bare_machine := $(if $(wildcard $(VENV)/.extension),,$(wildcard build/gpu-kit/kit.json))
 
 .PHONY: gpu
 gpu: $(if $(on_bare_machine),,install) ## Run all checks that need a GPU, in eight minutes; writes benchmarks/results/gpu_NAME.md.
 	$(if $(on_bare_machine),$(PYTHON),$(python)) tools/gpu_check.py $(ARGS)
 
 .PHONY: gpu-kit
-gpu-kit: ## Prepare build/gpu-kit for `make gpu` on a bare machine with Python 3.12 and torch 2.11; needs nvcc and python3.12.
+gpu-kit: ## Prepare build/gpu-kit for `make gpu` on a bare machine with Python 3.12, torch 2.11 and torchvision; needs nvcc and python3.12.
 	$(KIT_PYTHON) tools/gpu_kit.py $(ARGS)
 
 .PHONY: wheel

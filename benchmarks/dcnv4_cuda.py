@@ -6,7 +6,8 @@
 The shapes are those of all stages of FlashInternImage-T, S, B and L with batch sizes 1, 2 and 8, for an 800 x 1344 image
 (800 x 1333, padded) and for 800 x 1280, for which the peer has tuned entries. Offsets are drawn from N(0, 1) in pixels and
 rounded to odd multiples of 1/32: exact in every dtype, and on no border between pixels, where gradients jump. Results are
-compared with float64. If the peer fails, the table has the reason instead of a time.
+compared with float64. If the peer fails, the table has the reason instead of a time; if it cannot be imported, a line above the
+table has the reason.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from measuring_cuda import DTYPES, LEGEND, Candidate, Problem, Report, header, machine, require_gpu
+from measuring_cuda import DTYPES, LEGEND, Candidate, Problem, Report, header, machine, reason, require_gpu
 from problems import on_grid
 from torch import Tensor
 
@@ -63,12 +64,21 @@ def ours(groups: int) -> Candidate:
     return Candidate("this project", lambda value, offset_mask: dcnv4(value, offset_mask, 3, padding=1, groups=groups))
 
 
-def peer(groups: int) -> Candidate | None:
-    """DCNv4 from PyPI, or None if it is not installed, or refuses this GPU when it is imported (those after an H100)."""
+def peer_obstacle() -> str | None:
+    """Why DCNv4 from PyPI cannot be imported; None if it can."""
     try:
-        from DCNv4.functions import DCNv4Function
-    except (ImportError, NotImplementedError):
-        return None
+        import DCNv4.functions  # noqa: F401
+    except NotImplementedError:  # raised without a text for compute capabilities after 9.0
+        return "it refuses compute capability {}.{}".format(*torch.cuda.get_device_capability())
+    except Exception as error:  # importing it runs CUDA code
+        return reason(error)
+    return None
+
+
+def peer(groups: int) -> Candidate:
+    """DCNv4 from PyPI."""
+    from DCNv4.functions import DCNv4Function
+
     window, images_at_once = (3, 3, 1, 1, 1, 1, 1, 1), 256
 
     def call(value: Tensor, offset_mask: Tensor) -> Tensor:
@@ -90,21 +100,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def problems(options: argparse.Namespace, with_peer: bool) -> Iterator[Problem]:
     for shape in shapes(options.images, options.batches):
-        candidate = peer(shape.groups) if with_peer else None
+        candidates = [peer(shape.groups)] if with_peer else []
         for dtype in options.dtypes:
-            yield Problem(shape.name, dtype, shape.draw, ours(shape.groups), [candidate] if candidate else [])
+            yield Problem(shape.name, dtype, shape.draw, ours(shape.groups), candidates)
 
 
 def main() -> int:
     options = parse()
     require_gpu("dcnv4_cuda")
-    with_peer = not options.no_peer and peer(1) is not None
+    obstacle = "--no-peer was given" if options.no_peer else peer_obstacle()
     report = Report(options.output, options.seconds)
     report.write(f"{machine()}\n\n{LEGEND}\n")
-    if not with_peer:
-        report.write("DCNv4 1.0.0.post2 was not measured.\n")
-    report.write(header([PEER] if with_peer else []))
-    return report.measure(problems(options, with_peer), GOALS)
+    if obstacle is not None:
+        report.write(f"DCNv4 1.0.0.post2 was not measured: {obstacle}.\n")
+    report.write(header([] if obstacle else [PEER]))
+    return report.measure(problems(options, with_peer=obstacle is None), GOALS)
 
 
 if __name__ == "__main__":

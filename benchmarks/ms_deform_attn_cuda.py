@@ -47,9 +47,13 @@ def problems(options: argparse.Namespace) -> Iterator[Problem]:
         for part, reference_points in queries.items():
             for dtype in options.dtypes:
 
-                def tensors(dtype: torch.dtype, points: Tensor = reference_points, batch: int = batch) -> list[Tensor]:
-                    return [tensor.to("cuda", dtype) for tensor in draw(LEVELS, points, batch)]
+                def tensors(
+                    dtype: torch.dtype, points: Tensor = reference_points, batch: int = batch, device: str = "cuda"
+                ) -> list[Tensor]:
+                    return [tensor.to(device, dtype) for tensor in draw(LEVELS, points, batch)]
 
+                # After eight graphs of a function, two per problem, torch.compile would silently run it eagerly.
+                torch.compiler.reset()
                 yield Problem(f"{part}, {batch} x 800x1333", dtype, tensors, Candidate("this project", ours), peers)
 
 

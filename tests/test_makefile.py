@@ -73,10 +73,18 @@ def test_commit_hooks_run_the_tools_that_make_lint_runs(repository: Path) -> Non
 
 
 def test_gpu_check_installs_nothing_on_a_bare_machine_with_a_kit(repository: Path, tmp_path: Path) -> None:
-    """Without .venv, but with build/gpu-kit, the Python of the machine runs it; otherwise that of .venv."""
+    """Without a complete .venv, but with build/gpu-kit, the Python of the machine runs it; otherwise that of .venv."""
     for name in ("Makefile", "csrc", "requirements", "setup.py", "pyproject.toml", "tools"):
         (tmp_path / name).symlink_to(repository / name)
     assert "-m venv" in make(tmp_path, "-n", "gpu")
     (tmp_path / "build" / "gpu-kit").mkdir(parents=True)
     (tmp_path / "build" / "gpu-kit" / "kit.json").touch()
-    assert make(tmp_path, "-n", "gpu", "PYTHON=python3.12").split() == ["python3.12", "tools/gpu_check.py"]
+    bare = ["python3.12", "tools/gpu_check.py"]
+    assert make(tmp_path, "-n", "gpu", "PYTHON=python3.12").split() == bare
+    venv = tmp_path / ".venv"
+    venv.mkdir()
+    for stamp in STAMPS[:-1]:  # an installation that stopped, for lack of a network or a compiler
+        (venv / stamp).touch()
+        assert make(tmp_path, "-n", "gpu", "PYTHON=python3.12").split() == bare
+    (venv / STAMPS[-1]).touch()
+    assert make(tmp_path, "-n", "gpu", "PYTHON=python3.12").splitlines()[-1] == ".venv/bin/python tools/gpu_check.py "

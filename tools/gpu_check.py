@@ -7,11 +7,12 @@
 
 Each part runs in a separate process with a time limit, so that one that hangs does not affect the others. A part that cannot
 run here is skipped, and the report says why. The exit status is 1 if a part failed. On a machine without this package's
-environment, build/gpu-kit (tools/gpu_kit.py) provides the missing packages; PyTorch, torchvision, pytest and hypothesis are
-needed.
+environment, build/gpu-kit (tools/gpu_kit.py) provides the missing packages; PyTorch and torchvision are needed.
 """
 
 import argparse
+import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -20,11 +21,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+from torch_environment import native_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 KIT = ROOT / "build" / "gpu-kit"
@@ -33,15 +37,25 @@ RESULTS = ROOT / "benchmarks" / "results"
 BUILD_SECONDS = 300
 
 DESCRIBE = """\
-import json, platform, torch
-found = {"torch": torch.__version__, "cuda": torch.version.cuda, "python": platform.python_version()}
-found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+import importlib.util, json, platform, torch
+found = {"torch": torch.__version__, "cuda": torch.version.cuda, "python": platform.python_version(), "gpu": None}
+if torch.cuda.is_available():
+    found["gpu"] = torch.cuda.get_device_name()
+    found["capability"] = "{}.{}".format(*torch.cuda.get_device_capability())
+spec = importlib.util.find_spec("flash_internimage._C")
+found["extension"] = spec and spec.origin
 try:
     from flash_internimage import _C
     found |= {"build": _C.build_info(), "error": None}
 except ImportError as error:
     found |= {"build": None, "error": str(error)}
 print(json.dumps(found))
+"""
+
+LOAD = """\
+import importlib.util, sys, torch
+spec = importlib.util.spec_from_file_location("flash_internimage._C", sys.argv[1])
+spec.loader.exec_module(importlib.util.module_from_spec(spec))
 """
 
 # One small call of each operator and its backward, per kind of memory access.
@@ -82,8 +96,14 @@ def needs_sanitizer() -> str | None:
     return None if shutil.which("compute-sanitizer") else "compute-sanitizer is not on the PATH"
 
 
-def needs_detectron2() -> str | None:
-    return None if importlib.util.find_spec("detectron2") or (WORK / "site" / "detectron2").is_dir() else "needs detectron2"
+def needs(*modules: str) -> Callable[[], str | None]:
+    """Return the obstacle of a part that imports these modules."""
+
+    def missing() -> str | None:
+        absent = [name for name in modules if not importlib.util.find_spec(name) and not (WORK / "site" / name).is_dir()]
+        return f"needs {' and '.join(absent)}" if absent else None
+
+    return missing
 
 
 def sanitizer(tool: str) -> Part:
@@ -104,11 +124,14 @@ def benchmark(name: str, title: str, seconds: int) -> Part:
 
 PARTS = {
     "tests": Part(
-        "Tests of the operators", 110, ["-m", "pytest", "-q", "-m", "gpu", "-o", "addopts=--import-mode=importlib", "tests/ops"]
+        "Tests of the operators",
+        110,
+        ["-m", "pytest", "-q", "-m", "gpu", "-o", "addopts=--import-mode=importlib", "tests/ops"],
+        needs("pytest", "hypothesis", "numpy", "torchvision"),
     ),
     "dcnv4": benchmark("dcnv4_cuda", "DCNv4: time", 130),
-    "detectors": Part("Detectors, compared with the CPU", 60, ["tools/gpu_detectors.py"], needs_detectron2),
-    "attention": benchmark("ms_deform_attn_cuda", "Multi-scale deformable attention: time", 60),
+    "detectors": Part("Detectors, compared with the CPU", 60, ["tools/gpu_detectors.py"], needs("detectron2", "torchvision")),
+    "attention": benchmark("ms_deform_attn_cuda", "Multi-scale deformable attention: time", 75),
     "memcheck": sanitizer("memcheck"),
     "racecheck": sanitizer("racecheck"),
 }
@@ -197,25 +220,86 @@ def describe() -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def unpack_kit(found: dict) -> None:
-    """Take from build/gpu-kit what is missing, if it was made for this Python and PyTorch.
+def unpack_kit(found: dict) -> str | None:
+    """Take from build/gpu-kit what is missing, if it can be used here.
 
-    The extension goes beside the package unless one with CUDA kernels is there, and wheels into a folder of the path.
+    Its extension goes beside the package, and those of its wheels that are not installed into a folder of the path.
+
+    Returns:
+        A sentence for the report; None if there is no kit.
     """
+    shutil.rmtree(WORK / "site", ignore_errors=True)  # of an earlier kit
     if not (KIT / "kit.json").exists():
-        return
-    made_for = json.loads((KIT / "kit.json").read_text(encoding="utf-8"))
-    if any(made_for[name].split(".")[:2] != found[name].split(".")[:2] for name in ("python", "torch")):
-        print(f"build/gpu-kit is for Python {made_for['python']} and torch {made_for['torch']}, and is not used")
-        return
-    if not has_kernels(found):
-        for extension in KIT.glob("_C*.so"):
-            shutil.copy2(extension, ROOT / "flash_internimage" / extension.name)
-    shutil.rmtree(WORK / "site", ignore_errors=True)
+        return None
+    text = (KIT / "kit.json").read_text(encoding="utf-8").strip()
+    made_for = json.loads(text)
+    extension = KIT / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    refusal = mismatch(made_for, found) or load_error(extension)
+    if refusal is not None:
+        return f"build/gpu-kit is not used: {refusal}."
+    is_outdated = made_for["sources"] != native_digest(ROOT)
+    if has_kernels(found) and is_outdated and Path(sys.prefix).resolve() == ROOT / ".venv":
+        note = " The extension is not the kit's: `make` compiled it from newer sources."
+    else:
+        replace_if_different(ROOT / "flash_internimage" / extension.name, extension)
+        note = " **The extension was compiled from sources that differ from csrc.**" if is_outdated else ""
     for wheel in sorted((KIT / "wheels").glob("*.whl")):
-        if importlib.util.find_spec("detectron2") is None or wheel.name.lower().startswith("dcnv4-"):
+        # The peer is the kit's in any case, in a known version.
+        if wheel.name.lower().startswith("dcnv4-") or not is_installed(wheel.name.partition("-")[0]):
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(WORK / "site")
+    return f"build/gpu-kit is used: `{text}`.{note}"
+
+
+def mismatch(made_for: dict, found: dict) -> str | None:
+    """Why a kit for another machine cannot be used here; None if it is for one like this."""
+    # As many numbers of each version as binary compatibility depends on.
+    for name, title, count in (("python", "Python", 2), ("torch", "PyTorch", 2), ("cuda", "CUDA", 1)):
+        if name not in made_for:
+            return f"its kit.json has no entry {name!r}; prepare it again with `make gpu-kit`"
+        if made_for[name].split(".")[:count] != str(found[name]).split(".")[:count]:
+            return f"it is for {title} {made_for[name]}, and this is {found[name]}"
+    if not runs_on(made_for["architectures"], found["capability"]):
+        return f"it is for compute capability {made_for['architectures']}, and {found['gpu']} has {found['capability']}"
+    return None
+
+
+def runs_on(architectures: str, capability: str) -> bool:
+    """Whether code compiled for a list of architectures, such as 8.0;9.0+PTX, runs on a GPU."""
+    major, minor = map(int, capability.split("."))
+    for each in architectures.split(";"):
+        number, is_ptx = each.removesuffix("+PTX"), each.endswith("+PTX")
+        compiled = tuple(map(int, number.rstrip("af").split(".")))
+        if number.endswith("a"):  # features of this architecture alone
+            if compiled == (major, minor):
+                return True
+        elif compiled <= (major, minor) and (compiled[0] == major or (is_ptx and not number.endswith("f"))):
+            return True
+    return False
+
+
+def load_error(extension: Path) -> str | None:
+    """The loader's message if an extension cannot be loaded here, otherwise None."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(extension)], cwd=ROOT, capture_output=True, encoding="utf-8", check=False
+    )
+    return None if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+
+
+def replace_if_different(target: Path, source: Path) -> None:
+    """Copy a file unless the target has the same bytes. An interruption leaves the target as it was."""
+    if target.exists() and target.read_bytes() == source.read_bytes():
+        return
+    shutil.copy2(source, target.with_suffix(".new"))
+    target.with_suffix(".new").replace(target)
+
+
+def is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def has_kernels(found: dict) -> bool:
@@ -242,14 +326,25 @@ def file_name(gpu: str | None) -> str:
     return "gpu_" + (re.sub(r"[^a-z0-9]+", "_", gpu.lower()).strip("_") if gpu else "none") + ".md"
 
 
-def render(found: dict, outcomes: dict[str, Outcome], titles: dict[str, str]) -> str:
+def describe_extension(found: dict) -> str:
+    """Which extension was checked, or why there is none."""
+    if found["extension"] is None:
+        return "There is no extension."
+    if found["error"] is not None:
+        return f"The extension cannot be loaded: {found['error']}."
+    kernels = found["build"]["cuda_architectures"] if has_kernels(found) else "CPUs only"
+    digest = hashlib.sha256(Path(found["extension"]).read_bytes()).hexdigest()
+    return f"The extension has kernels for {kernels}; its sha256 is `{digest}`."
+
+
+def render(found: dict, kit: str | None, outcomes: dict[str, Outcome], titles: dict[str, str]) -> str:
     """The report in Markdown."""
-    build = found["build"] or {}
     lines = [
         f"# GPU check: {found['gpu'] or 'no GPU'}",
         "",
-        f"torch {found['torch']}, CUDA {found['cuda']}, Python {found['python']}, kernels for "
-        f"{build.get('cuda_architectures') or 'CPUs only'}. Written by `make gpu`.",
+        f"torch {found['torch']}, CUDA {found['cuda']}, Python {found['python']}. Written by `make gpu`.",
+        "",
+        " ".join(filter(None, [describe_extension(found), kit])),
         "",
         "| part | result | seconds |",
         "| --- | --- | ---: |",
@@ -270,11 +365,14 @@ def main() -> int:
     WORK.mkdir(parents=True, exist_ok=True)
     found = describe()
     outcomes: dict[str, Outcome] = {}
+    kit = None
     titles = {"build": "Build"} | {name: part.title for name, part in PARTS.items()}
     if found["gpu"] is None:
         outcomes = {name: Outcome("skipped: no GPU is visible to PyTorch") for name in options.parts}
     else:
-        unpack_kit(found)
+        kit = unpack_kit(found)
+        if kit is not None:
+            print(kit)
         built = build_if_needed(describe())
         if built is not None:
             outcomes["build"] = built
@@ -288,7 +386,8 @@ def main() -> int:
         if name not in outcomes:
             outcomes[name] = run_part(name, PARTS[name])
         print(f"{name}: {outcomes[name].result} ({outcomes[name].seconds:.0f} s)", flush=True)
-        path.write_text(render(found, outcomes, titles), encoding="utf-8")  # after each part, so that an abort loses no results
+        # After each part, so that an abort loses no results.
+        path.write_text(render(found, kit, outcomes, titles), encoding="utf-8")
     print(f"report: {path}")
     return int(any(outcome.failed for outcome in outcomes.values()))
 

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Prepare build/gpu-kit: packages for tools/gpu_check.py on a machine that has only a GPU, Python and PyTorch.
+"""Prepare build/gpu-kit: packages for tools/gpu_check.py on a machine that has only a GPU, Python, PyTorch and torchvision.
 
     python3.12 tools/gpu_kit.py --torch 2.11 --architectures 9.0
 
 The folder gets the extension with CUDA kernels, the peer DCNv4 1.0.0.post2 (without its attention) as a wheel, and wheels of
-detectron2 and of what it needs, all for the Python that runs this file and for that PyTorch (Linux, x86-64). Neither a GPU nor
-an installed PyTorch is needed; a CUDA toolkit, or NVIDIA's compiler package in the environment .cache/torch-VERSION, is. Run
-it again after a change: it compiles only what has changed.
+pytest, hypothesis, detectron2 and what they need, all for the Python that runs this file and for that PyTorch (Linux, x86-64).
+Neither a GPU nor an installed PyTorch is needed; a CUDA toolkit, or NVIDIA's compiler package in the environment
+.cache/torch-VERSION-pythonVERSION, is. Run it again after a change: it compiles only what has changed.
 """
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from torch_environment import ROOT, build_extension, copy_sources, folder, python_with_torch, run
+from torch_environment import ROOT, build_extension, copy_sources, folder, native_digest, python_with_torch, run
 
 KIT = ROOT / "build" / "gpu-kit"
 LARGEST = 60 * 2**20
@@ -35,13 +36,14 @@ NO_PEER_ATTENTION = """\
 
 """
 
-# What detectron2 and the detectors import. torch and torchvision bring the packages in BROUGHT_BY_TORCH; hf-xet only speeds up
-# downloads.
+# What detectron2, the detectors and the tests import. torch and torchvision bring the packages in BROUGHT_BY_TORCH; hf-xet only
+# speeds up downloads.
 REQUIREMENTS = [
+    *("hypothesis", "pytest"),
     *("cloudpickle", "fvcore", "hotcoco", "huggingface_hub", "hydra-core", "iopath", "omegaconf", "portalocker"),
     *("pycocotools", "PyYAML", "safetensors", "scipy", "tabulate", "termcolor", "tqdm", "yacs"),
 ]
-BROUGHT_BY_TORCH = ["numpy", "pillow", "filelock", "fsspec", "typing_extensions", "packaging", "hf_xet"]
+BROUGHT_BY_TORCH = ["numpy", "pillow", "filelock", "fsspec", "typing_extensions", "hf_xet"]
 
 # The peer's setup.py refuses to build unless a GPU answers.
 PRETEND_GPU = """\
@@ -53,7 +55,7 @@ except ImportError:
 """
 
 TOOLKIT = """\
-import json, sys
+import json, platform, sys
 from pathlib import Path
 sys.path.insert(0, "tools")
 import torch, cuda_toolkit
@@ -61,13 +63,13 @@ link = Path(sys.argv[1])
 home, obstacle = cuda_toolkit.find(link)
 print(json.dumps({
     "home": home, "obstacle": obstacle, "includes": cuda_toolkit.wheel_files("include"), "link": str(link),
-    "torch": torch.__version__, "cuda": torch.version.cuda,
+    "python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda,
 }))
 """
 
 
 def describe(python: Path, scratch: Path) -> dict:
-    """The CUDA toolkit that the environment's PyTorch can use, and versions."""
+    """The CUDA toolkit that the environment's PyTorch can use, and the versions of the environment."""
     printed = subprocess.run(
         [str(python), "-c", TOOLKIT, str(scratch / "cuda-runtime")], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
     ).stdout
@@ -117,18 +119,33 @@ def build_peer(python: Path, scratch: Path, toolkit: dict, architectures: str) -
 
 
 def collect_wheels(python: Path, scratch: Path) -> list[Path]:
-    """Wheels of detectron2 and of what it needs, without those that come with PyTorch."""
+    """Wheels of detectron2, REQUIREMENTS and what they need, without those that come with PyTorch; downloaded once."""
     wheels = scratch / "wheels"
-    if not list(wheels.glob("detectron2-*.whl")):
+    complete, wanted = wheels / "requirements.txt", "\n".join(REQUIREMENTS)
+    if not complete.exists() or complete.read_text(encoding="utf-8") != wanted:
+        shutil.rmtree(wheels, ignore_errors=True)
         run(python, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--wheel-dir", wheels, *REQUIREMENTS)
         run(python, "tools/install_detectron2.py", "--wheel-dir", wheels)
+        complete.write_text(wanted, encoding="utf-8")
     return [path for path in sorted(wheels.glob("*.whl")) if path.name.partition("-")[0].lower() not in BROUGHT_BY_TORCH]
+
+
+def architecture_list(text: str) -> str:
+    """Check --architectures: tools/gpu_check.py compares them with a GPU, which it cannot do with names such as Hopper."""
+    if not all(re.fullmatch(r"\d+\.\d+[af]?(\+PTX)?", each) for each in text.split(";")):
+        raise argparse.ArgumentTypeError(f"expected compute capabilities such as 8.0;9.0+PTX, got {text}")
+    return text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch", default="2.11", help="version, such as 2.11 for the newest 2.11.x (default)")
-    parser.add_argument("--architectures", default="9.0", help="as TORCH_CUDA_ARCH_LIST; the default is 9.0 (H100, H200)")
+    parser.add_argument(
+        "--architectures",
+        type=architecture_list,
+        default="9.0",
+        help="as TORCH_CUDA_ARCH_LIST, such as 8.0;9.0+PTX; the default is 9.0 (H100, H200)",
+    )
     parser.add_argument("--no-peer", action="store_true", help="leave out the peer, whose kernels take minutes to compile")
     options = parser.parse_args()
 
@@ -146,7 +163,8 @@ def main() -> None:
     shutil.copy2(extension, KIT)
     for wheel in wheels:
         shutil.copy2(wheel, KIT / "wheels")
-    about = {"python": sys.version.split()[0], "torch": toolkit["torch"], "architectures": options.architectures}
+    about = {name: toolkit[name] for name in ("python", "torch", "cuda")}
+    about |= {"architectures": options.architectures, "sources": native_digest(sources)}
     (KIT / "kit.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
     size = sum(path.stat().st_size for path in KIT.rglob("*") if path.is_file())
     print(f"{KIT.relative_to(ROOT)}: {size / 2**20:.1f} MiB, {about}")

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Compile the CPU kernels for another PyTorch and run the tests of the operators and layers with it.
 
-    python3.10 tools/test_torch.py 2.6                # in .cache/torch-2.6, with the Python that runs this file
+    python3.10 tools/test_torch.py 2.6                # with the Python that runs this file
     python3.10 tools/test_torch.py 2.6 -k dcnv4       # what follows the version is passed to pytest
 
-The environment and a copy of the sources are kept there, so that the next run compiles only what has changed. The first
-takes several gigabytes and minutes. docs/platforms.md lists the versions that were tested.
+The environment and a copy of the sources are kept in .cache/torch-2.6-python3.10, so that the next run compiles only what has
+changed. The first takes several gigabytes and minutes. docs/platforms.md lists the versions that were tested.
 """
 
 import argparse

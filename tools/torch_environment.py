@@ -1,5 +1,6 @@
-"""Environments with another PyTorch, in .cache/torch-VERSION, and copies of the sources to compile there."""
+"""Environments with another PyTorch, in .cache/torch-VERSION-pythonVERSION, and copies of the sources to compile there."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -27,7 +28,9 @@ def run(*command: object, cwd: Path = ROOT, **environment: str) -> None:
 
 
 def folder(version: str) -> Path:
-    return ROOT / ".cache" / f"torch-{version}"
+    """The folder for a PyTorch and the running Python, which compiled files depend on."""
+    major, minor = sys.version_info[:2]
+    return ROOT / ".cache" / f"torch-{version}-python{major}.{minor}"
 
 
 def python_with_torch(version: str) -> Path:
@@ -43,6 +46,16 @@ def python_with_torch(version: str) -> Path:
     wanted = f"torch=={version}" if version.count(".") > 1 else f"torch=={version}.*"
     run(python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", wanted, *PACKAGES)
     return python
+
+
+def native_digest(root: Path) -> str:
+    """A hash of the kernels' sources, to recognize an extension that was compiled from others."""
+    digest = hashlib.sha256()
+    for path in sorted((root / "csrc").rglob("*")):
+        if path.suffix in {".cpp", ".cu", ".cuh", ".h"}:
+            digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def copy_sources(target: Path) -> None:

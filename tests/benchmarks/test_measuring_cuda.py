@@ -1,10 +1,12 @@
 """The parts of the GPU benchmarks that need no GPU: errors, failures, tables, summaries, the time limit."""
 
 import contextlib
+import functools
 import math
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 
 @pytest.fixture
@@ -137,9 +139,39 @@ def test_shapes_of_dcnv4(benchmark_module):
     assert module.ours(32).function(value, offset_mask).shape == value.shape
 
 
-def test_a_peer_that_refuses_the_gpu_is_not_measured(benchmark_module, monkeypatch, tmp_path):
-    """DCNv4 1.0.0.post2 knows GPUs up to an H100, and raises an error for others when it is imported."""
+@pytest.mark.parametrize(
+    ("code", "obstacle"),
+    [
+        ("raise NotImplementedError", "it refuses compute capability 10.0"),
+        ("raise ImportError('libcudart.so.13: cannot open')", "libcudart.so.13: cannot open"),
+        ("raise RuntimeError", "RuntimeError"),
+    ],
+    ids=["compute capability", "library", "no text"],
+)
+def test_the_table_says_why_the_peer_is_missing(benchmark_module, monkeypatch, tmp_path, code, obstacle):
+    module = benchmark_module("dcnv4_cuda")
     (tmp_path / "DCNv4").mkdir()
-    (tmp_path / "DCNv4" / "__init__.py").write_text("raise NotImplementedError\n")
+    (tmp_path / "DCNv4" / "__init__.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert benchmark_module("dcnv4_cuda").peer(4) is None
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (10, 0))
+    monkeypatch.setattr(module, "require_gpu", lambda program: None)
+    monkeypatch.setattr(module, "machine", lambda: "Some GPU")
+    table = tmp_path / "table.md"
+    monkeypatch.setattr("sys.argv", ["dcnv4_cuda", "--seconds", "-1", "--output", str(table)])
+    module.main()
+    assert f"DCNv4 1.0.0.post2 was not measured: {obstacle}.\n" in table.read_text()
+
+
+def test_every_problem_is_compiled(benchmark_module, monkeypatch):
+    """Without a reset, torch.compile runs a function eagerly from the ninth graph on."""
+    module = benchmark_module("ms_deform_attn_cuda")
+    counter = CompileCounter()
+    monkeypatch.setattr(module, "LEVELS", ((4, 3), (2, 2)))
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
+    for index, each in enumerate(module.problems(module.parse(["--peers", "compiled"]))):
+        (compiled,) = each.peers
+        tensors = each.draw(torch.float32, device="cpu")
+        with torch.no_grad():
+            compiled.function(*tensors)
+        compiled.function(*(tensor.requires_grad_() for tensor in tensors))
+        assert counter.frame_count == 2 * (index + 1)
