@@ -62,15 +62,18 @@ def _with_gradients(compiled: Callable[..., Any], plain: Callable[..., Any]) -> 
 
 
 def _inductor_options() -> dict[str, bool]:
-    """Options of the compiler: random numbers as without it, and outputs with the strides of the model.
+    """Options of Inductor that the training needs; older versions lack some.
 
-    Without the latter, PyTorch 2.14 orders the dimensions of an output that is a view by its strides, which it cannot compare
-    while the size of the image is a symbol. Older versions have no such option.
+    - Random numbers are those without compilation.
+    - Outputs have the strides of the model. Otherwise, PyTorch 2.14 orders the dimensions of an output that is a view by its
+      strides, which it cannot compare while the size of the image is a symbol.
+    - Convolutions are channels-last, as in the backbone. Otherwise, their backward pass compares strides as numbers,
+      so that every new image size is compiled again.
     """
     from torch._inductor import config  # takes seconds to import
 
-    options = {"fallback_random": True, "strict_output_strides": True}
-    return {name: value for name, value in options.items() if hasattr(config, name)}
+    names = ("fallback_random", "strict_output_strides", "force_layout_optimization")
+    return {name: True for name in names if hasattr(config, name)}
 
 
 class RequireCompiled(HookBase):
