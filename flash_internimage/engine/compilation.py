@@ -43,7 +43,10 @@ def compile_for_training(model: nn.Module, backend: str = "inductor") -> list[st
             f"train.compile=true: compiles {' and '.join(_PARTS)}, but {type(model).__name__} has only {', '.join(modules)}; "
             "set train.compile=false"
         )
-    options: Any = _inductor_options() if backend == "inductor" else None
+    options: Any = None
+    if backend == "inductor":
+        options = _inductor_options()
+        _call_convolution_backward()
     for name in found:
         module = modules[name]
         compiled = torch.compile(module.forward, dynamic=True, backend=backend, options=options)
@@ -67,13 +70,28 @@ def _inductor_options() -> dict[str, bool]:
     - Random numbers are those without compilation.
     - Outputs have the strides of the model. Otherwise, PyTorch 2.14 orders the dimensions of an output that is a view by its
       strides, which it cannot compare while the size of the image is a symbol.
-    - Convolutions are channels-last, as in the backbone. Otherwise, their backward pass compares strides as numbers,
-      so that every new image size is compiled again.
+    - Layouts are those of the model. Otherwise, (N, H, W, C) features are taken for (N, C, H, W) and transposed to
+      channels-last; the backward pass then has strides that are numbers, and is compiled again for every new image size.
     """
     from torch._inductor import config  # takes seconds to import
 
-    names = ("fallback_random", "strict_output_strides", "force_layout_optimization")
-    return {name: True for name in names if hasattr(config, name)}
+    options = {"fallback_random": True, "strict_output_strides": True, "layout_optimization": False}
+    return {name: value for name, value in options.items() if hasattr(config, name)}
+
+
+def _call_convolution_backward() -> None:
+    """Let Inductor call PyTorch's backward pass of convolutions, in this process.
+
+    PyTorch 2.11 does so. The lowering of 2.14 compares strides as numbers, so that every new image size is compiled again, and
+    then calls the same function on CUDA and on a CPU.
+    """
+    from torch._inductor import lowering
+    from torch._inductor.kernel import conv
+
+    operator = torch.ops.aten.convolution_backward.default
+    if hasattr(conv, "convolution_backward_lowering"):
+        lowering.lowerings.pop(operator, None)
+        lowering.make_fallback(operator, lowering.constrain_to_fx_strides, warn=False, override_decomp=True)
 
 
 class RequireCompiled(HookBase):
