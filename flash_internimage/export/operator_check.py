@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flash_internimage.ops import dcnv4, ms_deform_attn
-from flash_internimage.ops.dcnv4 import output_size
+from flash_internimage.ops.dcnv4 import dcnv4, output_size
+from flash_internimage.ops.ms_deform_attn import ms_deform_attn
 from flash_internimage.packages import require
 
 from .verification import VerificationError

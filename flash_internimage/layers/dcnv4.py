@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flash_internimage.errors import UserError
-from flash_internimage.ops import dcnv4
+from flash_internimage.ops.dcnv4 import dcnv4
 
 from .linear import Linear
 

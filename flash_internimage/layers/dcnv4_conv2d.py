@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flash_internimage.errors import UserError
-from flash_internimage.ops import dcnv4
+from flash_internimage.ops.dcnv4 import dcnv4
 
 from .dcnv4 import offset_mask_channels, window_centers
 from .linear import Linear

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from flash_internimage.errors import UserError
+from flash_internimage.ops.ms_deform_attn import ms_deform_attn
 
-from ..ops import ms_deform_attn
 from .linear import Linear
 
 

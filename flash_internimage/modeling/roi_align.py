@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flash_internimage.ops import ms_deform_attn
+from flash_internimage.ops.ms_deform_attn import ms_deform_attn
 
 
 def roi_align(feature: Tensor, rois: Tensor, output_size: int, scale: float) -> Tensor:
