@@ -119,6 +119,14 @@ def nano_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """Forget the graphs that ``torch.compile`` has made for other tests, which count towards the limit of one function."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.fixture
 def interruptible() -> Iterator[None]:
     """Receive SIGINT as in the foreground: a process in the background of a script ignores it, and so do its children."""
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)

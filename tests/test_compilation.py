@@ -19,11 +19,11 @@ class Net(nn.Module):
         return self.backbone(x)
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 def test_the_backbone_is_compiled_and_counted(monkeypatch):
     compile_ = torch.compile
     # The compiler of C++ takes a minute.
     monkeypatch.setattr(torch, "compile", lambda function: compile_(function, backend="eager"))
-    torch._dynamo.reset()
     model, counter = Net(), GraphCounter()
     assert compile_parts(model) == ["backbone"]
     for _ in range(2):

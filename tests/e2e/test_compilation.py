@@ -4,13 +4,12 @@ import json
 from functools import partial
 
 import pytest
-import torch
 
 from flash_internimage.engine import run
 from flash_internimage.engine.compilation import compile_for_training
 from tests.e2e.conftest import data_overrides
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_compiler")]
 
 SHORT = [
     "train.device=cpu",
@@ -20,13 +19,6 @@ SHORT = [
     "dataloader.train.total_batch_size=2",
     "lr_multiplier.warmup_iters=1",
 ]
-
-
-@pytest.fixture(autouse=True)
-def _new_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def losses(folder):

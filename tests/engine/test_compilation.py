@@ -12,6 +12,8 @@ from flash_internimage.backbones.flash_internimage import FlashInternImageBase
 from flash_internimage.engine.compilation import RequireCompiled, compile_for_training
 from flash_internimage.solver.lora import LoRAOptions, add_adapters
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
+
 
 class Detector(nn.Module):
     """A model with a backbone and a head, whose loss depends on random numbers."""
@@ -23,13 +25,6 @@ class Detector(nn.Module):
 
     def forward(self, images):
         return self.head(self.backbone(images).mean((2, 3))).square().sum()
-
-
-@pytest.fixture(autouse=True)
-def _new_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def losses(model):

@@ -29,11 +29,10 @@ def test_bfloat16_changes_the_scores_by_rounding(nano_checkpoint):
 
 
 @pytest.fixture
-def without_code_generation(monkeypatch):
+def without_code_generation(monkeypatch, fresh_compiler):
     """Compile graphs without the compiler of C++, which takes a minute."""
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function: compile_(function, backend="eager"))
-    torch._dynamo.reset()
 
 
 @pytest.mark.usefixtures("without_code_generation")

@@ -8,6 +8,8 @@ from torch.testing import assert_close
 from flash_internimage.backbones.flash_internimage import FlashInternImageBase
 from flash_internimage.layers import Linear, cast_weights, opaque
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
+
 OPERATORS = {f"flash_internimage::compiled_{name}" for name in ("linear", "layer_norm", "gelu", "mlp_branch")}
 
 
@@ -17,14 +19,6 @@ def tells_export_from_compilation():
     is_known = hasattr(torch.compiler, "is_exporting")
     if not is_known or torch.compile(lambda x: x + int(torch.compiler.is_exporting()), backend="eager")(torch.zeros(())) != 0:
         pytest.skip("this PyTorch compiles standard operators (flash_internimage/layers/opaque.py)")
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    """Forget graphs of other tests, which count towards the limit of one function."""
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def network(post_norm: bool = False, layer_scale: float | None = 0.5) -> nn.Module:
