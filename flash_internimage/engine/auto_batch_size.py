@@ -167,6 +167,26 @@ def find_total_batch_size(
     return total
 
 
+def resumed_batch_size(state: Mapping[str, Any] | None, checkpoint: str) -> int:
+    """Return the number of images per iteration of the run that a checkpoint belongs to.
+
+    Args:
+        state: of :class:`.batch_size.BatchSize` in the checkpoint; None if it has none.
+        checkpoint: path of the checkpoint, for the message.
+
+    Raises:
+        UserError: the checkpoint does not contain its batch size.
+    """
+    if state is None:
+        raise UserError(
+            f"--resume: {checkpoint} does not contain its batch size; instead of {SETTING} give the number of images in the "
+            "log, with train.scale_to_batch_size=true"
+        )
+    total: int = state["total"]
+    logger.info("%s: %d, as before the resume", SETTING, total)
+    return total
+
+
 def _limit(reference: int, images: int | None, processes: int) -> tuple[int, str]:
     """Return the largest number of images per process to try, 1 or more, and its reason.
 

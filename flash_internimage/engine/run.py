@@ -49,7 +49,7 @@ from flash_internimage.solver.lora import Adapters, LoRAOptions, add_adapters, r
 from flash_internimage.solver.resume import OptimizerLayout, resumed_state
 from flash_internimage.views import ViewOptions
 
-from .auto_batch_size import AUTO, SETTING, find_total_batch_size, require_gpu
+from .auto_batch_size import AUTO, find_total_batch_size, require_gpu, resumed_batch_size
 from .batch_size import BatchSize, fit_to_batch_size, require_same_batch_size
 from .compilation import RequireCompiled, compile_for_training
 from .config import load_config, save_config
@@ -165,14 +165,14 @@ def train(
         require_filled("train.lora", add_adapters(model, lora), unfilled, source)
     average = ema_of_run(cfg.train.ema, model, state if resumed else {})
     if lora is not None:
-        # Without it, too, a checkpoint is that of an ordinary detector: its weights are merged.
+        # For --resume only: the weights of the checkpoint are merged, so that it loads as an ordinary detector without this.
         adapters = Adapters(lora, model, None if average is None else average.module)
         checkpointer.add_checkpointable("adapters", adapters)
         if resumed:
             adapters.load_state_dict(state["adapters"])
     if automatic:
         cfg.dataloader.train.total_batch_size = (
-            _resumed_batch_size(state, last)
+            resumed_batch_size(state.get("batch_size"), last)
             if resumed
             else find_total_batch_size(cfg, model, partial(build_optimizer, cfg, model), step_options(cfg, device), device)
         )
@@ -256,18 +256,6 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     optimizer = deepcopy(cfg.optimizer)  # a config that holds a model can no longer be saved
     optimizer.params.model = model
     return instantiate(optimizer)
-
-
-def _resumed_batch_size(state: Mapping[str, Any], checkpoint: str) -> int:
-    """Return the batch size of the run that a checkpoint belongs to."""
-    if "batch_size" not in state:
-        raise UserError(
-            f"--resume: {checkpoint} does not contain its batch size; instead of {SETTING} give the number of images in the "
-            "log, with train.scale_to_batch_size=true"
-        )
-    total: int = state["batch_size"]["total"]
-    logger.info("%s: %d, as before the resume", SETTING, total)
-    return total
 
 
 def _require_not_beyond_end(start: int, max_iter: int, checkpoint: str) -> None:
